@@ -1,0 +1,48 @@
+"""A config-driven experiment runner for PyTorch. From Python: run() and load_model()."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+__all__ = ["load_model", "run"]
+
+
+def run(
+    overrides: Sequence[str] = (), run_dir: str | Path | None = None, config_dir: str | Path | None = None
+) -> dict[str, Any]:
+    """Trains one run in this process, as `python -m runner *overrides` does, and returns what its run.json says.
+
+    Args:
+        overrides: as on the command line, e.g. ["scheduler=cosine", "optimizer.lr=0.5"].
+        run_dir: the run's directory; None: a new one under outputs/.
+        config_dir: a folder with YAML files of your own, which come before ours.
+
+    Raises:
+        runner.errors.InputError: a wrong override or an impossible config; nothing was trained.
+        runner.errors.Diverged: the loss is not finite.
+    """
+    from runner.config import launch
+    from runner.run import train
+
+    return launch(overrides, train, _text(config_dir), _text(run_dir))  # type: ignore[no-any-return]
+
+
+def load_model(run_dir: str | Path, which: str = "best") -> "Module":
+    """The trained model of a run, in eval mode and on the CPU, from the run's directory alone.
+
+    Args:
+        which: "best", "last", or the path of a checkpoint file.
+
+    Raises:
+        runner.errors.InputError: no run there, or no such checkpoint, or a damaged one.
+    """
+    from runner.saved import open_model
+
+    return open_model(Path(run_dir), which)
+
+
+def _text(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)

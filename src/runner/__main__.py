@@ -1,0 +1,113 @@
+"""The entry, `python -m runner`: a verb, or overrides for a run. Imports nothing heavy before it must."""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from runner.cli import VERBS
+from runner.errors import Diverged, InputError, Interrupted
+
+
+def main() -> None:
+    """The console script, and `python -m runner`. Exit codes: 0 done, 1 failed, 2 wrong input, 128 + n signal n."""
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # the console script too finds the user's own modules
+    try:
+        sys.exit(dispatch(sys.argv[1:]))
+    except InputError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Diverged:
+        sys.exit(1)  # the log has said it
+    except Interrupted as stopped:
+        sys.exit(128 + stopped.signum)
+    except BrokenPipeError:
+        # Whoever read our output is gone; python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def dispatch(argv: Sequence[str]) -> int:
+    first = argv[0] if argv else ""
+    if first in VERBS:
+        verb = importlib.import_module(f"runner.cli.{first}")
+        return verb.main(argv[1:])  # type: ignore[no-any-return]
+    if first and first[0] not in "-+~" and "=" not in first:
+        raise InputError(f"{first}: neither an override (KEY=VALUE) nor a verb; verbs: {', '.join(VERBS)}")
+    if {"-h", "--help"} & set(argv):
+        from runner.cli.help import show
+
+        show(argv)
+        return 0
+    return run(["quiet=true" if word == "--quiet" else word for word in argv])
+
+
+def run(argv: Sequence[str]) -> int:
+    """Hydra's command line: one run, or with its flags a sweep, a look at the config, completion."""
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+    arguments = parser.parse_args(argv)
+    flags = (arguments.multirun, arguments.cfg, arguments.info, arguments.shell_completion, arguments.hydra_help)
+    if arguments.config_path or arguments.config_name or arguments.experimental_rerun:
+        raise InputError("--config-path, --config-name and --experimental-rerun are not for the runner; use --config-dir")
+    if any(flags):
+        return hydra_flags(arguments, parser)
+    from runner.config import launch
+
+    launch(arguments.overrides, task, arguments.config_dir)
+    return 0
+
+
+def task(cfg: Any, run_dir: Any, notes: list[str]) -> Any:
+    from runner.run import train
+
+    return train(cfg, run_dir, notes)
+
+
+def sweep_job(cfg: Any) -> Any:
+    """One job of Hydra's own sweep: its directory is claimed here."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from runner.run_dir import RunDir
+
+    run_dir = RunDir(Path(HydraConfig.get().runtime.output_dir))
+    run_dir.claim()
+    try:
+        return task(cfg, run_dir, [])
+    finally:
+        run_dir.release()
+
+
+def hydra_flags(arguments: Any, parser: Any) -> int:
+    """-m, --cfg, --info, --hydra-help and shell completion, by Hydra, with its errors in our form."""
+    import hydra._internal.utils as hydra_utils
+
+    from runner import config
+
+    config.set_up()
+    path = config.search_path(arguments.config_dir)
+    hydra_utils.create_automatic_config_search_path = lambda *_: path
+    arguments.config_dir = None
+    full_error = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets exceptions through, and main() says them in one line
+    try:
+        hydra_utils._run_hydra(arguments, parser, sweep_job, None, config.CONFIG_NAME)
+    except config.COMPOSITION_ERRORS as error:
+        raise InputError(config.one_line(error)) from error
+    finally:
+        if full_error is None:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
+    return 0
+
+
+if __name__ == "__main__":
+    main()

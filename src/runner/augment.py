@@ -1,0 +1,120 @@
+"""Random augmentations of image tensors, driven by a table of random numbers instead of a generator.
+
+Contract: an augmentation takes images (N, C, H, W) and `draws` (N, num_draws), uniform in [0, 1), and what it does
+to image i follows from row i alone. So a batch gives what its samples give one by one, in any process.
+"""
+
+import math
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Augmentation(Protocol):
+    """A transform of this module: num_draws random numbers a sample."""
+
+    num_draws: int
+
+    def __call__(self, images: Tensor, draws: Tensor, /) -> Tensor: ...
+
+
+def _flag(draws: Tensor, p: float) -> Tensor:
+    return (draws < p).view(-1, 1, 1, 1)
+
+
+def _check_probability(p: float) -> None:
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"p={p}: must be between 0 and 1")
+
+
+class RandomHorizontalFlip:
+    """Mirrors left and right with probability p."""
+
+    num_draws = 1
+
+    def __init__(self, p: float = 0.5) -> None:
+        _check_probability(p)
+        self.p = p
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        return torch.where(_flag(draws[:, 0], self.p), images.flip(-1), images)
+
+
+class RandomCrop:
+    """Pads by `padding` pixels of `fill` on each side and cuts a window of the image's own size from it."""
+
+    num_draws = 2
+
+    def __init__(self, padding: int = 4, fill: float = 0.0) -> None:
+        if padding < 0:
+            raise ValueError(f"padding={padding}: must not be negative")
+        self.padding, self.fill = padding, fill
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        n, _, height, width = images.shape
+        padded = F.pad(images, [self.padding] * 4, value=self.fill)
+        shift = (draws * (2 * self.padding + 1)).long()
+        rows = (shift[:, 0:1] + torch.arange(height, device=images.device)).view(n, 1, height, 1)
+        columns = (shift[:, 1:2] + torch.arange(width, device=images.device)).view(n, 1, 1, width)
+        sample = torch.arange(n, device=images.device).view(n, 1, 1, 1)
+        channel = torch.arange(images.shape[1], device=images.device).view(1, -1, 1, 1)
+        return padded[sample, channel, rows, columns]
+
+
+class RandomAffine:
+    """Rotates by up to +-degrees, shifts by up to +-translate of the size, scales within `scale`; bilinear, zeros around."""
+
+    num_draws = 4
+
+    def __init__(
+        self, degrees: float = 0.0, translate: float = 0.0, scale: tuple[float, float] = (1.0, 1.0)
+    ) -> None:
+        if degrees < 0 or translate < 0 or not 0 < scale[0] <= scale[1]:
+            raise ValueError(
+                f"degrees={degrees}, translate={translate}, scale={list(scale)}: degrees and translate must not be"
+                " negative, scale must be two rising positive numbers"
+            )
+        self.degrees, self.translate, self.scale = degrees, translate, scale
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        n, _, height, width = images.shape
+        signed = draws * 2 - 1
+        angle = signed[:, 0] * math.radians(self.degrees)
+        low, high = self.scale
+        zoom = low + (high - low) * draws[:, 3]
+        cos, sin = (torch.cos(angle) / zoom).view(n, 1, 1), (torch.sin(angle) / zoom).view(n, 1, 1)
+        # Pixel centres in pixels from the image's centre; each output pixel looks up where it comes from.
+        y = (torch.arange(height, device=images.device) - (height - 1) / 2).view(1, height, 1)
+        x = (torch.arange(width, device=images.device) - (width - 1) / 2).view(1, 1, width)
+        y = y - (signed[:, 1] * self.translate * height).view(n, 1, 1)
+        x = x - (signed[:, 2] * self.translate * width).view(n, 1, 1)
+        grid = torch.stack([(cos * x + sin * y) * (2 / width), (cos * y - sin * x) * (2 / height)], dim=-1)
+        return F.grid_sample(images, grid.to(images.dtype), align_corners=False)
+
+
+class RandomErasing:
+    """Sets a rectangle of `size` (a fraction of each side, from low to high) to `fill` with probability p."""
+
+    num_draws = 5
+
+    def __init__(self, p: float = 0.5, size: tuple[float, float] = (0.1, 0.4), fill: float = 0.0) -> None:
+        _check_probability(p)
+        if not 0 < size[0] <= size[1] <= 1:
+            raise ValueError(f"size={list(size)}: must be two rising fractions above 0")
+        self.p, self.size, self.fill = p, size, fill
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        n, _, height, width = images.shape
+        low, high = self.size
+
+        def inside(length: int, size: Tensor, place: Tensor) -> Tensor:
+            extent = ((low + (high - low) * size) * length).ceil()
+            start = (place * (length - extent + 1)).floor()
+            position = torch.arange(length, device=images.device).view(1, length)
+            return (position >= start.view(n, 1)) & (position < (start + extent).view(n, 1))
+
+        rows = inside(height, draws[:, 1], draws[:, 2]).view(n, 1, height, 1)
+        columns = inside(width, draws[:, 3], draws[:, 4]).view(n, 1, 1, width)
+        return torch.where(_flag(draws[:, 0], self.p) & rows & columns, self.fill, images)

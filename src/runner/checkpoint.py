@@ -1,0 +1,253 @@
+"""Checkpoint files: written so that no crash can harm one, and never trusted without their digest.
+
+Contract:
+- A file is torch's zip followed by a trailer: MAGIC and the SHA-256 of all bytes before it. torch.load reads it as
+  it is, with weights_only=True; the trailer cannot disagree with its file, because one rename brings both.
+- Write: a temporary file in the same directory, flush, fsync, rename, fsync the directory. An old file is only
+  replaced or deleted once the new one is durable.
+- Load: the digest first, then torch.load(weights_only=True), then the format version.
+"""
+
+import hashlib
+import os
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from runner.errors import InputError
+
+FORMAT_VERSION = 1
+MAGIC = b"\nrunner-sha256:"
+TRAILER_LENGTH = len(MAGIC) + 64
+TEMPORARY = ".tmp"  # what a killed write leaves behind, swept up at the next start
+SAVE_CHOICES = ("all", "best", "last", "none")
+
+
+class Damaged(Exception):
+    """A file that is not, or no longer, a whole checkpoint of ours. The message names it and says how."""
+
+
+def fsync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replaces path's content as a whole or not at all; durable when it returns."""
+    temporary = path.with_name(path.name + TEMPORARY)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_directory(path.parent)
+
+
+class _Hashing:
+    """The file object that torch.save writes to: passes bytes on and digests them."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.sha256 = file, hashlib.sha256()
+
+    def write(self, content: Any) -> int:
+        self.sha256.update(content)
+        return self.file.write(content)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def write_temporary(path: Path, state: dict[str, Any]) -> Path:
+    """Writes a checkpoint durably beside `path`, under a temporary name, which it returns."""
+    temporary = path.with_name(path.name + TEMPORARY)
+    try:
+        with open(temporary, "wb") as file:
+            hashing = _Hashing(file)
+            torch.save(state, hashing)  # type: ignore[arg-type]
+            file.write(MAGIC + hashing.sha256.hexdigest().encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError):
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Writes one checkpoint; `path` holds either what it held before or all of the new one."""
+    os.replace(write_temporary(path, state), path)
+    fsync_directory(path.parent)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint of ours, verified: every tensor on the CPU.
+
+    Raises:
+        Damaged: unreadable, truncated, changed, not ours, or of an unknown format version.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise Damaged(f"{path}: cannot be read ({error.strerror})") from error
+    body, trailer = content[:-TRAILER_LENGTH], content[-TRAILER_LENGTH:]
+    if not trailer.startswith(MAGIC):
+        raise Damaged(f"{path}: not a whole checkpoint of the runner ({len(content)} bytes, without its digest)")
+    if hashlib.sha256(body).hexdigest().encode() != trailer[len(MAGIC) :]:
+        raise Damaged(f"{path}: damaged, its SHA-256 is not the one that was written")
+    state = _torch_load(path)
+    if not isinstance(state, dict) or "format_version" not in state:
+        raise Damaged(f"{path}: not a checkpoint of the runner")
+    if state["format_version"] != FORMAT_VERSION:
+        raise Damaged(
+            f"{path}: has format version {state['format_version']}, this runner reads version {FORMAT_VERSION}"
+        )
+    return state
+
+
+def _torch_load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise Damaged(f"{path}: refused, it holds more than tensors and plain values") from error
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise Damaged(f"{path}: cannot be read as a torch file") from error
+
+
+def load_weights(path: Path) -> dict[str, Any]:
+    """The state_dict in a checkpoint of ours or in a file that holds nothing else.
+
+    Raises:
+        InputError: a file that is neither.
+    """
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - TRAILER_LENGTH))
+            is_ours = file.read().startswith(MAGIC)
+        state = load(path) if is_ours else _torch_load(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except Damaged as error:
+        raise InputError(str(error)) from error
+    weights = state["model_state_dict"] if isinstance(state, dict) and "model_state_dict" in state else state
+    if not isinstance(weights, dict) or not weights or not all(isinstance(v, torch.Tensor) for v in weights.values()):
+        raise InputError(f"{path}: holds neither a checkpoint of the runner nor a state_dict")
+    return weights
+
+
+class Checkpoints:
+    """The `checkpoint` group, and the files in a run's checkpoints/ directory.
+
+    Raises:
+        ValueError: an unknown `save`, or a count out of range.
+    """
+
+    def __init__(
+        self,
+        save: str = "all",
+        every: int | None = None,
+        every_batches: int | None = None,
+        every_minutes: float | None = None,
+        keep: int = 2,
+        state_dict: bool = False,
+        whole_model: bool = False,
+    ) -> None:
+        if save not in SAVE_CHOICES:
+            raise ValueError(f"save={save}: unknown; choices: {', '.join(SAVE_CHOICES)}")
+        for name, value in (("every", every), ("every_batches", every_batches), ("keep", keep)):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name}={value}: must be a whole number of at least 1")
+        if every_minutes is not None and every_minutes <= 0:
+            raise ValueError(f"every_minutes={every_minutes}: must be above 0")
+        self.policy, self.every, self.keep = save, every, keep
+        self.every_batches, self.every_minutes = every_batches, every_minutes
+        self.state_dict, self.whole_model = state_dict, whole_model
+        self.directory: Path | None = None  # None: nothing is written
+
+    @property
+    def saves_last(self) -> bool:
+        return self.directory is not None and self.policy in ("all", "last")
+
+    @property
+    def saves_best(self) -> bool:
+        return self.directory is not None and self.policy in ("all", "best")
+
+    @property
+    def saves_inside_epochs(self) -> bool:
+        return self.saves_last and (self.every_batches is not None or self.every_minutes is not None)
+
+    def open(self, directory: Path) -> None:
+        """Takes a run's directory, and removes what a killed write left there."""
+        directory.mkdir(exist_ok=True)
+        for leftover in directory.glob(f"*{TEMPORARY}"):
+            leftover.unlink()
+        self.directory = directory
+
+    def path(self, name: str) -> Path:
+        assert self.directory is not None
+        return self.directory / f"{name}.pt"
+
+    def write(self, state: dict[str, Any], is_epoch_end: bool, is_best: bool) -> None:
+        """Writes the state once, and gives it each name that it is due. best.pt comes before last.pt: a crash in
+        between leaves a last.pt that leads to this same best again, never one that knows of a best that is not there.
+        """
+        names = []
+        if is_epoch_end and self.every is not None and self.policy != "none" and state["epoch"] % self.every == 0:
+            names.append(f"epoch_{state['epoch']:04d}")
+        if is_epoch_end and is_best and self.saves_best:
+            names.append("best")
+        if self.saves_last:
+            names.append("last")
+        if self.directory is None or not names:
+            return
+        temporary = write_temporary(self.path(names[-1]), state)
+        for name in names[:-1]:
+            _link(temporary, self.path(name))
+        previous = self._set_aside() if names[-1] == "last" else None
+        os.replace(temporary, self.path(names[-1]))
+        fsync_directory(self.directory)
+        if previous is not None:
+            self._rotate(previous)
+
+    def _set_aside(self) -> Path | None:
+        """A second name for last.pt, that it keeps when the new one takes its place."""
+        last = self.path("last")
+        if self.keep < 2 or not last.exists():
+            return None
+        previous = self.path("last-1").with_name("previous.pt" + TEMPORARY)
+        _copy_name(last, previous)
+        return previous
+
+    def _rotate(self, previous: Path) -> None:
+        for age in range(self.keep - 1, 1, -1):
+            if self.path(f"last-{age - 1}").exists():
+                os.replace(self.path(f"last-{age - 1}"), self.path(f"last-{age}"))
+        os.replace(previous, self.path("last-1"))
+
+
+def _copy_name(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # a filesystem without hard links
+        shutil.copyfile(source, target)
+        with open(target, "rb") as file:
+            os.fsync(file.fileno())
+
+
+def _link(source: Path, target: Path) -> None:
+    """Gives a durable file a further name, in place of whatever had it."""
+    temporary = target.with_name(target.name + TEMPORARY)
+    _copy_name(source, temporary)
+    os.replace(temporary, target)

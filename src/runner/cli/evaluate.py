@@ -1,0 +1,98 @@
+"""`runner evaluate RUN_DIR`: the same numbers as the run's own, to the last digit."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from runner.build import Built
+
+WORST = 10  # how many of the worst mistakes are shown
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="runner evaluate",
+        description="Evaluates a run's weights on its test or validation part: the same data, threads and numbers.",
+    )
+    made.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a folder that holds a run")
+    made.add_argument("--which", default="best", metavar="best|last|FILE", help="the weights (default: best)")
+    made.add_argument("--split", default="test", choices=("test", "val"), help="the part (default: test)")
+    made.add_argument(
+        "--confusion", action="store_true", help="accuracy per class, the confusion matrix and the worst mistakes"
+    )
+    return made
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments = parser().parse_args(argv)
+    from runner.saved import open_saved, rebuilt
+
+    saved = open_saved(arguments.run_dir, arguments.which)
+    built = rebuilt(saved)
+    trainer, parts = built.trainer, built.parts
+    part = getattr(parts, arguments.split)
+    if part is None:
+        raise InputError(f"--split {arguments.split}: this run has no such part")
+    loader = built.test_loader if arguments.split == "test" else trainer.eval_loader
+    assert loader is not None
+    for name, value in trainer.evaluate_on(loader).items():
+        print(f"{arguments.split}/{name}: {value!r}")
+    if arguments.confusion:
+        show_confusion(built, loader, part)
+    return 0
+
+
+def predictions(built: "Built", loader: Any) -> tuple["Tensor", "Tensor"]:
+    """(scores (N, C), targets (N,)) of every example, in the order of the part."""
+    import torch
+
+    from runner.steps import to_device
+
+    model = built.trainer.model.eval()
+    scores, targets = [], []
+    with torch.no_grad():
+        for batch in loader.batches():
+            data, target = to_device(batch, built.device.torch)
+            scores.append(model(data).cpu())
+            targets.append(target.cpu())
+    return torch.cat(scores), torch.cat(targets)
+
+
+def show_confusion(built: "Built", loader: Any, part: Any) -> None:
+    """Prints accuracy per class, the confusion matrix (rows: target, columns: predicted) and the worst mistakes."""
+    import torch
+
+    scores, targets = predictions(built, loader)
+    if scores.dim() != 2 or targets.dim() != 1 or targets.is_floating_point():
+        raise InputError("--confusion: needs scores (N, C) and integer targets (N,)")
+    predicted, count = scores.argmax(dim=1), scores.shape[1]
+    matrix = torch.zeros(count, count, dtype=torch.int64)
+    matrix.index_put_((targets, predicted), torch.tensor(1), accumulate=True)
+    names = [str(name) for name in getattr(part.dataset, "classes", range(count))]
+    width = max(6, *(len(name) for name in names)) + 1
+    print("\naccuracy per class")
+    for row, name in enumerate(names):
+        total = int(matrix[row].sum())
+        share = f"{int(matrix[row, row]) / total:.4f}" if total else "-"
+        print(f"{name:>{width}} {share:>8}  ({int(matrix[row, row])} of {total})")
+    print("\nconfusion matrix (rows: target, columns: predicted)")
+    print(" " * width + "".join(f"{name:>{width}}" for name in names))
+    for row, name in enumerate(names):
+        print(f"{name:>{width}}" + "".join(f"{int(n):>{width}}" for n in matrix[row]))
+    probabilities = scores.softmax(dim=1)
+    of_target = probabilities.gather(1, targets.unsqueeze(1)).squeeze(1)
+    wrong = (predicted != targets).nonzero().squeeze(1)
+    worst = wrong[of_target[wrong].argsort()][:WORST]
+    print(f"\nworst mistakes ({len(worst)} of {len(wrong)})")
+    for i in worst.tolist():
+        target, guess = int(targets[i]), int(predicted[i])
+        print(
+            f"example {int(part.indices[i])}: target {names[target]} (p {float(of_target[i]):.4f}),"
+            f" predicted {names[guess]} (p {float(probabilities[i, guess]):.4f})"
+        )

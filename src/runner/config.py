@@ -1,0 +1,229 @@
+"""From a command line to one composed config: the search path, what an override may be, errors in one line."""
+
+import difflib
+import os
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import version
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobStatus, run_job
+from hydra.errors import HydraException
+from hydra.initialize import get_gh_backup, restore_gh_from_backup
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from runner.conf_dir import conf_dir
+from runner.errors import InputError
+from runner.run_dir import RunDir
+
+CONFIG_NAME = "config"
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
+
+
+def set_up() -> None:
+    """What every use of Hydra here needs: its behaviour's version, our resolver, the check of overrides."""
+    version.setbase("1.3")
+    if not OmegaConf.has_resolver("unique"):
+        OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(4), use_cache=True)
+    # The one place that sees the YAML's value before the override replaces it, in every mode, and composes once.
+    ConfigLoaderImpl._apply_overrides_to_config = staticmethod(_apply_checked)  # type: ignore[method-assign]
+
+
+_apply_unchecked: Callable[[list[Override], DictConfig], None] = ConfigLoaderImpl._apply_overrides_to_config
+
+
+def _apply_checked(overrides: list[Override], cfg: DictConfig) -> None:
+    """Refuses unknown keys, and values of another kind than the YAML's: see _fits."""
+    expected = []
+    for override in overrides:
+        key = override.key_or_group
+        if key.split(".")[0] == "hydra" or override.is_delete():
+            continue
+        if key.split(".")[0] == "derived":
+            raise InputError(f"{override.input_line}: derived.* is worked out when the run is built; it cannot be set")
+        known = _has(cfg, key)
+        if not known and not (override.is_add() or override.is_force_add()):
+            raise InputError(f"{override.input_line}: {_unknown_key(cfg, key)}")
+        if known:
+            expected.append((override, _kind(cfg, key)))
+    _apply_unchecked(overrides, cfg)
+    for override, kind in expected:
+        given = _kind(cfg, override.key_or_group)
+        if not _fits(given, kind):
+            raise InputError(f"{override.input_line}: must be {kind}, got {given}{_kind_hint(override, kind)}")
+
+
+def _has(cfg: DictConfig, key: str) -> bool:
+    parent_key, _, last = key.rpartition(".")
+    try:
+        parent = OmegaConf.select(cfg, parent_key, throw_on_missing=False) if parent_key else cfg
+    except OmegaConfBaseException:
+        return False
+    return isinstance(parent, ListConfig) or (isinstance(parent, DictConfig) and last in parent.keys())  # noqa: SIM118
+
+
+def _unknown_key(cfg: DictConfig, key: str) -> str:
+    parent_key, _, last = key.rpartition(".")
+    parent = OmegaConf.select(cfg, parent_key, throw_on_missing=False) if parent_key else cfg
+    if not isinstance(parent, DictConfig):
+        return f"there is no key {parent_key!r}"
+    keys = [str(k) for k in parent if k not in ("hydra", "derived") and not str(k).startswith("_")]
+    close = difflib.get_close_matches(last, keys, 1)
+    where = f"{parent_key} has" if parent_key else "there is"
+    guess = f"did you mean {close[0]}? " if close else ""
+    return f"{where} no key {last!r}; {guess}choices: {', '.join(keys)}"
+
+
+def _kind(cfg: DictConfig, key: str) -> str | None:
+    """The kind of the value at key, in words; None where it is null, missing, or cannot be known yet."""
+    try:
+        value = OmegaConf.select(cfg, key, throw_on_missing=False)
+    except OmegaConfBaseException:
+        return None
+    for kind, types in (
+        ("true or false", bool),
+        ("a whole number", int),
+        ("a number", float),
+        ("text", str),
+        ("a list", (list, ListConfig)),
+        ("a group of keys", (dict, DictConfig)),
+    ):
+        if isinstance(value, types):  # type: ignore[arg-type]
+            return kind
+    return None if value is None else "another kind"
+
+
+def _fits(given: str | None, expected: str | None) -> bool:
+    """The one rule: the same kind as the YAML's value. A whole number may stand for a number, a null accepts any,
+    and where text names something (an expression), a list of several or a `_target_` may stand.
+    """
+    if expected is None or given == expected:
+        return True
+    if expected == "a number":
+        return given == "a whole number"
+    return expected == "text" and given in ("a list", "a group of keys")
+
+
+def _kind_hint(override: Override, expected: str | None) -> str:
+    if expected == "text":
+        return f"; in quotes it is text: '{override.key_or_group}=\"{override.value()}\"'"
+    return ""
+
+
+def one_line(error: BaseException) -> str:
+    """Hydra's and OmegaConf's messages, which fill several lines, as one that names key, value and choices."""
+    text = str(error)
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and str(cause) not in text:
+        text = f"{text}; {cause}"
+    if missing := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        group, choice = missing.groups()
+        found = re.search(r"Available options in '[^']*':\n(.*?)(?:\n\S|\Z)", text, re.DOTALL)
+        choices = ", ".join(line.strip() for line in found[1].splitlines() if line.strip()) if found else ""
+        return f"{group}={choice}: no such choice; choices: {choices}"
+    if absent := re.search(r"Could not override '([^']+)'", text):
+        return f"{absent[1]}: there is no such config group or key"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("object_type=", "See https://", "Set the environment"))]
+    message = "; ".join(lines)
+    if "lr_lambda" in message and type(error).__name__ == "OverrideParseException":
+        message += (
+            "; Hydra's grammar needs quotes inside the shell's around brackets, commas and spaces:"
+            " 'scheduler.lr_lambda=\"0.95 ** epoch\"'"
+        )
+    return message
+
+
+def replaced_files(config_dir: str | None, choices: dict[str, Any]) -> list[str]:
+    """The user's YAML files that are used in place of ours of the same name."""
+    if config_dir is None:
+        return []
+    names = [f"{group}/{choice}.yaml" for group, choice in choices.items() if choice] + [f"{CONFIG_NAME}.yaml"]
+    return [str(Path(config_dir, n)) for n in names if Path(config_dir, n).is_file() and Path(conf_dir(), n).is_file()]
+
+
+def search_path(config_dir: str | None) -> Any:
+    """Hydra's search path. A user's folder comes before ours, so that a file of the same name wins."""
+    if config_dir is None:
+        return create_config_search_path(conf_dir())
+    if not Path(config_dir).is_dir():
+        raise InputError(f"--config-dir {config_dir}: there is no such folder")
+    path = create_config_search_path(os.path.abspath(config_dir))
+    schema = path.get_path().pop()
+    path.append("runner", conf_dir())
+    path.get_path().append(schema)
+    return path
+
+
+def compose(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Hydra, DictConfig]:
+    """Hydra and the config of one run, hydra.* included.
+
+    Raises:
+        InputError: an unknown choice or key, a value of the wrong kind, anything that Hydra or OmegaConf refuses.
+    """
+    set_up()
+    try:
+        hydra = Hydra.create_main_hydra2("runner", search_path(config_dir))
+        cfg = hydra.compose_config(CONFIG_NAME, list(overrides), RunMode.RUN, with_log_configuration=False)
+    except COMPOSITION_ERRORS as error:
+        raise InputError(one_line(error)) from error
+    if cfg.hydra.mode is not None and cfg.hydra.mode != RunMode.RUN:
+        raise InputError(f"hydra.mode={cfg.hydra.mode.name}: to run a sweep, use -m")
+    cfg.hydra.mode = RunMode.RUN
+    return hydra, cfg
+
+
+Task = Callable[[DictConfig, RunDir, list[str]], Any]
+
+
+def launch(overrides: Sequence[str], task: Task, config_dir: str | None = None, run_dir: str | None = None) -> Any:
+    """Composes one run, claims its directory before anything is written there, and runs task(cfg, run_dir, notes).
+
+    What it does for Hydra is what Hydra.run does, with the claim in the right place.
+    """
+    backup = get_gh_backup()
+    GlobalHydra.instance().clear()
+    try:
+        hydra, cfg = compose(overrides, config_dir)
+        if run_dir is not None:
+            with open_dict(cfg):
+                cfg.hydra.run.dir = str(run_dir)
+        try:
+            place = RunDir(Path(cfg.hydra.run.dir))
+        except OmegaConfBaseException as error:
+            raise InputError(one_line(error)) from error
+        replaced = replaced_files(config_dir, dict(cfg.hydra.runtime.choices))
+        notes = [f"config: {path} is used in place of the packaged file" for path in replaced]
+        place.claim()
+        try:
+            callbacks = Callbacks(cfg)
+            callbacks.on_run_start(config=cfg, config_name=CONFIG_NAME)
+            job = run_job(
+                hydra_context=HydraContext(config_loader=hydra.config_loader, callbacks=callbacks),
+                task_function=lambda task_cfg: task(task_cfg, place, notes),
+                config=cfg,
+                job_dir_key="hydra.run.dir",
+                job_subdir_key=None,
+                configure_logging=False,
+            )
+            callbacks.on_run_end(config=cfg, config_name=CONFIG_NAME, job_return=job)
+        except OSError as error:
+            raise InputError(f"hydra.run.dir={place.path}: cannot be written ({error.strerror})") from error
+        finally:
+            place.discard()
+            place.release()
+        if job.status != JobStatus.COMPLETED:
+            raise job._return_value
+        return job.return_value
+    finally:
+        restore_gh_from_backup(backup)

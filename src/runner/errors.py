@@ -1,0 +1,17 @@
+"""The exceptions that end a run with one clear line."""
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong: one line that names the key, the value and the choices. Exit code 2."""
+
+
+class Diverged(RuntimeError):
+    """The loss or a parameter is no longer finite. Exit code 1; the last good checkpoint is left alone."""
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop, and its state has been saved. Exit code 128 + signum."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by signal {signum}")
+        self.signum = signum

@@ -1,0 +1,78 @@
+"""A run's log: everything to runner.log with times, and to the screen as plain lines under a live progress bar."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from runner.events import Progress
+
+RESULT = 25  # a level between INFO and WARNING: what --quiet still shows
+logging.addLevelName(RESULT, "RESULT")
+REFRESH_SECONDS = 0.1
+
+
+class Screen(logging.Handler):
+    """Prints messages; on a terminal also a progress bar for the epoch, redrawn by time and not by batch."""
+
+    def __init__(self, quiet: bool) -> None:
+        super().__init__(RESULT if quiet else logging.INFO)
+        self.live: Any = None
+        self.due = 0.0
+        if not quiet and sys.stdout.isatty():
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self.live = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(compact=True),
+                transient=True,
+                auto_refresh=False,
+            )
+            self.task = self.live.add_task("", total=None)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = self.format(record)
+        if self.live is not None and self.live.live.is_started:
+            self.live.console.print(message, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(message, file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout, flush=True)
+
+    def on_batch(self, progress: Progress, num_batches: int) -> None:
+        now = time.monotonic()
+        if self.live is None or (now < self.due and progress.batch < num_batches):
+            return
+        self.due = now + REFRESH_SECONDS
+        self.live.start()
+        description = f"epoch {progress.epoch + 1}"
+        self.live.update(self.task, description=description, completed=progress.batch, total=num_batches)
+        self.live.refresh()
+
+    def stop(self) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+
+@contextmanager
+def open_logs(path: Path, quiet: bool, verbose: bool = False) -> Iterator[Screen]:
+    """Sends the `runner` logger's messages, and other libraries' warnings, to the file and the screen."""
+    root, own = logging.getLogger(), logging.getLogger("runner")
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
+    screen = Screen(quiet)
+    level = own.level
+    own.setLevel(logging.DEBUG if verbose else logging.INFO)
+    for handler in (file, screen):
+        root.addHandler(handler)
+    try:
+        yield screen
+    finally:
+        screen.stop()
+        own.setLevel(level)
+        for handler in (file, screen):
+            root.removeHandler(handler)
+        file.close()

@@ -1,0 +1,64 @@
+"""Losses on raw scores. Each takes output (N, C) and target (N,) of class indices, and returns the batch's mean."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def _as_weight(weight: Sequence[float] | None) -> Tensor | None:
+    return None if weight is None else torch.tensor(list(weight), dtype=torch.float32)
+
+
+class NLL(nn.Module):
+    """Negative log likelihood of log_softmax(output), weighted by class where `weight` (C numbers) is given."""
+
+    weight: Tensor | None
+
+    def __init__(self, weight: Sequence[float] | None = None) -> None:
+        super().__init__()
+        self.register_buffer("weight", _as_weight(weight))  # a buffer: it follows the model's device
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        return F.nll_loss(F.log_softmax(output, dim=1), target, weight=self.weight)
+
+
+class CrossEntropy(nn.CrossEntropyLoss):
+    """torch's CrossEntropyLoss with `weight` as a plain list of C numbers."""
+
+    def __init__(self, weight: Sequence[float] | None = None, label_smoothing: float = 0.0) -> None:
+        if not 0.0 <= label_smoothing <= 1.0:
+            raise ValueError(f"label_smoothing={label_smoothing}: must be between 0 and 1")
+        super().__init__(weight=_as_weight(weight), label_smoothing=label_smoothing)
+
+
+class Focal(nn.Module):
+    """Focal loss, mean of -(1 - p)^gamma log p over the batch, p being the probability of the target.
+
+    Source: Lin et al., "Focal Loss for Dense Object Detection", 2017, equation 5 (`weight` is its alpha, by class).
+    With gamma 0 and no weight it is the cross entropy.
+    """
+
+    weight: Tensor | None
+
+    def __init__(self, gamma: float = 2.0, weight: Sequence[float] | None = None) -> None:
+        super().__init__()
+        if gamma < 0:
+            raise ValueError(f"gamma={gamma}: must not be negative")
+        self.gamma = gamma
+        self.register_buffer("weight", _as_weight(weight))
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        log_p = F.log_softmax(output, dim=1).gather(1, target.unsqueeze(1)).squeeze(1)
+        losses = -((1 - log_p.exp()) ** self.gamma) * log_p
+        if self.weight is not None:
+            losses = losses * self.weight[target]
+        return losses.mean()
+
+
+class OneHotMSE(nn.Module):
+    """Mean squared error between the raw scores and the one-hot target, over examples and classes."""
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        return F.mse_loss(output, F.one_hot(target, output.shape[1]).to(output.dtype))

@@ -1,0 +1,74 @@
+"""Metrics with torchmetrics' protocol: update(output, target), compute(), reset(), state_dict, to(device)."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Metric(Protocol):
+    """What the Trainer calls; a torchmetrics.Metric has it already. compute() gives one number."""
+
+    def update(self, output: Tensor, target: Tensor, /) -> Any: ...
+    def compute(self) -> Any: ...
+    def reset(self) -> Any: ...
+
+
+class Accuracy:
+    """The fraction of examples whose target is among the top_k highest of output (N, C); target is (N,).
+
+    The counts stay on the device until compute() is called.
+    """
+
+    def __init__(self, top_k: int = 1) -> None:
+        if top_k < 1:
+            raise ValueError(f"top_k={top_k}: must be at least 1")
+        self.top_k = top_k
+        self.correct = torch.zeros((), dtype=torch.int64)
+        self.total = 0
+
+    def to(self, device: torch.device) -> "Accuracy":
+        self.correct = self.correct.to(device)
+        return self
+
+    def update(self, output: Tensor, target: Tensor) -> None:
+        if self.top_k == 1:
+            self.correct += (output.argmax(dim=1) == target).sum()
+        else:
+            top = output.topk(min(self.top_k, output.shape[1]), dim=1).indices
+            self.correct += (top == target.unsqueeze(1)).sum()
+        self.total += len(target)
+
+    def compute(self) -> float:
+        return self.correct.item() / self.total if self.total else float("nan")
+
+    def reset(self) -> None:
+        self.correct = torch.zeros_like(self.correct)
+        self.total = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"correct": self.correct.clone(), "total": self.total}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.correct = state["correct"].to(self.correct.device)
+        self.total = state["total"]
+
+
+def can_be_saved(metric: Any) -> bool:
+    """Whether a metric's running state can go into a checkpoint inside an epoch."""
+    return hasattr(metric, "state_dict") and hasattr(metric, "load_state_dict")
+
+
+def prepare(metric: Any, device: torch.device) -> Any:
+    """Moves a metric to the device, and makes a torchmetrics metric's states persistent (by default none is saved)."""
+    if hasattr(metric, "persistent"):
+        metric.persistent(True)
+    return metric.to(device) if hasattr(metric, "to") else metric
+
+
+def load_metric(metric: Any, state: dict[str, Any], device: torch.device) -> None:
+    """Puts a saved running state back, on the device."""
+    metric.load_state_dict(state)
+    if hasattr(metric, "_update_count"):  # torchmetrics would warn that compute() comes before update()
+        metric._update_count = max(1, metric._update_count)
+    prepare(metric, device)

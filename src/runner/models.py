@@ -1,0 +1,103 @@
+"""Networks for images (N, C, H, W) that return raw scores (N, num_classes)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Net(nn.Module):
+    """The network of the official PyTorch MNIST example, for any input of at least 6x6 pixels.
+
+    Source: github.com/pytorch/examples, mnist/main.py. The same layers, names and order of random numbers; its final
+    log_softmax belongs to the loss here (`loss=nll`). For 1x28x28 and 10 classes it has the 1,199,882 parameters.
+    """
+
+    def __init__(self, input_shape: Sequence[int] = (1, 28, 28), num_classes: int = 10) -> None:
+        super().__init__()
+        channels, height, width = input_shape
+        if min(height, width) < 6:
+            raise ValueError(f"input_shape={list(input_shape)}: two 3x3 convolutions and a pool need at least 6x6")
+        self.conv1 = nn.Conv2d(channels, 32, 3, 1)
+        self.conv2 = nn.Conv2d(32, 64, 3, 1)
+        self.dropout1 = nn.Dropout(0.25)
+        self.dropout2 = nn.Dropout(0.5)
+        self.fc1 = nn.Linear(64 * ((height - 4) // 2) * ((width - 4) // 2), 128)
+        self.fc2 = nn.Linear(128, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv1(x))
+        x = F.relu(self.conv2(x))
+        x = self.dropout1(F.max_pool2d(x, 2))
+        x = F.relu(self.fc1(torch.flatten(x, 1)))
+        return self.fc2(self.dropout2(x))  # type: ignore[no-any-return]
+
+
+class MLP(nn.Sequential):
+    """Dense layers of the `hidden` widths on the flattened input, each with ReLU, batch norm and dropout as asked for."""
+
+    def __init__(
+        self,
+        input_shape: Sequence[int] = (1, 28, 28),
+        num_classes: int = 10,
+        hidden: Sequence[int] = (256, 128),
+        batch_norm: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        width = 1
+        for size in input_shape:
+            width *= size
+        layers: list[nn.Module] = [nn.Flatten()]
+        for out in hidden:
+            layers.append(nn.Linear(width, out))
+            if batch_norm:
+                layers.append(nn.BatchNorm1d(out))
+            layers.append(nn.ReLU())
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+            width = out
+        super().__init__(*layers, nn.Linear(width, num_classes))
+
+
+def resnet18(
+    input_shape: Sequence[int] = (3, 32, 32),
+    num_classes: int = 10,
+    small_images: bool = True,
+    weights: str | None = None,
+) -> nn.Module:
+    """torchvision's ResNet-18 for any number of channels and classes.
+
+    Args:
+        small_images: a 3x3 stem of stride 1 and no max-pool, for images of about 32x32.
+        weights: a name of torchvision's ResNet18_Weights; layers whose shape differs keep their random weights.
+    """
+    from torchvision.models import ResNet18_Weights
+    from torchvision.models import resnet18 as torchvision_resnet18
+
+    trained: dict[str, Any] = {}
+    if weights is not None:
+        if weights not in ("DEFAULT", *ResNet18_Weights.__members__):
+            raise ValueError(f"weights={weights}: unknown; choices: DEFAULT, {', '.join(ResNet18_Weights.__members__)}")
+        trained = ResNet18_Weights[weights].get_state_dict(progress=False)
+    model: nn.Module = torchvision_resnet18(num_classes=num_classes)
+    channels = input_shape[0]
+    if small_images:
+        model.conv1 = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
+        model.maxpool = nn.Identity()
+    elif channels != 3:
+        model.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    model.load_state_dict({k: v for k, v in trained.items() if shapes.get(k) == v.shape}, strict=False)
+    return model
+
+
+def layer_table(model: nn.Module) -> list[dict[str, Any]]:
+    """One row a layer that holds parameters or has no layers inside: name, type and number of parameters."""
+    rows = []
+    for name, module in model.named_modules():
+        own = sum(p.numel() for p in module.parameters(recurse=False))
+        if own or not list(module.children()):
+            rows.append({"name": name or "(model)", "type": type(module).__name__, "parameters": own})
+    return rows

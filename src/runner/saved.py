@@ -1,0 +1,79 @@
+"""A finished run, opened again from its directory: its model, and its evaluation with the same numbers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runner import checkpoint
+from runner.checkpoint import Damaged
+from runner.errors import InputError
+from runner.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from runner.build import Built
+
+
+@dataclass
+class Saved:
+    """A run's record, and one of its checkpoints."""
+
+    record: dict[str, Any]
+    path: Path
+    state: dict[str, Any]
+
+
+def open_saved(run_dir: Path, which: str) -> Saved:
+    """Reads a run's record and the checkpoint "best", "last" or FILE.
+
+    Raises:
+        InputError: no run, or the checkpoint is missing, damaged or foreign.
+    """
+    record = RunDir(run_dir).read_run()
+    named = which in ("best", "last")
+    path = run_dir / "checkpoints" / f"{which}.pt" if named else Path(which)
+    if not path.exists():
+        choices = ", ".join(sorted(p.stem for p in (run_dir / "checkpoints").glob("*.pt"))) or "none was saved"
+        raise InputError(f"which={which}: there is no {path}; this run has: {choices}")
+    try:
+        return Saved(record, path, checkpoint.load(path))
+    except Damaged as error:
+        raise InputError(str(error)) from error
+
+
+def rebuilt(saved: Saved, overrides: dict[str, Any] | None = None) -> "Built":
+    """The run's objects, made again from its resolved config, with the checkpoint's weights."""
+    from omegaconf import OmegaConf
+
+    from runner.build import build
+
+    config = {**saved.record["config"], "model_weights": None, **(overrides or {})}
+    config["device"] = {**config["device"], "threads": saved.record["threads"]}
+    built = build(OmegaConf.create(config))
+    load_into(built.trainer.model, saved)
+    return built
+
+
+def load_into(model: "Module", saved: Saved) -> None:
+    try:
+        model.load_state_dict(saved.state["model_state_dict"])
+    except RuntimeError as error:
+        message = " ".join(str(error).split())
+        raise InputError(f"{saved.path}: does not fit this run's model; {message}") from error
+
+
+def open_model(run_dir: Path, which: str) -> "Module":
+    """See runner.load_model."""
+    import torch
+    from omegaconf import OmegaConf
+
+    from runner.build import make_model
+    from runner.seeding import isolated
+
+    saved = open_saved(run_dir, which)
+    cpu = torch.device("cpu")
+    with isolated(0, cpu):  # building draws initial weights: the caller's generators stay as they are
+        model = make_model(OmegaConf.create({**saved.record["config"], "model_weights": None}), cpu)
+    load_into(model, saved)
+    return model.eval()

@@ -1,0 +1,362 @@
+"""The Trainer: one explicit loop over epochs, and all the state that it has to carry."""
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from runner import checkpoint
+from runner.checkpoint import FORMAT_VERSION, Checkpoints
+from runner.errors import Diverged, InputError, Interrupted
+from runner.events import EpochEnd, Progress
+from runner.loading import Loader
+from runner.metrics import can_be_saved, load_metric
+from runner.seeding import derive, isolated, rng_state, seed_everything, set_rng_state
+from runner.steps import Criterion, MeanLoss, computed, evaluate, to_device, train_step
+
+log = logging.getLogger("runner")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A scheduler, when it steps, and the metric that its step takes, where it takes one."""
+
+    scheduler: LRScheduler
+    interval: str = "epoch"  # epoch | batch
+    monitor: str | None = None
+
+
+@dataclass
+class Listeners:
+    """Functions that are told what happened. They cannot steer."""
+
+    batch: list[Callable[[Progress, int], None]] = field(default_factory=list)  # progress, batches in the epoch
+    steps: list[Callable[[Mapping[str, float]], None]] = field(default_factory=list)  # a row of steps.jsonl
+    epoch: list[Callable[[EpochEnd], None]] = field(default_factory=list)
+
+
+class StopRequest:
+    """Set by a signal handler, looked at between two batches."""
+
+    signum: int | None = None
+
+    def check(self) -> None:
+        if self.signum is not None:
+            raise Interrupted(self.signum)
+
+
+class Trainer:
+    """Trains a model, epoch by epoch, so that it can be stopped after any batch and goes on with the same bits.
+
+    Args:
+        metrics: two sets of the same metrics by name, for the training and for the evaluated part.
+        eval_loader: the part that is evaluated each epoch, named eval_split; None: nothing is.
+        epochs: the run's whole length.
+        monitor: the metric of the rows that says which epoch is best; mode: "min" or "max".
+        log_every: batches between two rows of steps.jsonl, where the loss is also checked; 0: only at an epoch's end.
+        config: the resolved configuration as YAML text, kept in every checkpoint.
+
+    Raises:
+        InputError: monitor (or the scheduler's) is not a metric of the rows.
+        ValueError: a number or choice out of range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Criterion,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        train_loader: Loader,
+        eval_loader: Loader | None,
+        metrics: tuple[Mapping[str, Any], Mapping[str, Any]],
+        device: torch.device,
+        seed: int,
+        epochs: int,
+        monitor: str,
+        mode: str,
+        eval_split: str = "val",
+        log_every: int = 10,
+        checkpoints: Checkpoints | None = None,
+        listeners: Listeners | None = None,
+        stop: StopRequest | None = None,
+        config: str = "",
+    ) -> None:
+        if epochs < 1:
+            raise ValueError(f"epochs={epochs}: must be at least 1")
+        if log_every < 0:
+            raise ValueError(f"log_every={log_every}: must be at least 0")
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode={mode}: unknown; choices: min, max")
+        self.model, self.criterion, self.optimizer, self.schedule = model, criterion, optimizer, schedule
+        self.train_loader, self.eval_loader, self.eval_split = train_loader, eval_loader, eval_split
+        self.train_metrics, self.eval_metrics = metrics
+        self.device, self.seed, self.epochs = device, seed, epochs
+        self.monitor, self.mode, self.log_every = monitor, mode, log_every
+        self.checkpoints = checkpoints or Checkpoints(save="none")
+        self.listeners, self.stop, self.config = listeners or Listeners(), stop or StopRequest(), config
+        self.progress = Progress()
+        self.train_loss = MeanLoss(len(train_loader), device)
+        self.lr = self.current_lr()
+        self.last_row: dict[str, Any] = {}  # the metrics of the last completed epoch
+        self.best_weights: dict[str, Any] | None = None  # in memory only where best.pt is not written
+        self.last_save = time.monotonic()
+        self._resumed_rng: dict[str, Any] | None = None
+        self._check_names()
+
+    # ---------------------------------------------------------------------------------------------- the loop
+
+    def fit(self) -> None:
+        """Trains until `epochs` epochs are completed.
+
+        Raises:
+            Diverged: the loss or a parameter is not finite; nothing of that state is saved.
+            Interrupted: a stop was requested; the state is saved as far as the checkpoint policy allows.
+        """
+        try:
+            while self.progress.epoch < self.epochs:
+                began = time.perf_counter()
+                train = self.train_epoch()
+                trained = time.perf_counter()
+                metrics = {"lr": self.lr, **train, **self.evaluate()}
+                self.step_scheduler("epoch", metrics)
+                is_best = self.advance(metrics)
+                self.tell(metrics, is_best, began, trained)
+                self.save_checkpoint(is_epoch_end=True, is_best=is_best)
+        except Interrupted:
+            self.save_checkpoint(is_epoch_end=False)
+            raise
+
+    def train_epoch(self) -> dict[str, float]:
+        """Trains on what is left of the epoch; returns the means over all of its examples."""
+        self.begin_epoch()
+        self.model.train()
+        for batch in self.train_loader.batches(self.progress.epoch, self.progress.batch):
+            data, target = to_device(batch, self.device)
+            self.lr = self.current_lr()
+            output, loss = train_step(self.model, self.criterion, self.optimizer, data, target)
+            self.train_loss.add(loss, len(target))
+            for metric in self.train_metrics.values():
+                metric.update(output, target)
+            self.after_batch()
+        loss_mean = self.finite_loss()
+        return {"train/loss": loss_mean, **_prefixed("train", computed(self.train_metrics))}
+
+    def begin_epoch(self) -> None:
+        """Seeds from (seed, epoch) and clears the sums; in the middle of an epoch, puts back what was saved."""
+        if self.progress.batch == 0:
+            seed_everything(derive(self.seed, "epoch", self.progress.epoch))
+            self.train_loss = MeanLoss(len(self.train_loader), self.device)
+            for metric in self.train_metrics.values():
+                metric.reset()
+        elif self._resumed_rng is not None:
+            set_rng_state(self._resumed_rng, self.device)
+        self._resumed_rng = None
+
+    def after_batch(self) -> None:
+        """Counts, steps a scheduler of batches, tells, saves inside the epoch where asked for, stops where asked to."""
+        progress = replace(self.progress, step=self.progress.step + 1, batch=self.progress.batch + 1)
+        self.progress = progress
+        self.step_scheduler("batch", {})
+        for listener in self.listeners.batch:
+            listener(progress, len(self.train_loader))
+        if self.log_every and progress.step % self.log_every == 0:
+            loss = self.finite_loss(last=self.log_every)
+            row = {"step": progress.step, "epoch": progress.epoch + 1, "lr": self.lr, "train/loss": loss}
+            for tell in self.listeners.steps:
+                tell(row)
+        if progress.batch < len(self.train_loader) and self.is_save_due():
+            self.save_checkpoint(is_epoch_end=False)
+        self.stop.check()
+
+    def evaluate(self) -> dict[str, float]:
+        """The loss and metrics of the evaluated part, as val/* or test/*."""
+        if self.eval_loader is None:
+            return {}
+        return _prefixed(self.eval_split, self.evaluate_on(self.eval_loader))
+
+    def evaluate_on(self, loader: Loader) -> dict[str, float]:
+        """The loss and metrics of one part. What a model draws while evaluating follows from the seed alone."""
+        with isolated(derive(self.seed, "evaluate"), self.device):
+            return evaluate(
+                self.model,
+                self.criterion,
+                loader.batches(),
+                len(loader),
+                self.eval_metrics,
+                self.device,
+                after_batch=self.stop.check,
+            )
+
+    def step_scheduler(self, interval: str, metrics: Mapping[str, float]) -> None:
+        if interval != self.schedule.interval:
+            return
+        if self.schedule.monitor is None:
+            self.schedule.scheduler.step()
+        else:
+            self.schedule.scheduler.step(metrics[self.schedule.monitor])  # type: ignore[arg-type]
+
+    def advance(self, metrics: dict[str, float]) -> bool:
+        """Counts the epoch as completed; returns whether it is the best so far. A NaN never is."""
+        epoch, value, best = self.progress.epoch + 1, metrics[self.monitor], self.progress.best_value
+        is_best = not math.isnan(value) and (
+            best is None or (value > best if self.mode == "max" else value < best)
+        )
+        self.progress = replace(self.progress, epoch=epoch, batch=0)
+        if is_best:
+            self.progress = replace(self.progress, best_epoch=epoch, best_value=value)
+            if not self.checkpoints.saves_best:
+                self.best_weights = copy.deepcopy(self.model.state_dict())
+        self.last_row = metrics
+        return is_best
+
+    def tell(self, metrics: dict[str, float], is_best: bool, began: float, trained: float) -> None:
+        seconds, rate = time.perf_counter() - began, self.train_loss.examples / (trained - began)
+        row = {"epoch": self.progress.epoch, "step": self.progress.step, **metrics}
+        row |= {"seconds": round(seconds, 3), "examples_per_second": round(rate, 1)}
+        end = EpochEnd(self.progress, metrics, seconds, rate, is_best, row)
+        for listener in self.listeners.epoch:
+            listener(end)
+
+    # ------------------------------------------------------------------------------------------ what is left
+
+    def test(self, loader: Loader) -> dict[str, dict[str, float]]:
+        """The loss and metrics of the test part on the last and on the best weights; the last are put back."""
+        results = {"last": self.evaluate_on(loader)}
+        if self.progress.best_epoch == self.progress.epoch:
+            return {"best": results["last"], **results}
+        if self.progress.best_epoch is None:  # the monitored metric was NaN in every epoch
+            return results
+        last = copy.deepcopy(self.model.state_dict())
+        self.model.load_state_dict(self.load_best_weights())
+        try:
+            return {"best": self.evaluate_on(loader), **results}
+        finally:
+            self.model.load_state_dict(last)
+
+    def load_best_weights(self) -> dict[str, Any]:
+        if self.best_weights is not None:
+            return self.best_weights
+        state = checkpoint.load(self.checkpoints.path("best"))
+        assert state["epoch"] == self.progress.best_epoch, "best.pt holds another epoch than the best"
+        weights: dict[str, Any] = state["model_state_dict"]
+        return weights
+
+    def save_checkpoint(self, is_epoch_end: bool, is_best: bool = False) -> None:
+        """Saves under the names that are due, if the state is finite.
+
+        Raises:
+            Diverged: the loss of the epoch so far or a parameter is not finite.
+        """
+        if not is_epoch_end:
+            if not (self.checkpoints.saves_last and self.progress.batch):
+                return  # what was saved at the end of the last epoch is as good
+            if unsaved := [n for n, m in self.train_metrics.items() if not can_be_saved(m)]:
+                log.warning("not saved inside the epoch: metrics.%s has no state_dict", unsaved[0])
+                return
+            self.finite_loss()
+        for name, tensor in self.model.state_dict().items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise Diverged(
+                    f"{name} is not finite after epoch {self.progress.epoch + (not is_epoch_end)},"
+                    f" batch {self.progress.batch or len(self.train_loader)} (counted from 1)"
+                )
+        self.checkpoints.write(self.state_dict(), is_epoch_end, is_best)
+        self.last_save = time.monotonic()
+
+    def is_save_due(self) -> bool:
+        every, minutes = self.checkpoints.every_batches, self.checkpoints.every_minutes
+        if every is not None and self.progress.batch % every == 0:
+            return True
+        return minutes is not None and time.monotonic() - self.last_save >= minutes * 60
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on: tensors and plain values only."""
+        state: dict[str, Any] = {
+            "format_version": FORMAT_VERSION,
+            "epoch": self.progress.epoch,
+            "step": self.progress.step,
+            "loss": self.last_row.get("train/loss"),
+            "metrics": dict(self.last_row),
+            "model_state_dict": self.model.state_dict(),
+            "optimizer_state_dict": self.optimizer.state_dict(),
+            "scheduler_state_dict": self.schedule.scheduler.state_dict(),
+            "progress": asdict(self.progress),
+            "lr": self.lr,
+            "rng": rng_state(self.device),
+            "config": self.config,
+        }
+        if self.progress.batch:
+            metrics = {name: metric.state_dict() for name, metric in self.train_metrics.items()}
+            state["running"] = {"loss": self.train_loss.state_dict(), "metrics": metrics}
+        if not self.checkpoints.saves_best and self.best_weights is not None:
+            state["best_model_state_dict"] = self.best_weights
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts a saved state back. Everything is constructed by now: a scheduler's constructor rewrites the rates."""
+        self.model.load_state_dict(state["model_state_dict"])
+        self.optimizer.load_state_dict(state["optimizer_state_dict"])
+        self.schedule.scheduler.load_state_dict(state["scheduler_state_dict"])
+        self.progress = Progress(**state["progress"])
+        self.lr = state["lr"]
+        self.last_row = dict(state["metrics"])
+        self.best_weights = state.get("best_model_state_dict")
+        if self.progress.batch:
+            self._resumed_rng = state["rng"]
+            self.train_loss = MeanLoss(len(self.train_loader), self.device)
+            self.train_loss.load_state_dict(state["running"]["loss"])
+            for name, metric in self.train_metrics.items():
+                load_metric(metric, state["running"]["metrics"][name], self.device)
+
+    # ------------------------------------------------------------------------------------------------ checks
+
+    def finite_loss(self, last: int = 0) -> float:
+        """The mean loss of the epoch so far, or of its last batches. The one place that waits for the device.
+
+        Raises:
+            Diverged: a loss among them is not finite.
+        """
+        loss, first_bad = self.train_loss.compute(max(0, self.train_loss.count - last) if last else 0)
+        if first_bad is not None:
+            raise Diverged(
+                f"the loss is not finite ({float(self.train_loss.losses[first_bad])}) in epoch"
+                f" {self.progress.epoch + 1}, batch {first_bad + 1} of {len(self.train_loader)} (counted from 1)"
+            )
+        return loss
+
+    def current_lr(self) -> float:
+        """The learning rate of the first param group."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def metric_names(self) -> Sequence[str]:
+        """The metrics in every row."""
+        names = ["lr", "train/loss", *(f"train/{name}" for name in self.train_metrics)]
+        if self.eval_loader is not None:
+            names += [f"{self.eval_split}/loss", *(f"{self.eval_split}/{name}" for name in self.eval_metrics)]
+        return names
+
+    def _check_names(self) -> None:
+        names = self.metric_names()
+        for key, monitor in (("trainer.monitor", self.monitor), ("scheduler.monitor", self.schedule.monitor)):
+            if monitor is not None and monitor not in names:
+                raise InputError(f"{key}={monitor}: is not logged; choices: {', '.join(names)}")
+        if self.checkpoints.saves_inside_epochs:
+            for name, metric in self.train_metrics.items():
+                if not can_be_saved(metric):
+                    raise InputError(
+                        f"metrics.{name}: has no state_dict and load_state_dict, so a checkpoint inside an epoch"
+                        " cannot hold it; leave out checkpoint.every_batches and checkpoint.every_minutes"
+                    )
+
+
+def _prefixed(split: str, values: Mapping[str, float]) -> dict[str, float]:
+    return {f"{split}/{name}": value for name, value in values.items()}
