@@ -25,7 +25,7 @@ def run(
         runner.errors.Diverged: the loss is not finite.
     """
     from runner.config import launch
-    from runner.run import train
+    from runner.job import train
 
     return launch(overrides, train, _text(config_dir), _text(run_dir))  # type: ignore[no-any-return]
 

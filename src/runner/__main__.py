@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from runner.cli import VERBS
 from runner.errors import Diverged, InputError, Interrupted
@@ -37,7 +37,9 @@ def dispatch(argv: Sequence[str]) -> int:
     first = argv[0] if argv else ""
     if first in VERBS:
         verb = importlib.import_module(f"runner.cli.{first}")
-        return verb.main(argv[1:])  # type: ignore[no-any-return]
+        parser = verb.parser()
+        parser.error = wrong_flags
+        return verb.main(parser.parse_args(argv[1:]))  # type: ignore[no-any-return]
     if first and first[0] not in "-+~" and "=" not in first:
         raise InputError(f"{first}: neither an override (KEY=VALUE) nor a verb; verbs: {', '.join(VERBS)}")
     if {"-h", "--help"} & set(argv):
@@ -53,10 +55,13 @@ def run(argv: Sequence[str]) -> int:
     from hydra._internal.utils import get_args_parser
 
     parser = get_args_parser()
+    parser.error = wrong_flags  # type: ignore[method-assign]
     arguments = parser.parse_args(argv)
     flags = (arguments.multirun, arguments.cfg, arguments.info, arguments.shell_completion, arguments.hydra_help)
     if arguments.config_path or arguments.config_name or arguments.experimental_rerun:
-        raise InputError("--config-path, --config-name and --experimental-rerun are not for the runner; use --config-dir")
+        raise InputError(
+            "--config-path, --config-name and --experimental-rerun are not for the runner; use --config-dir"
+        )
     if any(flags):
         return hydra_flags(arguments, parser)
     from runner.config import launch
@@ -65,8 +70,12 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
+def wrong_flags(message: str) -> NoReturn:
+    raise InputError(message)
+
+
 def task(cfg: Any, run_dir: Any, notes: list[str]) -> Any:
-    from runner.run import train
+    from runner.job import train
 
     return train(cfg, run_dir, notes)
 

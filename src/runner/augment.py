@@ -64,13 +64,11 @@ class RandomCrop:
 
 
 class RandomAffine:
-    """Rotates by up to +-degrees, shifts by up to +-translate of the size, scales within `scale`; bilinear, zeros around."""
+    """Rotates by up to +-degrees, shifts by up to +-translate of the size, scales within `scale`; bilinear."""
 
     num_draws = 4
 
-    def __init__(
-        self, degrees: float = 0.0, translate: float = 0.0, scale: tuple[float, float] = (1.0, 1.0)
-    ) -> None:
+    def __init__(self, degrees: float = 0.0, translate: float = 0.0, scale: tuple[float, float] = (1.0, 1.0)) -> None:
         if degrees < 0 or translate < 0 or not 0 < scale[0] <= scale[1]:
             raise ValueError(
                 f"degrees={degrees}, translate={translate}, scale={list(scale)}: degrees and translate must not be"

@@ -14,9 +14,10 @@ from typing import Any
 
 import hydra.utils
 import torch
+from hydra._internal.utils import _locate
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 from torch import nn
 from torch.optim import Optimizer
 
@@ -71,9 +72,7 @@ def build(cfg: DictConfig, listeners: Listeners | None = None, stop: StopRequest
     fill_classes(cfg, parts)
     augment = make(cfg.dataset, "augment", "dataset") or []
     arguments = (cfg.seed, where.torch, limit)
-    train_loader = call(
-        functools.partial(loading.training, parts.train, augment, *arguments), {}, "dataloader"
-    )
+    train_loader = call(functools.partial(loading.training, parts.train, augment, *arguments), {}, "dataloader")
     test_loader = loading.evaluation(parts.test, *arguments) if parts.test else None
     val_loader = loading.evaluation(parts.val, *arguments) if parts.val else None
     eval_loader = val_loader or test_loader
@@ -116,8 +115,7 @@ def build(cfg: DictConfig, listeners: Listeners | None = None, stop: StopRequest
 
 def check(cfg: DictConfig) -> None:
     """Refuses missing values, keys that nothing takes, and targets that cannot be imported or called so."""
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
-        raise InputError(f"{missing[0]}: must be given, as in {missing[0]}=VALUE")
+    check_given(cfg)
     text = OmegaConf.to_yaml(cfg)
     check_keys(cfg, "", ROOT_KEYS, text)
     check_keys(cfg.dataset, "dataset", DATASET_KEYS, text)
@@ -128,12 +126,22 @@ def check(cfg: DictConfig) -> None:
         check_targets(cfg, str(key))
 
 
+def check_given(cfg: DictConfig) -> None:
+    """Refuses a mandatory value (`???` in the YAML) that is not given."""
+    try:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+    except InterpolationToMissingValueError as error:
+        missing = re.findall(r"Missing mandatory value: (\S+)", str(error))
+    if missing:
+        raise InputError(f"{missing[0]}: must be given, as in {missing[0]}=VALUE")
+
+
 def check_keys(node: Any, key: str, known: tuple[str, ...], referring: str) -> None:
     """Every key must be known, or be read by an interpolation somewhere in `referring`."""
     prefix = f"{key}." if key else ""
     if not isinstance(node, DictConfig):
         raise InputError(f"{key}: must be a group of keys, got {node!r}")
-    for name in node:
+    for name in map(str, node):
         if name not in known and not re.search(r"\$\{\.*" + re.escape(f"{prefix}{name}") + r"\W", referring):
             raise InputError(
                 f"{prefix}{name}: nothing takes this key; choices: {', '.join(k for k in known if k != 'derived')}"
@@ -160,9 +168,9 @@ def locate(target: Any, key: str) -> Any:
     if not isinstance(target, str):
         return target
     try:
-        return hydra.utils.get_object(target)
+        return _locate(target)
     except Exception as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
+        reason = str(error).splitlines()[1] if "\n" in str(error) else str(error)
         raise InputError(f"{key}._target_={target}: cannot be imported ({reason})") from error
 
 
@@ -177,7 +185,7 @@ def check_arguments(node: DictConfig, key: str) -> None:
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     ours = SCHEDULE_KEYS if key == "scheduler" else ()
-    for name in node:
+    for name in map(str, node):
         if name not in parameters and name not in SPECIAL and name not in ours:
             choices = ", ".join(parameters)
             raise InputError(f"{key}.{name}: {node['_target_']} takes no such argument; choices: {choices}")
@@ -226,14 +234,16 @@ def plain_node(parent: Any, key: str) -> Any:
 
 
 def instantiate(node: Any, path: str) -> Any:
-    if not isinstance(node, (dict, list)):
+    """The object that a plain node describes; a list item by item; any other value as it is."""
+    if isinstance(node, list):
+        return [instantiate(item, f"{path}.{i}") for i, item in enumerate(node)]
+    if not isinstance(node, dict):
         return node
-    target = node.get("_target_", "") if isinstance(node, dict) else ""
+    target = node.get("_target_", "")
     if target and "_partial_" not in node and lacks_arguments(locate(target, path), node):
         node = {**node, "_partial_": True}
     try:
-        return unwrapped(hydra.utils.instantiate(node, _convert_="all") if isinstance(node, dict) else
-                         [instantiate(item, f"{path}.{i}") for i, item in enumerate(node)])
+        return unwrapped(hydra.utils.instantiate(node, _convert_="all"))
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, InputError):
@@ -378,7 +388,9 @@ def load_weights(model: nn.Module, path: Path, strict: bool) -> None:
 def make_optimizer(cfg: DictConfig, model: nn.Module) -> Optimizer:
     factory = make(cfg, "optimizer")
     if not callable(factory):
-        raise InputError("optimizer: must be a `_target_` with `_partial_: true`: the parameters are given at the start")
+        raise InputError(
+            "optimizer: must be a `_target_` with `_partial_: true`: the parameters are given at the start"
+        )
     target = factory.func if isinstance(factory, functools.partial) else factory
     if inspect.isclass(target) and issubclass(target, Optimizer):
         closure = inspect.signature(target.step).parameters.get("closure")

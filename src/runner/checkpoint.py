@@ -12,6 +12,7 @@ import hashlib
 import os
 import pickle
 import shutil
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -117,7 +118,9 @@ def load(path: Path) -> dict[str, Any]:
 
 def _torch_load(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about foreign files, which are refused anyway
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise Damaged(f"{path}: refused, it holds more than tensors and plain values") from error
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
@@ -189,7 +192,7 @@ class Checkpoints:
 
     def open(self, directory: Path) -> None:
         """Takes a run's directory, and removes what a killed write left there."""
-        directory.mkdir(exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         for leftover in directory.glob(f"*{TEMPORARY}"):
             leftover.unlink()
         self.directory = directory

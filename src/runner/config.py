@@ -58,9 +58,11 @@ def _apply_checked(overrides: list[Override], cfg: DictConfig) -> None:
             expected.append((override, _kind(cfg, key)))
     _apply_unchecked(overrides, cfg)
     for override, kind in expected:
-        given = _kind(cfg, override.key_or_group)
+        given = _kind(cfg, override.key_or_group, must_resolve=True)
         if not _fits(given, kind):
-            raise InputError(f"{override.input_line}: must be {kind}, got {given}{_kind_hint(override, kind)}")
+            raise InputError(
+                f"{override.input_line}: must be {kind}, got {given or 'null'}{_kind_hint(override, kind)}"
+            )
 
 
 def _has(cfg: DictConfig, key: str) -> bool:
@@ -84,11 +86,13 @@ def _unknown_key(cfg: DictConfig, key: str) -> str:
     return f"{where} no key {last!r}; {guess}choices: {', '.join(keys)}"
 
 
-def _kind(cfg: DictConfig, key: str) -> str | None:
+def _kind(cfg: DictConfig, key: str, must_resolve: bool = False) -> str | None:
     """The kind of the value at key, in words; None where it is null, missing, or cannot be known yet."""
     try:
         value = OmegaConf.select(cfg, key, throw_on_missing=False)
-    except OmegaConfBaseException:
+    except OmegaConfBaseException as error:
+        if must_resolve:
+            raise InputError(f"{key}: {one_line(error)}") from error
         return None
     for kind, types in (
         ("true or false", bool),
@@ -98,7 +102,7 @@ def _kind(cfg: DictConfig, key: str) -> str | None:
         ("a list", (list, ListConfig)),
         ("a group of keys", (dict, DictConfig)),
     ):
-        if isinstance(value, types):  # type: ignore[arg-type]
+        if isinstance(value, types):
             return kind
     return None if value is None else "another kind"
 
@@ -172,11 +176,15 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Hy
         InputError: an unknown choice or key, a value of the wrong kind, anything that Hydra or OmegaConf refuses.
     """
     set_up()
+    backup = get_gh_backup()
+    GlobalHydra.instance().clear()
     try:
         hydra = Hydra.create_main_hydra2("runner", search_path(config_dir))
         cfg = hydra.compose_config(CONFIG_NAME, list(overrides), RunMode.RUN, with_log_configuration=False)
     except COMPOSITION_ERRORS as error:
         raise InputError(one_line(error)) from error
+    finally:
+        restore_gh_from_backup(backup)
     if cfg.hydra.mode is not None and cfg.hydra.mode != RunMode.RUN:
         raise InputError(f"hydra.mode={cfg.hydra.mode.name}: to run a sweep, use -m")
     cfg.hydra.mode = RunMode.RUN
@@ -191,39 +199,34 @@ def launch(overrides: Sequence[str], task: Task, config_dir: str | None = None, 
 
     What it does for Hydra is what Hydra.run does, with the claim in the right place.
     """
-    backup = get_gh_backup()
-    GlobalHydra.instance().clear()
+    hydra, cfg = compose(overrides, config_dir)
+    if run_dir is not None:
+        with open_dict(cfg):
+            cfg.hydra.run.dir = str(run_dir)
     try:
-        hydra, cfg = compose(overrides, config_dir)
-        if run_dir is not None:
-            with open_dict(cfg):
-                cfg.hydra.run.dir = str(run_dir)
-        try:
-            place = RunDir(Path(cfg.hydra.run.dir))
-        except OmegaConfBaseException as error:
-            raise InputError(one_line(error)) from error
-        replaced = replaced_files(config_dir, dict(cfg.hydra.runtime.choices))
-        notes = [f"config: {path} is used in place of the packaged file" for path in replaced]
-        place.claim()
-        try:
-            callbacks = Callbacks(cfg)
-            callbacks.on_run_start(config=cfg, config_name=CONFIG_NAME)
-            job = run_job(
-                hydra_context=HydraContext(config_loader=hydra.config_loader, callbacks=callbacks),
-                task_function=lambda task_cfg: task(task_cfg, place, notes),
-                config=cfg,
-                job_dir_key="hydra.run.dir",
-                job_subdir_key=None,
-                configure_logging=False,
-            )
-            callbacks.on_run_end(config=cfg, config_name=CONFIG_NAME, job_return=job)
-        except OSError as error:
-            raise InputError(f"hydra.run.dir={place.path}: cannot be written ({error.strerror})") from error
-        finally:
-            place.discard()
-            place.release()
-        if job.status != JobStatus.COMPLETED:
-            raise job._return_value
-        return job.return_value
+        place = RunDir(Path(cfg.hydra.run.dir))
+    except OmegaConfBaseException as error:
+        raise InputError(one_line(error)) from error
+    replaced = replaced_files(config_dir, dict(cfg.hydra.runtime.choices))
+    notes = [f"config: {path} is used in place of the packaged file" for path in replaced]
+    place.claim()
+    try:
+        callbacks = Callbacks(cfg)
+        callbacks.on_run_start(config=cfg, config_name=CONFIG_NAME)
+        job = run_job(
+            hydra_context=HydraContext(config_loader=hydra.config_loader, callbacks=callbacks),
+            task_function=lambda task_cfg: task(task_cfg, place, notes),
+            config=cfg,
+            job_dir_key="hydra.run.dir",
+            job_subdir_key=None,
+            configure_logging=False,
+        )
+        callbacks.on_run_end(config=cfg, config_name=CONFIG_NAME, job_return=job)
+    except OSError as error:
+        raise InputError(f"hydra.run.dir={place.path}: cannot be written ({error.strerror})") from error
     finally:
-        restore_gh_from_backup(backup)
+        place.discard()
+        place.release()
+    if job.status != JobStatus.COMPLETED:
+        raise job._return_value
+    return job.return_value

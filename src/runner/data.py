@@ -160,7 +160,7 @@ def hold_out(part: Part, size: float, purpose: str) -> tuple[Part, Part]:
         # share of every class, to within one example.
         labels = targets[part.indices][order]
         keys = torch.empty(total, dtype=torch.float64)
-        for label in labels.unique():
+        for label in set(labels.tolist()):
             of_class = (labels == label).nonzero().squeeze(1)
             keys[of_class] = (torch.arange(len(of_class), dtype=torch.float64) + 0.5) / len(of_class)
         held = order[keys.argsort(stable=True)[:count]]

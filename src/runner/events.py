@@ -1,6 +1,7 @@
 """What the Trainer tells: frozen facts, nothing that could steer it."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -23,4 +24,4 @@ class EpochEnd:
     seconds: float  # of training and evaluation
     examples_per_second: float  # of training
     is_best: bool
-    row: dict[str, float | int | None] = field(default_factory=dict)  # as it stands in metrics.jsonl
+    row: dict[str, Any] = field(default_factory=dict)  # as it stands in metrics.jsonl

@@ -36,7 +36,7 @@ class Net(nn.Module):
 
 
 class MLP(nn.Sequential):
-    """Dense layers of the `hidden` widths on the flattened input, each with ReLU, batch norm and dropout as asked for."""
+    """Dense layers of the `hidden` widths on the flattened input, with ReLU, and batch norm and dropout if asked."""
 
     def __init__(
         self,

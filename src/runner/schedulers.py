@@ -1,5 +1,6 @@
 """Learning-rate schedulers that torch's own classes leave to the caller to size or to assemble."""
 
+import ast
 import math
 from collections.abc import Callable, Sequence
 
@@ -28,6 +29,7 @@ def compile_expression(text: str, variables: Sequence[str]) -> Callable[..., flo
     import simpleeval
 
     evaluator = simpleeval.SimpleEval(functions=FUNCTIONS)
+    del evaluator.nodes[ast.Attribute]
     try:
         parsed = evaluator.parse(text)
     except Exception as error:

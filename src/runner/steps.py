@@ -13,7 +13,7 @@ Criterion = Callable[[Any, Any], Tensor]
 
 
 class MeanLoss:
-    """The mean loss over examples of up to num_batches batches. The losses stay on the device until they are asked for."""
+    """The mean loss over the examples of up to num_batches batches; on the device until it is asked for."""
 
     def __init__(self, num_batches: int, device: torch.device) -> None:
         self.losses = torch.zeros(num_batches, dtype=torch.float32, device=device)
@@ -61,7 +61,7 @@ def train_step(
     optimizer.zero_grad()
     output = model(data)
     loss = criterion(output, target)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return output.detach(), loss.detach()
 

@@ -207,9 +207,7 @@ class Trainer:
     def advance(self, metrics: dict[str, float]) -> bool:
         """Counts the epoch as completed; returns whether it is the best so far. A NaN never is."""
         epoch, value, best = self.progress.epoch + 1, metrics[self.monitor], self.progress.best_value
-        is_best = not math.isnan(value) and (
-            best is None or (value > best if self.mode == "max" else value < best)
-        )
+        is_best = not math.isnan(value) and (best is None or (value > best if self.mode == "max" else value < best))
         self.progress = replace(self.progress, epoch=epoch, batch=0)
         if is_best:
             self.progress = replace(self.progress, best_epoch=epoch, best_value=value)
@@ -220,7 +218,7 @@ class Trainer:
 
     def tell(self, metrics: dict[str, float], is_best: bool, began: float, trained: float) -> None:
         seconds, rate = time.perf_counter() - began, self.train_loss.examples / (trained - began)
-        row = {"epoch": self.progress.epoch, "step": self.progress.step, **metrics}
+        row: dict[str, Any] = {"epoch": self.progress.epoch, "step": self.progress.step, **metrics}
         row |= {"seconds": round(seconds, 3), "examples_per_second": round(rate, 1)}
         end = EpochEnd(self.progress, metrics, seconds, rate, is_best, row)
         for listener in self.listeners.epoch:
@@ -307,6 +305,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer_state_dict"])
         self.schedule.scheduler.load_state_dict(state["scheduler_state_dict"])
         self.progress = Progress(**state["progress"])
+        # torch's own mark that a step came before the scheduler's; in this process none may have yet.
+        self.optimizer._opt_called = self.progress.step > 0  # type: ignore[attr-defined]
         self.lr = state["lr"]
         self.last_row = dict(state["metrics"])
         self.best_weights = state.get("best_model_state_dict")

@@ -1,7 +1,6 @@
 """`runner evaluate RUN_DIR`: the same numbers as the run's own, to the last digit."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +28,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def main(argv: Sequence[str]) -> int:
-    arguments = parser().parse_args(argv)
+def main(arguments: argparse.Namespace) -> int:
     from runner.saved import open_saved, rebuilt
 
     saved = open_saved(arguments.run_dir, arguments.which)

@@ -44,9 +44,7 @@ def train(cfg: "DictConfig", run_dir: RunDir, notes: list[str]) -> dict[str, Any
     return record
 
 
-def prepare(
-    cfg: "DictConfig", run_dir: RunDir, screen: Screen, stop: StopRequest
-) -> tuple["Built", dict[str, Any]]:
+def prepare(cfg: "DictConfig", run_dir: RunDir, screen: Screen, stop: StopRequest) -> tuple["Built", dict[str, Any]]:
     """Builds the run's objects and the first version of its record."""
     from runner import listeners
     from runner.build import build, count_parameters, describe

@@ -1,0 +1,99 @@
+"""What several tests share: the real command in a subprocess, small data in torchvision's formats, tiny parts."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+CONF = Path(__file__).parents[1] / "conf"
+IDX_NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+class Cli:
+    """`python -m runner ...` in a folder of its own."""
+
+    def __init__(self, cwd: Path) -> None:
+        self.cwd = cwd
+
+    def __call__(self, *words: str, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "runner", *words],
+            cwd=self.cwd,
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    def start(self, *words: str, **options: object) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "runner", *words],
+            cwd=self.cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            **options,
+        )
+
+
+@pytest.fixture
+def cli(tmp_path):
+    return Cli(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """Each test runs in a folder of its own, with torch's settings put back afterwards."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(int(n).to_bytes(4, "big") for n in array.shape)
+    path.write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """A root with 60 + 20 random images in the formats of every torchvision dataset of conf/, and an image folder."""
+    import pickle
+
+    from PIL import Image
+
+    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for name in ("MNIST", "FashionMNIST", "KMNIST"):
+        raw = root / name / "raw"
+        raw.mkdir(parents=True)
+        for file in IDX_NAMES:
+            count = 60 if file.startswith("train") else 20
+            images = "images" in file
+            write_idx(raw / file, rng.integers(0, 256, (count, 28, 28)) if images else np.arange(count) % 10)
+    for folder, label, names, classes in (
+        ("cifar-10-batches-py", "labels", [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"], 10),
+        ("cifar-100-python", "fine_labels", ["train", "test"], 100),
+    ):
+        (root / folder).mkdir()
+        for name in names:
+            data = rng.integers(0, 256, (200, 3072), dtype=np.uint8)
+            (root / folder / name).write_bytes(pickle.dumps({"data": data, label: [i % classes for i in range(200)]}))
+        meta, key = ("batches.meta", "label_names") if classes == 10 else ("meta", "fine_label_names")
+        (root / folder / meta).write_bytes(pickle.dumps({key: [f"class {i}" for i in range(classes)]}))
+    for kind in ("cat", "dog", "owl"):
+        (root / "images" / kind).mkdir(parents=True)
+        for i in range(8):
+            pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / "images" / kind / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def torchvision_unchecked(monkeypatch):
+    """torchvision's CIFAR compares its files' MD5 with the real ones; here they are ours."""
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5=None: True)

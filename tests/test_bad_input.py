@@ -1,0 +1,151 @@
+"""Bad input, through the real command: one line that names key, value and choices, exit 2, nothing left behind."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from conftest import Cli
+
+LAMBDA = "scheduler=lambda"
+NO_CUDA = not torch.cuda.is_available()
+
+# (the command's words, what the line must hold)
+CASES: list[tuple[list[str], list[str]]] = [
+    (["scheduler=foo"], ["scheduler=foo", "no such choice", "cosine", "warmup_cosine"]),
+    (["foo=bar"], ["foo=bar", "no key 'foo'", "optimizer", "trainer"]),
+    (["optimizer/foo=bar"], ["optimizer/foo"]),
+    (["scheduler.stepsize=1"], ["scheduler.stepsize=1", "did you mean step_size"]),
+    (["optimizer.lr=abc"], ["optimizer.lr=abc", "must be a number"]),
+    (["seed=abc"], ["seed=abc", "must be a whole number"]),
+    (["seed=1.5"], ["seed=1.5", "must be a whole number"]),
+    (["optimizer.lr=null"], ["optimizer.lr=null", "must be a number"]),
+    (["deterministic=5"], ["deterministic=5", "true or false"]),
+    (["trainer.monitor=5"], ["trainer.monitor=5", "must be text"]),
+    (["tags=one"], ["tags=one", "must be a list"]),
+    (["optimizer.lr=${foo}"], ["optimizer.lr", "foo"]),
+    (["optimizer.lr=[1"], ["optimizer.lr=[1"]),
+    (["derived.eval_split=x"], ["derived.eval_split=x"]),
+    (["hydra.job.nam=x"], ["hydra.job.nam"]),
+    (["hydra.verbose=[1,"], ["hydra.verbose"]),
+    (["+optimizer.foo=1"], ["optimizer.foo", "torch.optim.Adadelta", "rho"]),
+    (["+foo=1"], ["foo", "nothing takes this key", "optimizer"]),
+    (["+trainer.foo=1"], ["trainer.foo", "epochs"]),
+    (["+dataset.foo=1"], ["dataset.foo", "val_size"]),
+    (["+dataloader.foo=1"], ["dataloader.foo", "batch_size"]),
+    (["+checkpoint.foo=1"], ["checkpoint.foo", "keep"]),
+    (["+device.foo=1"], ["device.foo", "threads"]),
+    (["device.type=tpu"], ["device.type=tpu", "cuda"]),
+    (["device.threads=0"], ["device.threads=0", "at least 1"]),
+    (["dataset=mnist", "dataset.root=absent", "dataset.download=false"], ["dataset.root=absent", "MNIST/raw"]),
+    (["dataset=cifar10", "dataset.root=absent", "dataset.download=false"], ["cifar-10-batches-py"]),
+    (["dataset=image_folder"], ["dataset.root", "must be given"]),
+    (["dataset=image_folder", "dataset.root=absent"], ["dataset.root=absent", "does not exist"]),
+    (["trainer.monitor=val/foo"], ["trainer.monitor=val/foo", "not logged", "val/accuracy"]),
+    (["scheduler=plateau", "scheduler.monitor=val/foo"], ["scheduler.monitor=val/foo", "val/loss"]),
+    (["scheduler=plateau", "scheduler.interval=batch"], ["scheduler.interval=batch"]),
+    (["scheduler.interval=week"], ["scheduler.interval=week", "epoch, batch"]),
+    (["trainer.mode=best"], ["trainer.mode=best", "min, max"]),
+    (["trainer.epochs=0"], ["trainer.epochs=0", "at least 1"]),
+    (["trainer.limit_batches=0"], ["trainer.limit_batches=0"]),
+    (["trainer.log_every=-1"], ["trainer.log_every=-1"]),
+    (["dataloader.batch_size=-1"], ["dataloader.batch_size=-1", "at least 1"]),
+    (["dataloader.eval_batch_size=0"], ["dataloader.eval_batch_size=0"]),
+    (["dataloader.num_workers=-1"], ["dataloader.num_workers=-1"]),
+    (["dataloader.persistent_workers=true"], ["dataloader.persistent_workers=True", "num_workers"]),
+    (["dataloader.drop_last=true", "dataloader.batch_size=5000"], ["dataloader.batch_size=5000", "drop_last"]),
+    ([LAMBDA, 'scheduler.lr_lambda="0.95 ** ("'], ["0.95 ** (", "does not parse"]),
+    ([LAMBDA, 'scheduler.lr_lambda="bar + 1"'], ["bar", "variables: epoch, step"]),
+    ([LAMBDA, "scheduler.lr_lambda=max(1,epoch)"], ["lr_lambda", "quotes"]),
+    ([LAMBDA, 'scheduler.lr_lambda=["1","2"]'], ["2 entries for 1 param groups"]),
+    (["dataset.val_size=5000"], ["dataset.val_size=5000", "1438"]),
+    (["dataset.val_size=-0.5"], ["dataset.val_size=-0.5"]),
+    (["optimizer.lr=-1"], ["optimizer", "-1"]),
+    (["model._target_=nope.Nope"], ["model._target_=nope.Nope", "nope"]),
+    (["model._target_=torch.nn.Nope"], ["torch.nn.Nope"]),
+    (["model.input_shape=[1,4,4]"], ["input_shape=[1, 4, 4]", "6x6"]),
+    (["model=resnet18", "model.weights=FOO"], ["weights=FOO", "IMAGENET1K_V1"]),
+    (["loss=label_smoothing", "loss.label_smoothing=2.0"], ["loss.label_smoothing=2.0"]),
+    (["metrics.accuracy.top_k=0"], ["metrics.accuracy.top_k=0"]),
+    (["checkpoint.save=some"], ["checkpoint.save=some", "all, best, last, none"]),
+    (["checkpoint.every=0"], ["checkpoint.every=0"]),
+    (["model_weights=absent.pt"], ["absent.pt", "cannot be read"]),
+    (["model_weights=foreign.pt"], ["foreign.pt"]),
+    (["--config-dir", "absent"], ["absent"]),
+    (["--cfg", "foo"], ["--cfg", "foo", "job"]),
+    (["--frobnicate"], ["--frobnicate"]),
+    (["frobnicate"], ["frobnicate", "evaluate"]),
+    (["evaluate"], ["RUN_DIR"]),
+    (["evaluate", "absent"], ["absent", "no run"]),
+    (["evaluate", "broken"], ["run.json"]),
+    (["hydra.run.dir=/proc/nowhere/run"], ["/proc/nowhere/run", "cannot be written"]),
+    (["hydra.run.dir=foreign.pt/run"], ["foreign.pt/run", "cannot be written"]),
+    (
+        ["optimizer._target_=torch.optim.LBFGS", "~optimizer.rho", "~optimizer.eps", "~optimizer.weight_decay"],
+        ["LBFGS", "closure"],
+    ),
+    (["-m", "seed=1,abc"], ["seed=abc"]),
+    (["-m", "scheduler=step,foo"], ["foo"]),
+    (["hydra.mode=MULTIRUN"], ["-m"]),
+]
+if NO_CUDA:
+    CASES += [
+        (["device=cuda"], ["device=cuda", "device=cpu"]),
+        (["device=cuda", "device.index=-1"], ["device.index=-1"]),
+    ]
+else:
+    CASES.append((["device=cuda", "device.index=99"], ["device.index=99", "0 to"]))
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """All the commands, two at a time, each in a folder of its own."""
+    base = tmp_path_factory.mktemp("bad")
+
+    def answer(case):
+        number, (words, _) = case
+        folder = base / str(number)
+        folder.mkdir()
+        (folder / "foreign.pt").write_bytes(b"somebody else's file")
+        (folder / "broken").mkdir()
+        (folder / "broken" / "run.json").write_text("{")
+        return Cli(folder)(*words, OMP_NUM_THREADS="1"), folder
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(answer, enumerate(CASES)))
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=lambda n: " ".join(CASES[n][0]))
+def test_bad_input_gets_one_line_and_exit_2(answers, number):
+    done, folder = answers[number]
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    for part in CASES[number][1]:
+        assert part in lines[0]
+    left = [path for path in folder.rglob("run.json") if path.parent.name != "broken"]
+    assert not left
+    empty = folder / "outputs"
+    if "-m" not in CASES[number][0]:
+        assert not [p for p in empty.rglob("*") if p.is_file()]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_output_folder_without_permission_is_named(cli):
+    (cli.cwd / "locked").mkdir(mode=0o500)
+    done = cli("hydra.run.dir=locked/run")
+    assert done.returncode == 2 and "locked/run: cannot be written" in done.stderr
+
+
+def test_no_network_while_downloading_names_the_folder(cli):
+    done = cli(
+        "dataset=mnist",
+        "dataset.root=data",
+        "trainer.dry_run=true",
+        http_proxy="http://127.0.0.1:9",
+        https_proxy="http://127.0.0.1:9",
+    )
+    assert done.returncode == 2
+    line = done.stderr.strip().splitlines()[-1]
+    assert "dataset.root=data" in line and "MNIST/raw" in line and "could not be downloaded" in line

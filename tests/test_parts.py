@@ -1,0 +1,140 @@
+"""Losses, metrics, models, seeding, devices; and the rule that imports go down."""
+
+import ast
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import runner
+from runner import seeding
+from runner.errors import InputError
+from runner.losses import NLL, CrossEntropy, Focal, OneHotMSE
+from runner.metrics import Accuracy
+from runner.models import MLP, Net, layer_table, resnet18
+
+OUTPUT, TARGET = torch.randn(20, 5), torch.randint(5, (20,))
+WEIGHT = [0.1, 0.2, 0.3, 0.4, 0.5]
+
+FLOORS = {
+    **dict.fromkeys(("errors", "events", "conf_dir"), 0),
+    **dict.fromkeys(("seeding", "augment", "losses", "metrics", "models", "schedulers", "provenance"), 1),
+    **dict.fromkeys(("device", "data", "checkpoint", "logs"), 2),
+    **dict.fromkeys(("loading", "run_dir", "steps"), 3),
+    **dict.fromkeys(("trainer", "listeners"), 4),
+    "build": 5,
+    **dict.fromkeys(("config", "job", "saved"), 6),
+    **dict.fromkeys(("__init__", "__main__", "cli"), 7),
+}
+
+
+def test_imports_go_down():
+    root = Path(runner.__file__).parent
+    for path in root.rglob("*.py"):
+        name = path.relative_to(root).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = []
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "runner":
+                parts = node.module.split(".")
+                modules = [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+            for module in modules:
+                assert (
+                    name == module == "cli"
+                    or FLOORS[name] > FLOORS[module]
+                    or (name, module)
+                    == (
+                        "__main__",
+                        "cli",
+                    )
+                ), f"{name} imports {module}"
+
+
+def test_hydra_is_imported_by_the_entry_and_build_only():
+    root = Path(runner.__file__).parent
+    users = {
+        path.stem
+        for path in root.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hydra")
+        or (isinstance(node, ast.Import) and any(a.name.split(".")[0] == "hydra" for a in node.names))
+    }
+    assert users == {"__main__", "config", "build"}
+
+
+def test_nll_and_cross_entropy_are_torchs():
+    assert torch.equal(NLL()(OUTPUT, TARGET), F.nll_loss(F.log_softmax(OUTPUT, 1), TARGET))
+    weighted = F.cross_entropy(OUTPUT, TARGET, torch.tensor(WEIGHT))
+    assert torch.equal(CrossEntropy(WEIGHT)(OUTPUT, TARGET), weighted)
+    torch.testing.assert_close(NLL(WEIGHT)(OUTPUT, TARGET), weighted)
+
+
+def test_focal_is_the_cross_entropy_at_gamma_0_and_the_formula_elsewhere():
+    torch.testing.assert_close(Focal(gamma=0)(OUTPUT, TARGET), F.cross_entropy(OUTPUT, TARGET))
+    p = OUTPUT.softmax(1)[torch.arange(20), TARGET]
+    by_hand = (-torch.tensor(WEIGHT)[TARGET] * (1 - p) ** 2 * p.log()).mean()
+    torch.testing.assert_close(Focal(2.0, WEIGHT)(OUTPUT, TARGET), by_hand)
+
+
+def test_one_hot_mse_is_the_mean_square():
+    torch.testing.assert_close(OneHotMSE()(OUTPUT, TARGET), ((OUTPUT - torch.eye(5)[TARGET]) ** 2).mean())
+
+
+def test_a_weighted_loss_follows_to_the_device():
+    assert NLL(WEIGHT).to("meta").weight.device.type == "meta"
+
+
+def test_accuracy_counts_over_uneven_batches_and_resets():
+    metric = Accuracy()
+    for part in (slice(0, 16), slice(16, 20)):
+        metric.update(OUTPUT[part], TARGET[part])
+    assert metric.compute() == int((OUTPUT.argmax(1) == TARGET).sum()) / 20
+    other = Accuracy()
+    other.load_state_dict(metric.state_dict())
+    assert other.compute() == metric.compute()
+    metric.reset()
+    assert metric.compute() != metric.compute()  # NaN: nothing was counted
+    top = Accuracy(top_k=5)
+    top.update(OUTPUT, TARGET)
+    assert top.compute() == 1.0
+
+
+def test_net_is_the_official_network_and_fits_other_shapes():
+    assert sum(p.numel() for p in Net().parameters()) == 1_199_882
+    assert Net((3, 33, 20), 7)(torch.zeros(2, 3, 33, 20)).shape == (2, 7)
+    assert sum(row["parameters"] for row in layer_table(Net())) == 1_199_882
+
+
+def test_mlp_and_resnet_fit_the_input():
+    assert MLP((3, 5, 4), 6, [8, 7], batch_norm=True, dropout=0.1)(torch.zeros(2, 3, 5, 4)).shape == (2, 6)
+    for small in (True, False):
+        assert resnet18((1, 32, 32), 4, small)(torch.zeros(2, 1, 32, 32)).shape == (2, 4)
+
+
+def test_seed_0_is_a_seed_and_every_path_another_number():
+    values = {seeding.derive(*path) for path in [(0,), (1,), (0, "epoch", 1), (0, "epoch", 2), (0, "order", 1)]}
+    assert len(values) == 5
+    assert all(0 <= value < 2**63 for value in values)
+
+
+def test_the_state_of_every_generator_comes_back():
+    seeding.seed_everything(5)
+    state = seeding.rng_state(torch.device("cpu"))
+    drawn = random.random(), random.gauss(0, 1), np.random.randn(), torch.rand(1)
+    with seeding.isolated(9, torch.device("cpu")):
+        torch.rand(3), random.random(), np.random.rand()
+    seeding.set_rng_state(state, torch.device("cpu"))
+    assert (random.random(), random.gauss(0, 1), np.random.randn(), torch.rand(1)) == drawn
+
+
+def test_auto_takes_a_device_that_works_and_resolves_the_threads():
+    from runner.device import resolve
+
+    found = resolve("auto", threads=1)
+    assert found.threads == torch.get_num_threads() == 1
+    torch.ones(1, device=found.torch)
+    for wrong in ({"type": "tpu"}, {"type": "cpu", "threads": 0}):
+        with pytest.raises(InputError, match="device"):
+            resolve(**wrong)

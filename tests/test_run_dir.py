@@ -1,0 +1,96 @@
+"""A run's directory: who may write there, and what is in it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from runner.errors import InputError
+from runner.run_dir import RunDir, append_row, read_rows
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from runner.run_dir import RunDir
+RunDir(Path(sys.argv[1])).lock()
+print("locked", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_keeps_every_byte(tmp_path):
+    first = RunDir(tmp_path / "run")
+    first.claim()
+    first.write_run({"state": "done"})
+    first.release()
+    before = first.run_json.read_bytes()
+    with pytest.raises(InputError, match="already holds a run"):
+        RunDir(tmp_path / "run").claim()
+    assert first.run_json.read_bytes() == before
+
+
+def test_a_folder_left_by_a_start_that_died_is_taken_over(tmp_path):
+    (tmp_path / "run" / ".hydra").mkdir(parents=True)
+    place = RunDir(tmp_path / "run")
+    place.claim()
+    place.release()
+
+
+def test_the_second_process_is_refused_and_told_the_first(tmp_path):
+    (tmp_path / "run").mkdir()
+    words = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    holder = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "locked\n"
+    with pytest.raises(InputError, match=f"pid {holder.pid}"):
+        RunDir(tmp_path / "run").claim()
+    holder.kill()
+    holder.communicate()
+    place = RunDir(tmp_path / "run")
+    place.claim()
+    with pytest.raises(InputError, match="this process"):
+        RunDir(tmp_path / "run").claim()
+    place.release()
+
+
+def test_discard_removes_only_what_a_start_wrote(tmp_path):
+    place = RunDir(tmp_path / "new" / "run")
+    place.claim()
+    (place.path / ".hydra").mkdir()
+    (place.path / ".hydra" / "config.yaml").touch()
+    place.log.touch()
+    place.discard()
+    place.release()
+    assert not place.path.exists()
+    kept = RunDir(tmp_path / "old")
+    kept.path.mkdir()
+    (kept.path / "notes.txt").write_text("mine")
+    kept.claim()
+    kept.discard()
+    kept.release()
+    assert os.listdir(kept.path) == ["notes.txt"]
+
+
+def test_rows_are_strict_json_and_a_cut_off_line_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    append_row(path, {"epoch": 1, "val/loss": float("nan")})
+    append_row(path, {"epoch": 2, "val/loss": 0.1})
+    with open(path, "a") as file:
+        file.write('{"epoch": 3, "va')
+    assert read_rows(path) == [{"epoch": 1, "val/loss": None}, {"epoch": 2, "val/loss": 0.1}]
+    assert read_rows(tmp_path / "absent") == []
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "not json"])
+def test_a_run_json_that_is_none_is_refused(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(InputError, match="run.json"):
+        RunDir(tmp_path).read_run()
+
+
+def test_run_json_is_replaced_as_a_whole(tmp_path):
+    place = RunDir(tmp_path)
+    place.write_run({"state": "running", "value": float("inf")})
+    assert json.loads(place.run_json.read_text()) == {"state": "running", "value": None}
+    assert os.listdir(tmp_path) == ["run.json"]

@@ -1,0 +1,297 @@
+"""The loop: what it computes, what it saves, and that a stopped run goes on with the same bits."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import StepLR
+
+from runner.checkpoint import Checkpoints, load
+from runner.data import Fake, Part
+from runner.errors import Diverged, InputError, Interrupted
+from runner.loading import Loading
+from runner.losses import NLL
+from runner.metrics import Accuracy
+from runner.seeding import derive, seed_everything
+from runner.steps import evaluate, train_step
+from runner.trainer import Listeners, Schedule, StopRequest, Trainer
+
+CPU = torch.device("cpu")
+DATA = Fake(53, (1, 6, 6), 4)
+
+
+def make(tmp_path=None, seed=3, epochs=3, model=None, lr=0.1, monitor="val/loss", mode="min", metrics=None, **settings):
+    """A Trainer of a small network with dropout on 43 + 10 examples; checkpoints where a path is given."""
+    seed_everything(derive(seed, "model"))
+    model = model or nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.Dropout(0.3), nn.ReLU(), nn.Linear(16, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    loading = Loading(8, eval_batch_size=6)
+    checkpoints = settings.pop("checkpoints", None) or Checkpoints(save="all" if tmp_path else "none")
+    if tmp_path:
+        checkpoints.open(tmp_path / "checkpoints")
+    return Trainer(
+        model,
+        NLL(),
+        optimizer,
+        Schedule(StepLR(optimizer, 1, 0.5)),
+        loading.training(Part(DATA, torch.arange(43)), (), seed, CPU, None),
+        loading.evaluation(Part(DATA, torch.arange(43, 53)), seed, CPU, None),
+        metrics or ({"accuracy": Accuracy()}, {"accuracy": Accuracy()}),
+        CPU,
+        seed=seed,
+        epochs=epochs,
+        monitor=monitor,
+        mode=mode,
+        checkpoints=checkpoints,
+        **settings,
+    )
+
+
+def rows_of(trainer):
+    rows = []
+    trainer.listeners.epoch.append(lambda end: rows.append({"epoch": end.progress.epoch, **end.metrics}))
+    return rows
+
+
+def assert_equal_states(left, right, path=""):
+    """Bit for bit, through dicts and lists, naming what differs."""
+    if isinstance(left, torch.Tensor):
+        assert torch.equal(left, right), path
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys(), path
+        for key in left:
+            assert_equal_states(left[key], right[key], f"{path}/{key}")
+    elif isinstance(left, (list, tuple)):
+        assert len(left) == len(right), path
+        for i, (a, b) in enumerate(zip(left, right, strict=True)):
+            assert_equal_states(a, b, f"{path}/{i}")
+    else:
+        assert left == right or (left != left and right != right), f"{path}: {left} != {right}"
+
+
+def test_the_same_run_twice_gives_equal_tensors():
+    first, second = make(), make()
+    rows = rows_of(first), rows_of(second)
+    first.fit(), second.fit()
+    assert_equal_states(first.state_dict(), second.state_dict())
+    assert rows[0] == rows[1]
+    other = make(seed=4)
+    other.fit()
+    assert not torch.equal(other.model[1].weight, first.model[1].weight)
+
+
+def test_an_epoch_is_the_plain_loop():
+    trainer, by_hand = make(epochs=1), make(epochs=1)
+    rows = rows_of(trainer)
+    trainer.fit()
+    model, optimizer, losses = by_hand.model, by_hand.optimizer, []
+    seed_everything(derive(3, "epoch", 0))
+    model.train()
+    for data, target in by_hand.train_loader.batches(0):
+        optimizer.zero_grad()
+        loss = NLL()(model(data), target)
+        loss.backward()
+        optimizer.step()
+        losses.append((loss.item(), len(target)))
+    assert torch.equal(model[1].weight, trainer.model[1].weight)
+    assert [n for _, n in losses] == [8, 8, 8, 8, 8, 3]  # the short batch counts per example
+    assert rows[0]["train/loss"] == pytest.approx(sum(x * n for x, n in losses) / 43, rel=1e-12)
+    assert rows[0]["lr"] == 0.1
+
+
+class StopAfter(StopRequest):
+    """Stops at the n-th look, in training or in evaluation."""
+
+    def __init__(self, looks):
+        self.looks = looks
+
+    def check(self):
+        self.looks -= 1
+        if self.looks == 0:
+            raise Interrupted(15)
+
+
+@pytest.mark.parametrize("looks", [1, 4, 5, 6, 7, 8, 9, 13, 16, 23, 24])
+def test_a_stopped_and_resumed_run_is_the_run_that_never_stopped(tmp_path, looks):
+    whole = make(tmp_path / "whole")
+    expected = rows_of(whole)
+    whole.fit()
+    stopped = make(tmp_path / "stopped", stop=StopAfter(looks))
+    before = rows_of(stopped)
+    with pytest.raises(Interrupted):
+        stopped.fit()
+    torch.rand(7)  # whatever happens to the generators in between
+    resumed = make(tmp_path / "stopped")
+    after = rows_of(resumed)
+    resumed.load_state_dict(load(tmp_path / "stopped" / "checkpoints" / "last.pt"))
+    resumed.fit()
+    assert before + after == expected
+    for name in ("last", "best"):
+        assert_equal_states(
+            load(tmp_path / "whole" / "checkpoints" / f"{name}.pt"),
+            load(tmp_path / "stopped" / "checkpoints" / f"{name}.pt"),
+            name,
+        )
+
+
+def test_saves_inside_an_epoch_change_nothing(tmp_path):
+    plain, saving = make(tmp_path / "a"), make(tmp_path / "b", checkpoints=Checkpoints(every_batches=2))
+    plain.fit(), saving.fit()
+    assert_equal_states(plain.state_dict(), saving.state_dict())
+
+
+def test_a_nan_never_becomes_the_best():
+    class Odd(Accuracy):
+        def __init__(self, values):
+            super().__init__()
+            self.values = values
+
+        def compute(self):
+            return self.values.pop(0)
+
+    odd = ({"odd": Odd([0.0] * 4)}, {"odd": Odd([math.nan, 0.25, math.nan, 0.5])})
+    trainer = make(epochs=4, monitor="val/odd", mode="max", metrics=odd)
+    best = []
+    trainer.listeners.epoch.append(lambda end: best.append((end.is_best, end.progress.best_epoch)))
+    trainer.fit()
+    assert best == [(False, None), (True, 2), (False, 2), (True, 4)]
+
+
+class Explodes(nn.Module):
+    """A linear model whose output is infinite from its n-th training batch on."""
+
+    def __init__(self, n):
+        super().__init__()
+        self.linear, self.n = nn.Linear(36, 4), n
+
+    def forward(self, x):
+        self.n -= self.training
+        return self.linear(x.flatten(1)) * (math.nan if self.training and self.n < 0 else 1.0)
+
+
+@pytest.mark.parametrize("log_every", [0, 1, 10])
+def test_a_non_finite_loss_names_epoch_and_batch_and_keeps_the_last_good_checkpoint(tmp_path, log_every):
+    trainer = make(tmp_path, model=Explodes(6 + 2), log_every=log_every)
+    with pytest.raises(Diverged, match="epoch 2, batch 3 of 6"):
+        trainer.fit()
+    state = load(tmp_path / "checkpoints" / "last.pt")
+    assert state["epoch"] == 1
+    assert all(t.isfinite().all() for t in state["model_state_dict"].values())
+
+
+def test_a_parameter_that_is_not_finite_is_never_saved(tmp_path):
+    trainer = make(tmp_path)
+    trainer.listeners.epoch.append(lambda end: trainer.model[1].weight.data.fill_(math.inf))
+    with pytest.raises(Diverged, match="1.weight is not finite after epoch 1"):
+        trainer.fit()
+    assert not (tmp_path / "checkpoints" / "last.pt").exists()
+
+
+def test_modes_are_restored_layer_by_layer():
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(36, 4))
+    model.train()
+    model[1].eval()
+    trainer = make(model=model)
+    evaluate(model, NLL(), trainer.eval_loader.batches(), 2, {}, CPU)
+    assert (model.training, model[1].training, model[2].training) == (True, False, True)
+
+
+def test_evaluation_leaves_the_generators_alone():
+    trainer = make()
+    torch.manual_seed(5)
+    expected = torch.rand(2)
+    torch.manual_seed(5)
+    trainer.evaluate()
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_the_test_is_made_on_the_best_and_on_the_last_weights(tmp_path):
+    trainer = make(tmp_path, epochs=3, lr=0.5)
+    seen = []
+    trainer.listeners.epoch.append(lambda end: seen.append(end.metrics))
+    trainer.fit()
+    trainer.progress = trainer.progress.__class__(**{**vars(trainer.progress), "epoch": 99})  # the best is not the last
+    last = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    results = trainer.test(trainer.eval_loader)
+    best = seen[trainer.progress.best_epoch - 1]
+    assert results["best"] == {"loss": best["val/loss"], "accuracy": best["val/accuracy"]}
+    assert results["last"] == {"loss": seen[-1]["val/loss"], "accuracy": seen[-1]["val/accuracy"]}
+    assert_equal_states(last, dict(trainer.model.state_dict()))
+
+
+def test_the_best_weights_are_there_without_best_pt():
+    kept, dropped = make(epochs=4, lr=0.5), None
+    seen = []
+    kept.listeners.epoch.append(lambda end: seen.append({k: v.clone() for k, v in kept.model.state_dict().items()}))
+    kept.fit()
+    assert dropped is None
+    assert_equal_states(dict(kept.load_best_weights()), seen[kept.progress.best_epoch - 1])
+
+
+def test_a_metric_without_a_state_is_refused_where_it_would_have_to_be_saved(tmp_path):
+    class Bare:
+        def update(self, output, target): ...
+        def compute(self):
+            return 1.0
+
+        def reset(self): ...
+
+    with pytest.raises(InputError, match="metrics.bare"):
+        make(tmp_path, metrics=({"bare": Bare()}, {"bare": Bare()}), checkpoints=Checkpoints(every_batches=1))
+    make(tmp_path, metrics=({"bare": Bare()}, {"bare": Bare()})).fit()
+
+
+def test_a_torchmetrics_metric_just_works_and_resumes(tmp_path):
+    torchmetrics = pytest.importorskip("torchmetrics", reason="the optional extra [metrics]")
+    from runner.metrics import prepare
+
+    def metrics():
+        return tuple(
+            {"f1": prepare(torchmetrics.classification.MulticlassF1Score(4), CPU), "accuracy": Accuracy()}
+            for _ in range(2)
+        )
+
+    whole = make(metrics=metrics())
+    expected = rows_of(whole)
+    whole.fit()
+    assert 0 < expected[-1]["val/f1"] <= 1
+    for looks in (3, 7):  # in training; in evaluation, after the last batch
+        stopped = make(tmp_path / str(looks), metrics=metrics(), stop=StopAfter(looks))
+        with pytest.raises(Interrupted):
+            stopped.fit()
+        resumed = make(tmp_path / str(looks), metrics=metrics())
+        after = rows_of(resumed)
+        resumed.load_state_dict(load(tmp_path / str(looks) / "checkpoints" / "last.pt"))
+        resumed.fit()
+        assert after == expected
+
+
+def test_step_rows_hold_the_mean_loss_since_the_last_one():
+    rows = []
+    trainer = make(epochs=1, log_every=2, listeners=Listeners(steps=[rows.append]))
+    trainer.fit()
+    losses, sizes = trainer.train_loss.losses.double(), trainer.train_loss.sizes
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    assert rows[2]["train/loss"] == float((losses[4:] * sizes[4:]).sum() / 11)
+
+
+def test_train_step_gives_detached_results():
+    trainer = make()
+    data, target = next(iter(trainer.train_loader.batches(0)))
+    output, loss = train_step(trainer.model, NLL(), trainer.optimizer, data, target)
+    assert not output.requires_grad and not loss.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"monitor": "val/foo"}, "trainer.monitor=val/foo: is not logged; choices: lr, train/loss"),
+        ({"mode": "best"}, "mode=best"),
+        ({"epochs": 0}, "epochs=0"),
+        ({"log_every": -1}, "log_every=-1"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        make(**settings)
