@@ -56,6 +56,9 @@ defaults:
   - override /dataset: stripes
   - override /model: tiny
   - override /loss: margin
+  - override /optimizer: adam
+optimizer:
+  lr: 0.1
 dataloader:
   collate_fn: {_target_: mine.collate, scale: 2.0}
   num_workers: 1
@@ -93,7 +96,7 @@ def test_a_users_file_of_the_same_name_wins_and_the_log_says_so(project):
     done = project("--config-dir", "myconf", "experiment=stripes", "device.threads=1", "hydra.run.dir=run")
     assert "myconf/scheduler/step.yaml is used in place of the packaged file" in done.stdout
     rows = [json.loads(line) for line in (project.cwd / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["lr"] for row in rows] == [1.0, 0.5, 0.25]
+    assert [row["lr"] for row in rows] == [0.1, 0.05, 0.025]
     shown = project("--config-dir", "myconf", "--help")
     assert "stripes" in shown.stdout and "margin" in shown.stdout
     composed = project("--config-dir", "myconf", "--cfg", "job", "-p", "scheduler")

@@ -20,10 +20,10 @@ OUTPUT, TARGET = torch.randn(20, 5), torch.randint(5, (20,))
 WEIGHT = [0.1, 0.2, 0.3, 0.4, 0.5]
 
 FLOORS = {
-    **dict.fromkeys(("errors", "events", "conf_dir"), 0),
+    **dict.fromkeys(("errors", "events", "conf_dir", "files"), 0),
     **dict.fromkeys(("seeding", "augment", "losses", "metrics", "models", "schedulers", "provenance"), 1),
-    **dict.fromkeys(("device", "data", "checkpoint", "logs"), 2),
-    **dict.fromkeys(("loading", "run_dir", "steps"), 3),
+    **dict.fromkeys(("device", "data", "checkpoint", "logs", "run_dir"), 2),
+    **dict.fromkeys(("loading", "steps"), 3),
     **dict.fromkeys(("trainer", "listeners"), 4),
     "build": 5,
     **dict.fromkeys(("config", "job", "saved"), 6),

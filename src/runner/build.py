@@ -240,15 +240,25 @@ def instantiate(node: Any, path: str) -> Any:
     if not isinstance(node, dict):
         return node
     target = node.get("_target_", "")
-    if target and "_partial_" not in node and lacks_arguments(locate(target, path), node):
-        node = {**node, "_partial_": True}
     try:
-        return unwrapped(hydra.utils.instantiate(node, _convert_="all"))
+        return unwrapped(hydra.utils.instantiate(with_partials(node, path), _convert_="all"))
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, InputError):
             raise cause from error
         raise InputError(complaint(path, target, cause)) from error
+
+
+def with_partials(node: Any, path: str) -> Any:
+    """The node with `_partial_: true` at every function that still lacks arguments: it is meant itself."""
+    if isinstance(node, list):
+        return [with_partials(item, f"{path}.{i}") for i, item in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    marked = {key: with_partials(value, f"{path}.{key}") for key, value in node.items()}
+    if "_target_" in node and "_partial_" not in node and lacks_arguments(locate(node["_target_"], path), node):
+        marked["_partial_"] = True
+    return marked
 
 
 def lacks_arguments(target: Any, node: Mapping[str, Any]) -> bool:

@@ -13,46 +13,22 @@ import os
 import pickle
 import shutil
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
 from runner.errors import InputError
+from runner.files import TEMPORARY, fsync_directory
 
 FORMAT_VERSION = 1
 MAGIC = b"\nrunner-sha256:"
 TRAILER_LENGTH = len(MAGIC) + 64
-TEMPORARY = ".tmp"  # what a killed write leaves behind, swept up at the next start
 SAVE_CHOICES = ("all", "best", "last", "none")
 
 
 class Damaged(Exception):
     """A file that is not, or no longer, a whole checkpoint of ours. The message names it and says how."""
-
-
-def fsync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces path's content as a whole or not at all; durable when it returns."""
-    temporary = path.with_name(path.name + TEMPORARY)
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    fsync_directory(path.parent)
 
 
 class _Hashing:
@@ -123,7 +99,7 @@ def _torch_load(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise Damaged(f"{path}: refused, it holds more than tensors and plain values") from error
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # on foreign bytes torch's unpickler raises whatever they lead it to
         raise Damaged(f"{path}: cannot be read as a torch file") from error
 
 

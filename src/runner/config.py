@@ -16,7 +16,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobStatus, run_job
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
@@ -140,7 +140,9 @@ def one_line(error: BaseException) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("object_type=", "See https://", "Set the environment"))]
     message = "; ".join(lines)
-    if "lr_lambda" in message and type(error).__name__ == "OverrideParseException":
+    if isinstance(error, OverrideParseException) and error.override not in message:
+        message = f"{error.override}: {message}"
+    if isinstance(error, OverrideParseException) and "lr_lambda" in message:
         message += (
             "; Hydra's grammar needs quotes inside the shell's around brackets, commas and spaces:"
             " 'scheduler.lr_lambda=\"0.95 ** epoch\"'"

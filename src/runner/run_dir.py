@@ -15,8 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoint import write_atomically
 from runner.errors import InputError
+from runner.files import write_atomically
 
 STATES = ("running", "done", "failed", "interrupted")
 _held: dict[Path, int] = {}  # lock files that this process holds; closing any descriptor of one would free it
