@@ -26,8 +26,9 @@ FLOORS = {
     **dict.fromkeys(("loading", "steps"), 3),
     **dict.fromkeys(("trainer", "listeners"), 4),
     "build": 5,
-    **dict.fromkeys(("config", "job", "saved"), 6),
-    **dict.fromkeys(("__init__", "__main__", "cli"), 7),
+    **dict.fromkeys(("resuming",), 6),
+    **dict.fromkeys(("config", "job", "saved"), 7),
+    **dict.fromkeys(("__init__", "__main__", "cli"), 8),
 }
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from runner.errors import InputError
-from runner.run_dir import RunDir, append_row, read_rows
+from runner.run_dir import Rows, RunDir
 
 HOLD = """
 import sys, time
@@ -73,13 +73,15 @@ def test_discard_removes_only_what_a_start_wrote(tmp_path):
 
 
 def test_rows_are_strict_json_and_a_cut_off_line_is_left_out(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    append_row(path, {"epoch": 1, "val/loss": float("nan")})
-    append_row(path, {"epoch": 2, "val/loss": 0.1})
-    with open(path, "a") as file:
+    rows = Rows(tmp_path / "metrics.jsonl")
+    rows.append({"epoch": 1, "val/loss": float("nan")})
+    rows.append({"epoch": 2, "val/loss": 0.1})
+    with open(rows.path, "a") as file:
         file.write('{"epoch": 3, "va')
-    assert read_rows(path) == [{"epoch": 1, "val/loss": None}, {"epoch": 2, "val/loss": 0.1}]
-    assert read_rows(tmp_path / "absent") == []
+    assert rows.read() == [{"epoch": 1, "val/loss": None}, {"epoch": 2, "val/loss": 0.1}]
+    assert Rows(tmp_path / "absent").read() == []
+    rows.cut_back("epoch", 1)
+    assert rows.path.read_text() == '{"epoch": 1, "val/loss": null}\n'
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "not json"])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from runner.cli import VERBS
-from runner.errors import Diverged, InputError, Interrupted
+from runner.errors import InputError, Interrupted
 
 
 def main() -> None:
@@ -21,16 +21,19 @@ def main() -> None:
     except InputError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        if not getattr(error, "is_logged", False):
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except Diverged:
-        sys.exit(1)  # the log has said it
     except Interrupted as stopped:
         sys.exit(128 + stopped.signum)
     except BrokenPipeError:
         # Whoever read our output is gone; python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Exception as error:
+        if getattr(error, "is_logged", False):
+            sys.exit(1)  # the run's log has said it, on the screen too
+        raise
 
 
 def dispatch(argv: Sequence[str]) -> int:

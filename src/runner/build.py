@@ -33,7 +33,8 @@ log = logging.getLogger("runner")
 
 ROOT_KEYS = (
     *("device", "dataset", "dataloader", "model", "optimizer", "scheduler", "loss", "metrics", "checkpoint"),
-    *("trainer", "seed", "deterministic", "quiet", "name", "tags", "notes", "model_weights", "strict", "derived"),
+    *("trainer", "seed", "deterministic", "quiet", "name", "tags", "notes"),
+    *("model_weights", "init_from", "strict", "derived"),
 )
 DATASET_KEYS = ("train", "test", "input_shape", "num_classes", "mean", "std", "augment", "test_size", "val_size")
 TRAINER_KEYS = ("epochs", "monitor", "mode", "log_every", "limit_batches", "dry_run")
@@ -63,6 +64,7 @@ def build(cfg: DictConfig, listeners: Listeners | None = None, stop: StopRequest
     """
     check(cfg)
     where = call(device.resolve, cfg.device, "device")
+    cfg.device.threads = where.threads  # the resolved count is part of the result, and so of the config
     device.set_deterministic(cfg.deterministic)
     loading = call(Loading, {**cfg.dataloader, "collate_fn": make(cfg.dataloader, "collate_fn", "dataloader")})
     checkpoints = call(Checkpoints, cfg.checkpoint, "checkpoint")
@@ -113,13 +115,18 @@ def build(cfg: DictConfig, listeners: Listeners | None = None, stop: StopRequest
 # --------------------------------------------------------------------------------------------------- the checks
 
 
-def check(cfg: DictConfig) -> None:
-    """Refuses missing values, keys that nothing takes, and targets that cannot be imported or called so."""
+def check_known(cfg: DictConfig) -> None:
+    """Refuses keys that nothing takes, in a config as composed: resolved, it no longer says what reads a key."""
     check_given(cfg)
     text = OmegaConf.to_yaml(cfg)
     check_keys(cfg, "", ROOT_KEYS, text)
     check_keys(cfg.dataset, "dataset", DATASET_KEYS, text)
     check_keys(cfg.trainer, "trainer", TRAINER_KEYS, "")
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuses missing values, and targets that cannot be imported or called so."""
+    check_given(cfg)
     if not isinstance(cfg.seed, int):
         raise InputError(f"seed={cfg.seed}: must be a whole number")
     for key in cfg:
@@ -367,9 +374,22 @@ def make_model(cfg: DictConfig, where: torch.device) -> nn.Module:
     model = make(cfg, "model")
     if not isinstance(model, nn.Module):
         raise InputError(f"model: must be a torch.nn.Module, got {type(model).__name__}")
-    if cfg.model_weights is not None:
-        load_weights(model, Path(cfg.model_weights), cfg.strict)
+    if (path := initial_weights(cfg)) is not None:
+        load_weights(model, path, cfg.strict)
     return model.to(where)
+
+
+def initial_weights(cfg: DictConfig) -> Path | None:
+    """The file that model_weights or init_from names: of a run, its last weights."""
+    if cfg.model_weights is not None and cfg.init_from is not None:
+        raise InputError(f"init_from={cfg.init_from}: model_weights is given too; choose one")
+    if cfg.init_from is None:
+        return None if cfg.model_weights is None else Path(cfg.model_weights)
+    for name in ("last", "best"):
+        path = Path(cfg.init_from, "checkpoints", f"{name}.pt")
+        if path.exists():
+            return path
+    raise InputError(f"init_from={cfg.init_from}: holds no run with a checkpoint")
 
 
 def load_weights(model: nn.Module, path: Path, strict: bool) -> None:
@@ -387,10 +407,10 @@ def load_weights(model: nn.Module, path: Path, strict: bool) -> None:
     }
     found = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in report.items() if keys)
     if found and strict:
-        raise InputError(f"model_weights={path}: does not fit the model; {found}; strict=false takes what fits")
+        raise InputError(f"model_weights: {path} does not fit the model; {found}; strict=false takes what fits")
     fitting = {k: v for k, v in given.items() if k in own and k not in shaped}
     if not fitting:
-        raise InputError(f"model_weights={path}: nothing in it fits the model; {found}")
+        raise InputError(f"model_weights: nothing in {path} fits the model; {found}")
     model.load_state_dict({**own, **fitting})
     log.info("model_weights: %d of %d tensors from %s%s", len(fitting), len(own), path, f"; {found}" if found else "")
 

@@ -36,18 +36,28 @@ class _Hashing:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.sha256 = file, hashlib.sha256()
+        self.error: OSError | None = None  # torch's writer turns it into a RuntimeError without a cause
 
     def write(self, content: Any) -> int:
         self.sha256.update(content)
-        return self.file.write(content)
+        try:
+            return self.file.write(content)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()
 
 
 def write_temporary(path: Path, state: dict[str, Any]) -> Path:
-    """Writes a checkpoint durably beside `path`, under a temporary name, which it returns."""
+    """Writes a checkpoint durably beside `path`, under a temporary name, which it returns.
+
+    Raises:
+        OSError: the disk is full, say; the temporary file is gone again.
+    """
     temporary = path.with_name(path.name + TEMPORARY)
+    hashing = None
     try:
         with open(temporary, "wb") as file:
             hashing = _Hashing(file)
@@ -55,8 +65,10 @@ def write_temporary(path: Path, state: dict[str, Any]) -> Path:
             file.write(MAGIC + hashing.sha256.hexdigest().encode())
             file.flush()
             os.fsync(file.fileno())
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
+        if hashing is not None and hashing.error is not None:
+            raise hashing.error from error
         raise
     return temporary
 

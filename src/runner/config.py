@@ -14,6 +14,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobStatus, run_job
 from hydra.errors import HydraException, OverrideParseException
@@ -232,3 +233,31 @@ def launch(overrides: Sequence[str], task: Task, config_dir: str | None = None, 
     if job.status != JobStatus.COMPLETED:
         raise job._return_value
     return job.return_value
+
+
+def overridden(config: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
+    """A resolved config with overrides on top: values of keys that are there, or another device.
+
+    Raises:
+        InputError: an unknown key or choice, or a value of the wrong kind.
+    """
+    set_up()
+    cfg = OmegaConf.create(config)
+    OmegaConf.set_struct(cfg, True)
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        for override in [o for o in parsed if o.key_or_group == "device"]:
+            cfg.device = {**_device_choice(str(override.value())), "threads": cfg.device.threads}
+        _apply_checked([o for o in parsed if o.key_or_group != "device"], cfg)
+    except COMPOSITION_ERRORS as error:
+        raise InputError(one_line(error)) from error
+    OmegaConf.set_struct(cfg, False)
+    return cfg
+
+
+def _device_choice(choice: str) -> dict[str, Any]:
+    path = Path(conf_dir(), "device", f"{choice}.yaml")
+    if not path.is_file():
+        choices = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise InputError(f"device={choice}: no such choice; choices: {choices}")
+    return OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[return-value]

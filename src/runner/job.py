@@ -1,41 +1,60 @@
 """One run, from a composed config and a claimed directory to its last line in run.json."""
 
+import errno
 import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from runner import provenance
 from runner.errors import Diverged, InputError, Interrupted
+from runner.events import Progress
 from runner.loading import STOP_SIGNALS
 from runner.logs import RESULT, Screen, open_logs
-from runner.run_dir import RunDir, now
+from runner.run_dir import RunDir, now, resume_command
 from runner.trainer import Listeners, StopRequest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from runner.build import Built
+    from runner.resuming import Resumed
 
 log = logging.getLogger("runner")
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+OnBatch = Callable[[Progress, int], None]
 
-def train(cfg: "DictConfig", run_dir: RunDir, notes: list[str]) -> dict[str, Any]:
-    """Runs a config in a directory that is claimed, and returns what run.json says at the end.
+
+def train(
+    cfg: "DictConfig",
+    run_dir: RunDir,
+    notes: list[str],
+    resumed: "Resumed | None" = None,
+    on_batch: OnBatch | None = None,
+) -> dict[str, Any]:
+    """Runs a config in a directory that is locked, and returns what run.json says at the end.
+
+    Args:
+        notes: lines for the log's beginning.
+        resumed: what a run that is continued has left; None: a new run.
+        on_batch: told after each batch, before anything is saved.
 
     Raises:
-        InputError: before training; the directory then holds no run.
-        Diverged, Interrupted, or what user code raises: run.json says so.
+        InputError: before training; a new run's directory then holds no run.
+        Diverged, Interrupted, OSError, or what user code raises: run.json and the log say so.
     """
     with open_logs(run_dir.log, bool(cfg.quiet)) as screen, stop_signals() as stop:
         for note in notes:
             log.info(note)
-        built, record = prepare(cfg, run_dir, screen, stop)
-        run_dir.write_run(record)
-        with outcome(run_dir, record):
+        built, record = prepare(cfg, run_dir, screen, stop, resumed)
+        if on_batch is not None:
+            built.trainer.listeners.batch.append(on_batch)
+        with outcome(run_dir, record, built):
+            run_dir.write_run(record)
             built.trainer.fit()
             if built.test_loader is not None:
                 record["test"] = built.trainer.test(built.test_loader)
@@ -44,23 +63,57 @@ def train(cfg: "DictConfig", run_dir: RunDir, notes: list[str]) -> dict[str, Any
     return record
 
 
-def prepare(cfg: "DictConfig", run_dir: RunDir, screen: Screen, stop: StopRequest) -> tuple["Built", dict[str, Any]]:
-    """Builds the run's objects and the first version of its record."""
+def prepare(
+    cfg: "DictConfig", run_dir: RunDir, screen: Screen, stop: StopRequest, resumed: "Resumed | None"
+) -> tuple["Built", dict[str, Any]]:
+    """Builds the run's objects and its record, and puts a resumed run's state back."""
     from runner import listeners
-    from runner.build import build, count_parameters, describe
-    from runner.models import layer_table
+    from runner.build import build, check_known, describe
 
-    source = plain_source(cfg)
+    if resumed is None:
+        check_known(cfg)
+    source = resumed.record["config_source"] if resumed else plain_source(cfg)
     told = Listeners()
     built = build(cfg, told, stop)
     trainer = built.trainer
-    git, diff = provenance.git_state()
-    record: dict[str, Any] = {
+    record = new_record(built, source)
+    for line in describe(built):
+        log.info(line)
+    if record["chosen_on"] == "test":
+        log.warning("no validation part (dataset.val_size is 0): the best epoch is chosen on the test set")
+    if resumed is None:
+        git, diff = provenance.git_state()
+        record["git"] = git
+        if diff:
+            run_dir.git_diff.write_text(diff)
+    trainer.checkpoints.open(run_dir.checkpoints)
+    if resumed is not None:
+        resumed.put_back(run_dir, trainer, record)
+    told.batch.append(screen.on_batch)
+    if trainer.log_every:
+        told.steps.append(lambda row: run_dir.steps.append(row, durable=False))
+        told.saving.append(run_dir.steps.sync)
+    told.epoch += [
+        lambda end: run_dir.metrics.append(end.row),  # durable before the epoch's checkpoint is
+        listeners.run_record(run_dir, record),
+        listeners.table(trainer.epochs),
+    ]
+    return built, record
+
+
+def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
+    """The first version of run.json."""
+    from runner.build import count_parameters
+    from runner.models import layer_table
+
+    trainer = built.trainer
+    return {
         "state": "running",
         "started": now(),
         "ended": None,
         "error": None,
         "command": provenance.command_line(),
+        "resumed": [],
         **{key: built.config[key] for key in ("name", "tags", "notes", "seed")},
         "epochs": trainer.epochs,
         "epochs_done": 0,
@@ -77,28 +130,11 @@ def prepare(cfg: "DictConfig", run_dir: RunDir, screen: Screen, stop: StopReques
         "examples": {name: len(part) for name, part in vars(built.parts).items() if part is not None},
         "parameters": count_parameters(trainer.model),
         "layers": layer_table(trainer.model),
-        "git": git,
+        "git": None,
         **provenance.environment(),
         "config": built.config,
         "config_source": source,
     }
-    for line in describe(built):
-        log.info(line)
-    if record["chosen_on"] == "test":
-        record["chosen_on_test"] = True
-        log.warning("no validation part (dataset.val_size is 0): the best epoch is chosen on the test set")
-    if diff:
-        run_dir.git_diff.write_text(diff)
-    trainer.checkpoints.open(run_dir.checkpoints)
-    told.batch.append(screen.on_batch)
-    if trainer.log_every:
-        told.steps.append(listeners.steps_file(run_dir))
-    told.epoch += [
-        listeners.metrics_file(run_dir),
-        listeners.run_record(run_dir, record),
-        listeners.table(trainer.epochs),
-    ]
-    return built, record
 
 
 def plain_source(cfg: "DictConfig") -> dict[str, Any]:
@@ -109,26 +145,44 @@ def plain_source(cfg: "DictConfig") -> dict[str, Any]:
 
 
 @contextmanager
-def outcome(run_dir: RunDir, record: dict[str, Any]) -> Iterator[None]:
-    """Writes to run.json how its body ended."""
+def outcome(run_dir: RunDir, record: dict[str, Any], built: "Built") -> Iterator[None]:
+    """Writes to run.json and to the log how its body ended."""
     try:
-        yield
-        record["state"] = "done"
-    except Interrupted:
+        try:
+            yield
+            record["state"] = "done"
+        finally:
+            record["ended"] = now()
+    except Interrupted as stopped:
         record["state"] = "interrupted"
-        raise
-    except Diverged as error:
-        record |= {"state": "failed", "error": str(error)}
-        log.error("diverged: %s", error)
+        run_dir.write_run(record)
+        progress = built.trainer.progress
+        where = f"{progress.epoch} epochs and {progress.batch} batches done"
+        name = signal.Signals(stopped.signum).name
+        log.log(RESULT, "stopped by %s, %s; continue with: %s", name, where, resume_command(run_dir.path))
         raise
     except BaseException as error:
-        record |= {"state": "failed", "error": f"{type(error).__name__}: {error}"}
-        if not isinstance(error, InputError):
-            log.exception("failed")
+        failed(run_dir, record, error)
         raise
-    finally:
-        record["ended"] = now()
+    run_dir.write_run(record)
+
+
+def failed(run_dir: RunDir, record: dict[str, Any], error: BaseException) -> None:
+    """Records a failure, as far as the disk lets it, and says it: with a traceback where it may be the code's."""
+    record |= {"state": "failed", "error": f"{type(error).__name__}: {error}"}
+    error.is_logged = True  # type: ignore[attr-defined]
+    try:
         run_dir.write_run(record)
+    except OSError as second:
+        log.error("run.json could not be written: %s", second)
+    if isinstance(error, (Diverged, InputError)):
+        record["error"] = str(error)
+        log.error("failed: %s", error)
+    elif isinstance(error, OSError) and error.errno in NO_ROOM:
+        command = resume_command(run_dir.path)
+        log.error("failed: %s; what was saved is whole; once that is mended, continue with: %s", error, command)
+    else:
+        log.error("failed", exc_info=error)
 
 
 @contextmanager

@@ -1,22 +1,13 @@
-"""What a run writes as it goes: a table on the screen, metrics.jsonl, steps.jsonl, the epochs in run.json."""
+"""What a run says as it goes: the epochs in run.json, and a table on the screen."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from runner.events import EpochEnd
-from runner.run_dir import RunDir, append_row
+from runner.run_dir import RunDir
 
 log = logging.getLogger("runner")
-
-
-def metrics_file(run_dir: RunDir) -> Callable[[EpochEnd], None]:
-    """Appends each epoch's row to metrics.jsonl, durable before the epoch's checkpoint is."""
-    return lambda end: append_row(run_dir.metrics, end.row)
-
-
-def steps_file(run_dir: RunDir) -> Callable[[Mapping[str, float]], None]:
-    return lambda row: append_row(run_dir.steps, row, durable=False)
 
 
 def run_record(run_dir: RunDir, record: dict[str, Any]) -> Callable[[EpochEnd], None]:

@@ -1,5 +1,6 @@
 """A run's log: everything to runner.log with times, and to the screen as plain lines under a live progress bar."""
 
+import contextlib
 import logging
 import sys
 import time
@@ -57,11 +58,29 @@ class Screen(logging.Handler):
             self.live.stop()
 
 
+class RunLog(logging.FileHandler):
+    """runner.log. A disk that is full is an error of the run, once; logging would print it and go on."""
+
+    is_broken = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.is_broken:
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            self.is_broken = True
+            error.filename = error.filename or self.baseFilename
+            raise error
+        super().handleError(record)
+
+
 @contextmanager
 def open_logs(path: Path, quiet: bool, verbose: bool = False) -> Iterator[Screen]:
     """Sends the `runner` logger's messages, and other libraries' warnings, to the file and the screen."""
     root, own = logging.getLogger(), logging.getLogger("runner")
-    file = logging.FileHandler(path, encoding="utf-8")
+    file = RunLog(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
     screen = Screen(quiet)
     level = own.level
@@ -75,4 +94,5 @@ def open_logs(path: Path, quiet: bool, verbose: bool = False) -> Iterator[Screen
         own.setLevel(level)
         for handler in (file, screen):
             root.removeHandler(handler)
-        file.close()
+        with contextlib.suppress(OSError):
+            file.close()

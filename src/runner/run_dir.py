@@ -9,6 +9,7 @@ import fcntl
 import json
 import math
 import os
+import shlex
 import socket
 from collections.abc import Mapping
 from datetime import datetime
@@ -24,6 +25,10 @@ _held: dict[Path, int] = {}  # lock files that this process holds; closing any d
 
 def now() -> str:
     return datetime.now().astimezone().isoformat(timespec="milliseconds")
+
+
+def resume_command(path: Path) -> str:
+    return f"python -m runner resume {shlex.quote(str(path))}"
 
 
 def plain(value: Any) -> Any:
@@ -46,8 +51,8 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.run_json = path / "run.json"
-        self.metrics = path / "metrics.jsonl"
-        self.steps = path / "steps.jsonl"
+        self.metrics = Rows(path / "metrics.jsonl")
+        self.steps = Rows(path / "steps.jsonl")
         self.log = path / "runner.log"
         self.git_diff = path / "git.diff"
         self.checkpoints = path / "checkpoints"
@@ -69,7 +74,8 @@ class RunDir:
         if self.run_json.exists():
             self.release()
             raise InputError(
-                f"hydra.run.dir={self.path}: already holds a run, which is never overwritten; choose another folder"
+                f"hydra.run.dir={self.path}: already holds a run, which is never overwritten; choose another folder,"
+                f" or continue it: {resume_command(self.path)}"
             )
 
     def lock(self) -> None:
@@ -128,18 +134,37 @@ class RunDir:
         return record
 
 
-def append_row(path: Path, row: Mapping[str, Any], durable: bool = True) -> None:
-    """Adds one line of JSON; durable: it outlives a power cut once this returns."""
-    with open(path, "ab") as file:
-        file.write((json.dumps(plain(row)) + "\n").encode())
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
+class Rows:
+    """A .jsonl file: one JSON object a line."""
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a .jsonl file; a last line that a crash cut off is left out. No file: no rows."""
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")[:-1]
-    return [json.loads(line) for line in lines]
+    def append(self, row: Mapping[str, Any], durable: bool = True) -> None:
+        """Adds a row; durable: it outlives a power cut once this returns."""
+        with open(self.path, "ab") as file:
+            file.write((json.dumps(plain(row)) + "\n").encode())
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+
+    def sync(self) -> None:
+        """Makes all rows durable."""
+        if self.path.exists():
+            with open(self.path, "rb") as file:
+                os.fsync(file.fileno())
+
+    def read(self) -> list[dict[str, Any]]:
+        """All rows; a last line that a crash cut off is left out. No file: no rows."""
+        return [json.loads(line) for line in self._lines()]
+
+    def cut_back(self, key: str, last: int) -> None:
+        """Keeps the rows up to and with row[key] == last, byte for byte."""
+        lines = self._lines()
+        kept = [line for line in lines if json.loads(line)[key] <= last]
+        content = b"".join(line + b"\n" for line in kept)
+        if self.path.exists() and self.path.read_bytes() != content:
+            write_atomically(self.path, content)
+
+    def _lines(self) -> list[bytes]:
+        return self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []

@@ -42,15 +42,13 @@ def open_saved(run_dir: Path, which: str) -> Saved:
         raise InputError(str(error)) from error
 
 
-def rebuilt(saved: Saved, overrides: dict[str, Any] | None = None) -> "Built":
+def rebuilt(saved: Saved) -> "Built":
     """The run's objects, made again from its resolved config, with the checkpoint's weights."""
     from omegaconf import OmegaConf
 
     from runner.build import build
 
-    config = {**saved.record["config"], "model_weights": None, **(overrides or {})}
-    config["device"] = {**config["device"], "threads": saved.record["threads"]}
-    built = build(OmegaConf.create(config))
+    built = build(OmegaConf.create({**saved.record["config"], "model_weights": None, "init_from": None}))
     load_into(built.trainer.model, saved)
     return built
 
@@ -74,6 +72,6 @@ def open_model(run_dir: Path, which: str) -> "Module":
     saved = open_saved(run_dir, which)
     cpu = torch.device("cpu")
     with isolated(0, cpu):  # building draws initial weights: the caller's generators stay as they are
-        model = make_model(OmegaConf.create({**saved.record["config"], "model_weights": None}), cpu)
+        model = make_model(OmegaConf.create({**saved.record["config"], "model_weights": None, "init_from": None}), cpu)
     load_into(model, saved)
     return model.eval()

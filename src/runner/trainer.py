@@ -41,6 +41,7 @@ class Listeners:
     batch: list[Callable[[Progress, int], None]] = field(default_factory=list)  # progress, batches in the epoch
     steps: list[Callable[[Mapping[str, float]], None]] = field(default_factory=list)  # a row of steps.jsonl
     epoch: list[Callable[[EpochEnd], None]] = field(default_factory=list)
+    saving: list[Callable[[], None]] = field(default_factory=list)  # before a checkpoint: make what you wrote durable
 
 
 class StopRequest:
@@ -211,8 +212,8 @@ class Trainer:
         self.progress = replace(self.progress, epoch=epoch, batch=0)
         if is_best:
             self.progress = replace(self.progress, best_epoch=epoch, best_value=value)
-            if not self.checkpoints.saves_best:
-                self.best_weights = copy.deepcopy(self.model.state_dict())
+            keep = None if self.checkpoints.saves_best else copy.deepcopy(self.model.state_dict())
+            self.best_weights = keep
         self.last_row = metrics
         return is_best
 
@@ -243,8 +244,10 @@ class Trainer:
     def load_best_weights(self) -> dict[str, Any]:
         if self.best_weights is not None:
             return self.best_weights
-        state = checkpoint.load(self.checkpoints.path("best"))
-        assert state["epoch"] == self.progress.best_epoch, "best.pt holds another epoch than the best"
+        path = self.checkpoints.path("best")
+        state = checkpoint.load(path)
+        if state["epoch"] != self.progress.best_epoch:
+            raise InputError(f"{path}: holds epoch {state['epoch']}, but the best is {self.progress.best_epoch}")
         weights: dict[str, Any] = state["model_state_dict"]
         return weights
 
@@ -267,6 +270,8 @@ class Trainer:
                     f"{name} is not finite after epoch {self.progress.epoch + (not is_epoch_end)},"
                     f" batch {self.progress.batch or len(self.train_loader)} (counted from 1)"
                 )
+        for listener in self.listeners.saving:
+            listener()
         self.checkpoints.write(self.state_dict(), is_epoch_end, is_best)
         self.last_save = time.monotonic()
 
@@ -295,7 +300,7 @@ class Trainer:
         if self.progress.batch:
             metrics = {name: metric.state_dict() for name, metric in self.train_metrics.items()}
             state["running"] = {"loss": self.train_loss.state_dict(), "metrics": metrics}
-        if not self.checkpoints.saves_best and self.best_weights is not None:
+        if self.best_weights is not None:
             state["best_model_state_dict"] = self.best_weights
         return state
 

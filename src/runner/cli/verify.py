@@ -1,0 +1,125 @@
+"""`runner verify RUN_DIR`: trains a run again, killed at random batches and resumed, and compares every bit."""
+
+import argparse
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from runner import provenance
+from runner.errors import InputError
+from runner.run_dir import RunDir
+
+TIMES = ("seconds", "examples_per_second")
+RESULTS = ("epochs_done", "best_epoch", "best_value", "test")
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from runner.cli.resume import resume
+path, step = Path(sys.argv[1]), int(sys.argv[2])
+def kill(progress, num_batches):
+    if progress.step == step:
+        os.kill(os.getpid(), signal.SIGKILL)
+resume(path, ["quiet=true"], on_batch=kill)
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="runner verify",
+        description="Trains a finished run again from its saved config in a temporary folder, kills it (SIGKILL) at"
+        " random batches and resumes it, and compares weights and metrics with the run's, bit for bit.",
+    )
+    made.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a folder that holds a finished run")
+    made.add_argument("--kills", type=int, default=2, metavar="N", help="how often (default: 2; 0: only trains again)")
+    made.add_argument("--seed", type=int, default=None, help="of the random batches (default: another each time)")
+    return made
+
+
+def main(arguments: argparse.Namespace) -> int:
+    run_dir, kills = RunDir(arguments.run_dir), arguments.kills
+    record = run_dir.read_run()
+    if kills < 0:
+        raise InputError(f"--kills {kills}: must not be negative")
+    if record["state"] != "done":
+        raise InputError(f"{run_dir.path}: is {record['state']}; only a finished run can be verified")
+    for key in ("python", "machine"):
+        if provenance.environment()[key] != record[key]:
+            print(f"note: {key} was {record[key]}, is {provenance.environment()[key]}")
+    if (torch_version := provenance.environment()["packages"]["torch"]) != record["packages"]["torch"]:
+        print(f"note: torch was {record['packages']['torch']}, is {torch_version}: other bits are to be expected")
+    with tempfile.TemporaryDirectory(prefix="runner-verify-") as folder:
+        again = RunDir(Path(folder, "run"))
+        train_again(record, again, kills, random.Random(arguments.seed))
+        difference = next(differences(run_dir, again), None)
+    if difference is not None:
+        print(f"{run_dir.path}: differs: {difference}")
+        return 1
+    print(f"{run_dir.path}: equal in every bit of its weights and metrics, after {kills} kills")
+    return 0
+
+
+def train_again(record: dict[str, Any], again: RunDir, kills: int, rng: random.Random) -> None:
+    """Trains the record's config in `again`, in processes that die at `kills` different steps."""
+    again.path.mkdir(parents=True)
+    fresh = {"state": "running", "epochs_done": 0, "resumed": [], "best_epoch": None, "best_value": None, "test": {}}
+    again.write_run({**record, **fresh})
+    total = record["config"]["derived"]["run_length"]["batch"]
+    steps = [*sorted(rng.sample(range(1, total + 1), min(kills, total))), 0]
+    for step in steps:
+        words = [sys.executable, "-c", CHILD, str(again.path), str(step)]
+        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if (step and done.returncode != -signal.SIGKILL) or (not step and done.returncode != 0):
+            raise InputError(f"{again.path}: training again ended with {done.returncode}; {done.stdout.strip()}")
+        if step:
+            print(f"killed at step {step} of {total}", flush=True)
+
+
+def differences(one: RunDir, two: RunDir) -> Iterator[str]:
+    """Everything in which two runs differ, by name: metrics, results, then every value of the final checkpoints."""
+    from runner import checkpoint
+    from runner.checkpoint import Damaged
+
+    rows = [[{k: v for k, v in row.items() if k not in TIMES} for row in r.metrics.read()] for r in (one, two)]
+    yield from compare(rows[0], rows[1], "metrics.jsonl")
+    yield from compare(one.steps.read(), two.steps.read(), "steps.jsonl")
+    records = [{key: r.read_run()[key] for key in RESULTS} for r in (one, two)]
+    yield from compare(records[0], records[1], "run.json")
+    names = sorted(path.name for path in one.checkpoints.glob("*.pt") if path.name in ("best.pt", "last.pt"))
+    for name in names:
+        try:
+            states = [checkpoint.load(r.checkpoints / name) for r in (one, two)]
+        except Damaged as error:
+            yield str(error)
+            continue
+        for state in states:
+            del state["config"]  # its text holds what may differ: quiet, a name given later
+        yield from compare(states[0], states[1], name)
+
+
+def compare(one: Any, two: Any, name: str) -> Iterator[str]:
+    import torch
+
+    if isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor):
+        if one.dtype != two.dtype or one.shape != two.shape:
+            yield f"{name}: {one.dtype} {list(one.shape)} and {two.dtype} {list(two.shape)}"
+        elif not torch.equal(one.view(-1).view(torch.uint8), two.view(-1).view(torch.uint8)):
+            yield f"{name}: tensors of shape {list(one.shape)} differ"
+    elif isinstance(one, dict) and isinstance(two, dict):
+        for key in sorted({*one, *two}, key=str):
+            if key not in one or key not in two:
+                yield f"{name}[{key!r}]: only in the {'first' if key in one else 'second'}"
+            else:
+                yield from compare(one[key], two[key], f"{name}[{key!r}]")
+    elif isinstance(one, (list, tuple)) and isinstance(two, (list, tuple)):
+        if len(one) != len(two):
+            yield f"{name}: {len(one)} and {len(two)} entries"
+        for index, (a, b) in enumerate(zip(one, two)):  # noqa: B905
+            yield from compare(a, b, f"{name}[{index}]")
+    elif one != two and not (one != one and two != two):
+        yield f"{name}: {one!r} and {two!r}"

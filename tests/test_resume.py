@@ -1,0 +1,329 @@
+"""Continuing a run, through the real command: exactly, from whatever a crash or a disk left."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import runner
+from runner import checkpoint
+from runner.cli.resume import resume
+from runner.cli.verify import differences
+from runner.config import launch
+from runner.errors import InputError
+from runner.job import train
+from runner.run_dir import RunDir
+
+# 45 training examples, 6 batches an epoch, dropout, an augmentation, a scheduler of batches.
+WORDS = ["dataset=fake", "dataset.train_size=60", "dataset.val_size=15", "dataset.eval_size=20", "device.threads=1"]
+WORDS += ["dataset.input_shape=[1,8,8]", "dataset.augment=[{_target_: runner.augment.RandomCrop, padding: 2}]"]
+WORDS += ["dataloader.batch_size=8", "model=mlp", "model.hidden=[16]", "model.dropout=0.3", "quiet=true"]
+WORDS += ["optimizer=adam", "scheduler=warmup_cosine", "trainer.epochs=4", "trainer.log_every=2", "seed=0"]
+
+
+class Crash(BaseException):
+    """Ends a run as a crash would: nothing is saved any more."""
+
+
+def crash_at(step, path, words=WORDS):
+    """Starts a run that ends after `step` batches; what was saved until then stays."""
+
+    def on_batch(progress, num_batches):
+        if progress.step == step:
+            raise Crash
+
+    with pytest.raises(Crash):
+        launch(words, lambda cfg, place, notes: train(cfg, place, notes, on_batch=on_batch), run_dir=str(path))
+
+
+def assert_equal_runs(one, two):
+    assert list(differences(RunDir(Path(one)), RunDir(Path(two)))) == []
+
+
+@pytest.fixture
+def whole(tmp_path):
+    runner.run(WORDS, run_dir=tmp_path / "whole")
+    return tmp_path / "whole"
+
+
+@pytest.mark.parametrize("step", [1, 5, 6, 7, 13, 23, 24])
+@pytest.mark.parametrize("extra", [[], ["checkpoint.every_batches=2"], ["checkpoint.save=best"]], ids=str)
+def test_a_crash_after_any_batch_changes_no_bit(whole, step, extra):
+    crash_at(step, "crashed", WORDS + extra)
+    resume(Path("crashed"), [])
+    if extra == ["checkpoint.save=best"]:
+        (whole / "checkpoints" / "last.pt").unlink()
+    assert_equal_runs(whole, "crashed")
+
+
+@pytest.mark.parametrize("policy", ["last", "none"])
+def test_without_best_pt_the_best_weights_come_back_too(whole, policy):
+    crash_at(20, "crashed", [*WORDS, f"checkpoint.save={policy}"])
+    record = resume(Path("crashed"), [])
+    expected = json.loads((whole / "run.json").read_text())
+    assert (record["best_epoch"], record["test"]) == (expected["best_epoch"], expected["test"])
+
+
+def test_workers_may_change_on_the_way(whole):
+    crash_at(9, "crashed", [*WORDS, "checkpoint.every_batches=1"])
+    resume(Path("crashed"), ["dataloader.num_workers=2"])
+    assert_equal_runs(whole, "crashed")
+
+
+def test_a_finished_run_says_so_and_goes_on_when_epochs_are_raised(tmp_path):
+    short = [w for w in WORDS if "warmup" not in w] + ["scheduler=step", "trainer.epochs=2"]
+    runner.run(short, run_dir="run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    assert resume(Path("run"), [])["epochs_done"] == 2
+    record = resume(Path("run"), ["trainer.epochs=4"])
+    assert (record["epochs_done"], record["epochs"], record["state"]) == (4, 4, "done")
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes().startswith(before)
+    runner.run([*short, "trainer.epochs=4"], run_dir="long")
+    assert_equal_runs("long", "run")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.lr=0.5", "optimizer.lr: 0.001 -> 0.5 would change .* init_from=run optimizer.lr=0.5"),
+        ("dataset.train_size=70", "dataset.train_size: 60 -> 70"),
+        ("dataloader.batch_size=4", "dataloader.batch_size: 8 -> 4"),
+        ("trainer.epochs=9", "trainer.epochs: 4 -> 9 would change scheduler.run_length"),
+        ("trainer.epochs=1", "trainer.epochs=1: this run has completed 2 epochs already"),
+        ("seed=1", "seed: 0 -> 1"),
+        ("optimizer.foo=1", "optimizer has no key 'foo'"),
+        ("optimizer.lr=abc", "must be a number"),
+        ("device=foo", "device=foo: no such choice; choices: auto, cpu"),
+    ],
+)
+def test_what_would_change_the_past_is_refused_with_the_way_out(override, message):
+    crash_at(13, "run")
+    before = {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()}
+    with pytest.raises(InputError, match=message):
+        resume(Path("run"), [override])
+    assert before == {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()}
+
+
+def test_a_new_run_starts_from_another_runs_weights(whole):
+    record = runner.run([*WORDS, f"init_from={whole}", "trainer.dry_run=true"], run_dir="second")
+    assert record["config"]["init_from"] == str(whole)
+    assert "model_weights: 4 of 4 tensors" in Path("second/runner.log").read_text()
+    with pytest.raises(InputError, match="init_from=absent: holds no run"):
+        runner.run([*WORDS, "init_from=absent"], run_dir="third")
+
+
+def damage(path, how):
+    content = path.read_bytes()
+    path.unlink()  # best.pt may be another name of the same file
+    if how == "empty":
+        path.write_bytes(b"")
+    elif how == "directory":
+        path.mkdir()
+    elif how == "foreign":
+        path.write_bytes(b"PK\x03\x04 somebody else's file")
+    elif how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "flipped":
+        path.write_bytes(content[:3000] + bytes([content[3000] ^ 4]) + content[3001:])
+    elif how == "version":
+        checkpoint.save(path, {**torch.load(pickle_free(content), weights_only=True), "format_version": 7})
+
+
+def pickle_free(content):
+    import io
+
+    return io.BytesIO(content)
+
+
+@pytest.mark.parametrize("how", ["empty", "directory", "foreign", "truncated", "flipped", "version", "missing"])
+def test_a_damaged_last_checkpoint_falls_back_and_says_what_it_costs(whole, how, capsys):
+    crash_at(20, "run")
+    damage(Path("run/checkpoints/last.pt"), how)
+    resume(Path("run"), ["quiet=false"])
+    if how != "missing":
+        log = Path("run/runner.log").read_text()
+        assert "last.pt" in log and "continuing from" in log
+    assert_equal_runs(whole, "run")
+
+
+@pytest.mark.parametrize("names", [["best"], ["last", "best"], ["last-1", "best"], ["last", "last-1"]])
+def test_any_files_may_be_damaged_as_long_as_one_is_good(whole, names):
+    crash_at(20, "run")
+    for name in names:
+        damage(Path(f"run/checkpoints/{name}.pt"), "flipped")
+    resume(Path("run"), [])
+    assert_equal_runs(whole, "run")
+
+
+def test_with_no_good_checkpoint_left_there_is_a_clear_error(cli):
+    crash_at(20, cli.cwd / "run")
+    for path in (cli.cwd / "run" / "checkpoints").iterdir():
+        damage(path, "truncated")
+    done = cli("resume", "run")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    for part in ("none of its checkpoints is good", "last.pt", "last-1.pt"):
+        assert part in done.stderr
+
+
+class Payload:
+    def __reduce__(self):
+        return (open, (os.path.abspath("pwned"), "w"))
+
+
+@pytest.mark.parametrize("use", ["resume", "evaluate", "load_model", "model_weights"])
+def test_a_hostile_pickle_is_refused_and_does_nothing(whole, cli, use):
+    state = torch.load(whole / "checkpoints" / "last.pt", weights_only=True)
+    state["metrics"] = Payload()
+    for name in ("last", "last-1", "best"):
+        checkpoint.save(whole / "checkpoints" / f"{name}.pt", state)
+    record = json.loads((whole / "run.json").read_text())
+    (whole / "run.json").write_text(json.dumps({**record, "state": "interrupted"}))
+    message = "holds more than tensors and plain values"
+    if use == "load_model":
+        with pytest.raises(InputError, match=message):
+            runner.load_model(whole)
+    else:
+        words = [f"model_weights={whole}/checkpoints/last.pt", *WORDS] if use == "model_weights" else [use, str(whole)]
+        done = cli(*words)
+        assert done.returncode == 2 and message in done.stderr
+    (whole / "checkpoints" / "raw.pt").write_bytes(pickle.dumps({"format_version": 1, "model_state_dict": Payload()}))
+    with pytest.raises(InputError):
+        runner.load_model(whole, str(whole / "checkpoints" / "raw.pt"))
+    assert not Path("pwned").exists()
+
+
+SLOW = """
+import os, time, torch
+class Slow(torch.nn.Sequential):
+    '''A linear model that takes its time, so that a signal comes in the middle.'''
+    def __init__(self, input_shape, num_classes):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, num_classes))
+    def forward(self, x):
+        time.sleep(float(os.environ.get("TRAIN_DELAY" if self.training else "EVAL_DELAY", 0)))
+        return super().forward(x)
+"""
+SLOW_WORDS = [w for w in WORDS if not w.startswith("model.") and w != "quiet=true"] + [
+    "model._target_=slow.Slow",
+    *("~model.hidden", "~model.dropout", "~model.batch_norm"),
+]
+CASES = {
+    "training": ([], {"TRAIN_DELAY": "0.2"}, 2.0, False),
+    "evaluation": (["dataloader.eval_batch_size=5"], {"EVAL_DELAY": "0.8"}, 1.2, False),
+    "first batch": ([], {"TRAIN_DELAY": "2.0"}, 0.5, False),
+    "3 workers": (["dataloader.num_workers=3"], {"TRAIN_DELAY": "0.2"}, 1.5, False),
+    "3 workers, the whole group": (["dataloader.num_workers=3"], {"TRAIN_DELAY": "0.2"}, 1.5, True),
+}
+
+
+def children_of(pid):
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout.split()
+    return [int(child) for child in found]
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143)])
+def test_a_signal_at_any_time_stops_saves_and_continues_exactly(cli, monkeypatch, case, signum, code):
+    extra, delays, wait, to_group = CASES[case]
+    (cli.cwd / "slow.py").write_text(SLOW)
+    process = cli.start(*SLOW_WORDS, *extra, "hydra.run.dir=run", start_new_session=True, env={**os.environ, **delays})
+    started = cli.cwd / "run" / "run.json"
+    deadline = time.monotonic() + 60
+    while not started.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(wait)
+    workers = children_of(process.pid)
+    (os.killpg if to_group else os.kill)(process.pid, signum)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, output
+    assert "stopped by SIGTERM" in output and "python -m runner resume run" in output
+    assert json.loads(started.read_text())["state"] == "interrupted"
+    assert len(workers) == (3 if "workers" in case else 0)
+    assert not [pid for pid in workers if is_alive(pid)]
+    monkeypatch.syspath_prepend(str(cli.cwd))
+    resume(Path("run"), ["quiet=true"])
+    runner.run([*SLOW_WORDS, *extra, "quiet=true"], run_dir="whole")
+    assert_equal_runs("whole", "run")
+
+
+def test_the_second_signal_stops_at_once(cli):
+    (cli.cwd / "slow.py").write_text(SLOW)
+    process = cli.start(*SLOW_WORDS, "hydra.run.dir=run", env={**os.environ, "TRAIN_DELAY": "30"})
+    while not (cli.cwd / "run" / "run.json").exists():
+        time.sleep(0.02)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    assert process.returncode == -signal.SIGINT
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl(PR_SET_PDEATHSIG) is Linux's; elsewhere it takes torch 5 s")
+def test_workers_end_with_a_killed_parent_and_the_lock_is_free(cli):
+    (cli.cwd / "slow.py").write_text(SLOW)
+    words = [*SLOW_WORDS, "dataloader.num_workers=2", "hydra.run.dir=run"]
+    process = cli.start(*words, env={**os.environ, "TRAIN_DELAY": "1"})
+    deadline = time.monotonic() + 60
+    while len(workers := children_of(process.pid)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    second = cli("resume", "run")
+    assert second.returncode == 2 and f"pid {process.pid}" in second.stderr
+    plain = cli(*words)
+    assert plain.returncode == 2 and f"pid {process.pid}" in plain.stderr
+    time.sleep(0.3)
+    process.kill()
+    process.communicate()
+    time.sleep(1)
+    assert not [pid for pid in workers if is_alive(pid)]
+    assert cli("resume", "run").returncode == 0
+
+
+def test_the_plain_command_on_an_unfinished_run_names_the_resume_line(cli):
+    crash_at(9, cli.cwd / "run")
+    done = cli(*WORDS, "hydra.run.dir=run")
+    assert done.returncode == 2 and "python -m runner resume" in done.stderr
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(whole):
+    crash_at(3, "run")
+    assert not list(Path("run/checkpoints").iterdir())
+    record = resume(Path("run"), [])
+    assert record["resumed"][0]["epoch"] == 0
+    assert_equal_runs(whole, "run")
+
+
+def test_verify_finds_what_differs_by_name(whole, cli):
+    equal = cli("verify", str(whole), "--kills", "3", "--seed", "1")
+    assert equal.returncode == 0, equal.stdout + equal.stderr
+    assert "equal in every bit" in equal.stdout and equal.stdout.count("killed at step") == 3
+    state = torch.load(whole / "checkpoints" / "last.pt", weights_only=True)
+    state["model_state_dict"]["1.weight"][0, 0] += 1e-7
+    checkpoint.save(whole / "checkpoints" / "last.pt", state)
+    other = cli("verify", str(whole), "--kills", "0")
+    assert other.returncode == 1
+    assert "last.pt['model_state_dict']['1.weight']" in other.stdout
+    crash_at(9, cli.cwd / "unfinished")
+    assert cli("verify", "unfinished").returncode == 2
+
+
+def test_a_device_change_is_allowed_and_said(whole):
+    crash_at(13, "run")
+    resume(Path("run"), ["device=cpu", "quiet=false"])
+    assert "another device" in Path("run/runner.log").read_text()
+    assert_equal_runs(whole, "run")  # auto is the CPU here unless there is a GPU
