@@ -308,6 +308,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(whole):
     assert_equal_runs(whole, "run")
 
 
+@pytest.mark.slow
 def test_verify_finds_what_differs_by_name(whole, cli):
     equal = cli("verify", str(whole), "--kills", "3", "--seed", "1")
     assert equal.returncode == 0, equal.stdout + equal.stderr

@@ -1,0 +1,1 @@
+"""Measurements and campaigns, each a module with a command of its own."""

@@ -1,0 +1,240 @@
+"""A fault campaign: random runs, killed with SIGKILL at random moments and between system calls, resumed until done.
+
+    python -m benchmarks.kill9 --runs 200
+
+For each run a random model, optimizer, scheduler, number of workers, augmentation and checkpoint policy is drawn; it
+is trained once without a fault, and once with one to four kills: at a random time, or right before a random system
+call of a write (os.replace, os.fsync, os.link, os.unlink, os.open), which only this campaign's child patches. Every
+tensor and value of the final checkpoints and every row of the metrics must then be equal.
+
+The children are forked from a process that has imported torch, so that 200 runs take minutes and not hours.
+"""
+
+import argparse
+import collections
+import os
+import platform
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+CALLS = ("replace", "fsync", "link", "unlink", "open", "ftruncate")
+MODELS = {
+    "mlp": ["model=mlp", "model.hidden=[24]", "model.dropout=0.3"],
+    "mlp with batch norm": ["model=mlp", "model.hidden=[24]", "model.batch_norm=true"],
+    "net": ["model=net"],
+}
+OPTIMIZERS = ("sgd", "adam", "adamw", "adadelta", "adagrad", "rmsprop", "nadam")
+SCHEDULERS = (
+    *("constant", "step", "multistep", "exponential", "cosine", "plateau", "lambda", "onecycle"),
+    *("cosine_restarts", "polynomial", "warmup_cosine"),
+)
+AUGMENTATIONS = {
+    "none": "[]",
+    "own": "[{_target_: runner.augment.RandomCrop, padding: 2}, {_target_: runner.augment.RandomErasing}]",
+    "torchvision": "[{_target_: torchvision.transforms.RandomErasing}]",
+}
+
+
+def draw(rng: random.Random) -> dict[str, Any]:
+    """One random run: its words, and what they are."""
+    choice = {
+        "model": rng.choice(list(MODELS)),
+        "optimizer": rng.choice(OPTIMIZERS),
+        "scheduler": rng.choice(SCHEDULERS),
+        "workers": rng.choice([0, 0, 0, 1, 3]),
+        "augment": rng.choice(list(AUGMENTATIONS)),
+        "saves": rng.choice(
+            ["each epoch", "each epoch", "every 3 batches", "every epoch kept", "best only", "last only"]
+        ),
+    }
+    saves = {
+        "each epoch": [],
+        "every 3 batches": ["checkpoint.every_batches=3"],
+        "every epoch kept": ["checkpoint.every=1", "checkpoint.keep=3"],
+        "best only": ["checkpoint.save=best"],
+        "last only": ["checkpoint.save=last"],
+    }[choice["saves"]]
+    words = [
+        *("dataset=fake", "dataset.train_size=120", "dataset.val_size=24", "dataset.eval_size=24"),
+        *("dataset.input_shape=[1,8,8]", "dataset.num_classes=4", "dataloader.batch_size=8", "device.threads=1"),
+        *MODELS[choice["model"]],
+        *(f"optimizer={choice['optimizer']}", f"scheduler={choice['scheduler']}", f"seed={rng.randrange(1000)}"),
+        *(f"dataloader.num_workers={choice['workers']}", f"dataset.augment={AUGMENTATIONS[choice['augment']]}"),
+        *("trainer.epochs=4", "trainer.log_every=5", "quiet=true", "deterministic=false"),
+        *saves,
+    ]
+    return {"choice": choice, "words": words}
+
+
+def child(run: Path, words: list[str], kill_before: tuple[str, int] | None) -> None:
+    """Starts or resumes the run; dies right before the n-th use of one system call, if asked to."""
+    from runner.cli.resume import resume
+    from runner.config import launch
+    from runner.job import train
+    from runner.run_dir import Rows
+
+    real_append = Rows.append
+
+    def append(self: Rows, row: Any, durable: bool = True) -> None:
+        if self.path.name == "metrics.jsonl":  # so that the campaign sees which epochs are trained
+            with open(run.with_suffix(".epochs"), "a") as file:
+                file.write(f"{row['epoch']}\n")
+        real_append(self, row, durable)
+
+    Rows.append = append  # type: ignore[method-assign]
+    if kill_before is not None:
+        name, count = kill_before
+        real = getattr(os, name)
+
+        def patched(*args: Any, **kwargs: Any) -> Any:
+            nonlocal count
+            count -= 1
+            if count == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **kwargs)
+
+        setattr(os, name, patched)
+    if (run / "run.json").exists():
+        resume(run, [])
+    else:
+        launch(words, train, run_dir=str(run))
+
+
+def fork(run: Path, words: list[str], kill_before: tuple[str, int] | None, kill_after: float | None) -> int:
+    """Runs child() in a forked process, kills it after a while if asked to; returns its exit code or -signal."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            out = os.open(run.with_suffix(".out"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(out, 1), os.dup2(out, 2)
+            child(run, words, kill_before)
+            code = 0
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(code)
+    if kill_after is not None:
+        deadline = time.monotonic() + kill_after
+        while time.monotonic() < deadline:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.002)
+        os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def durable_epoch(run: Path) -> int:
+    """The newest completed epoch in a checkpoint that reads well; counts unreadable ones as -1."""
+    from runner import checkpoint
+    from runner.checkpoint import Damaged
+
+    newest = 0
+    for path in (run / "checkpoints").glob("*.pt"):
+        try:
+            newest = max(newest, checkpoint.load(path)["epoch"])
+        except Damaged:
+            return -1
+    return newest
+
+
+def campaign(number: int, base: Path, rng: random.Random, tally: collections.Counter[str]) -> None:
+    """One run: without a fault, then with kills until it is done, then compared."""
+    from runner.cli.verify import differences
+    from runner.run_dir import RunDir
+
+    drawn = draw(rng)
+    whole, killed = base / f"{number}-whole", base / f"{number}-killed"
+    began = time.monotonic()
+    if fork(whole, drawn["words"], None, None) != 0:
+        raise SystemExit(f"run {number} fails without a fault: {whole.with_suffix('.out').read_text()}")
+    length = time.monotonic() - began
+    kills, durable, epochs = rng.randrange(1, 5), 0, killed.with_suffix(".epochs")
+    while True:
+        epochs.write_text("")
+        by_time = rng.random() < 0.4
+        kill_after = rng.uniform(0.05, length) if kills and by_time else None
+        kill_before = (rng.choice(CALLS), rng.randrange(1, 16)) if kills and not by_time else None
+        code = fork(killed, drawn["words"], kill_before, kill_after)
+        tally["processes"] += 1
+        trained = [int(line) for line in epochs.read_text().split()]
+        tally["epochs trained"] += len(trained)
+        tally["durable epochs repeated"] += sum(epoch <= durable for epoch in trained)
+        if code == 0:
+            break
+        if code != -signal.SIGKILL:
+            tally["other failures"] += 1
+            print(f"run {number}: exit {code}: {killed.with_suffix('.out').read_text()[-2000:]}")
+            return
+        kills = max(0, kills - 1)
+        tally["killed at a random time" if by_time else f"killed before os.{kill_before[0]}"] += 1  # type: ignore[index]
+        durable = durable_epoch(killed)
+        tally["unreadable checkpoints"] += durable < 0
+        tally["killed before run.json"] += not (killed / "run.json").exists()
+    found = list(differences(RunDir(whole), RunDir(killed)))
+    tally["equal" if not found else "different"] += 1
+    tally[f"equal: {drawn['choice']['saves']}"] += not found
+    if found:
+        print(f"run {number} ({drawn['choice']}): {found[:3]}")
+    else:
+        for path in (whole, killed):
+            shutil.rmtree(path)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks.kill9", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--report", type=Path, help="write the table there, as Markdown")
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    import torch
+
+    import runner.cli.resume
+    import runner.cli.verify
+    import runner.config
+    import runner.job
+    import runner.saved  # noqa: F401
+
+    torch.set_num_threads(1)
+    torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)  # imports torch._dynamo, before the forks
+    tally: collections.Counter[str] = collections.Counter()
+    base = Path(tempfile.mkdtemp(prefix="kill9-"))
+    os.chdir(base)
+    for number in range(arguments.runs):
+        campaign(number, base, random.Random(f"{arguments.seed}/{number}"), tally)
+        if (number + 1) % 20 == 0:
+            print(f"{number + 1} of {arguments.runs}: {tally['equal']} equal", flush=True)
+    lines = [
+        f"{arguments.runs} runs, seed {arguments.seed}, {time.monotonic() - began:.0f} s; {platform.machine()},"
+        f" Python {platform.python_version()}, torch {torch.__version__}",
+        "",
+        "| what | count |",
+        "| --- | ---: |",
+    ]
+    first = ("equal", "different", "unreadable checkpoints", "durable epochs repeated", "other failures", "processes")
+    lines += [f"| {key} | {tally[key]} |" for key in first]
+    lines += [f"| {key} | {tally[key]} |" for key in sorted(tally) if key not in first]
+    print("\n".join(lines))
+    if arguments.report:
+        arguments.report.write_text("\n".join(lines) + "\n")
+    bad = ("different", "unreadable checkpoints", "durable epochs repeated", "other failures")
+    if not any(tally[key] for key in bad):
+        shutil.rmtree(base)
+        return 0
+    print(f"what failed is in {base}")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
