@@ -5,11 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes of two threads each fight over two cores
+
 import numpy as np
 import pytest
 import torch
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes of two threads each fight over two cores
 
 CONF = Path(__file__).parents[1] / "conf"
 IDX_NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

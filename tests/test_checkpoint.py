@@ -124,7 +124,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch, call):
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    target = checkpoint._Hashing if call == "write" else os
+    target = checkpoint._Writing if call == "write" else os
     monkeypatch.setattr(target, call, fail)
     monkeypatch.setattr(checkpoint.shutil, "copyfile", fail)
     with pytest.raises((OSError, RuntimeError)):
@@ -144,3 +144,14 @@ def test_impossible_settings_are_refused(settings):
 def test_the_trailer_has_a_fixed_length(tmp_path):
     save(tmp_path / "a.pt", state())
     assert (tmp_path / "a.pt").read_bytes()[-TRAILER_LENGTH:].startswith(MAGIC)
+
+
+def test_a_file_that_has_two_names_is_never_written_into(tmp_path):
+    checkpoints = Checkpoints()
+    checkpoints.open(tmp_path / "c")
+    checkpoints.write(state(1), is_epoch_end=True, is_best=True)
+    checkpoints.adopt(checkpoints.path("best"))  # one file of two names, renamed onto itself
+    assert not list((tmp_path / "c").glob("*.tmp"))
+    os.link(checkpoints.path("best"), tmp_path / "c" / "last.pt.tmp")
+    checkpoints.write(state(2), is_epoch_end=True, is_best=False)
+    assert {p.stem: load(p)["epoch"] for p in (tmp_path / "c").iterdir()} == {"best": 1, "last": 2, "last-1": 1}

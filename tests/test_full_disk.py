@@ -40,7 +40,7 @@ class Full(io.RawIOBase):
 def opened(path, mode="r", *args, **kwargs):
     global seen
     file = real_open(path, mode, *args, **kwargs)
-    if isinstance(path, (str, os.PathLike)) and name in os.path.basename(path) and ("w" in mode or "a" in mode):
+    if isinstance(path, (str, os.PathLike)) and name in os.path.basename(path) and set("wax") & set(mode):
         seen += 1
         if seen >= count:
             return Full(file)

@@ -246,13 +246,15 @@ def test_a_signal_at_any_time_stops_saves_and_continues_exactly(cli, monkeypatch
     while not started.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(wait)
-    workers = children_of(process.pid)
+    count = 3 if "workers" in case else 0
+    while len(workers := children_of(process.pid)) != count and time.monotonic() < deadline:
+        time.sleep(0.02)  # between two epochs there are none
     (os.killpg if to_group else os.kill)(process.pid, signum)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == code, output
     assert "stopped by SIGTERM" in output and "python -m runner resume run" in output
     assert json.loads(started.read_text())["state"] == "interrupted"
-    assert len(workers) == (3 if "workers" in case else 0)
+    assert len(workers) == count
     assert not [pid for pid in workers if is_alive(pid)]
     monkeypatch.syspath_prepend(str(cli.cwd))
     resume(Path("run"), ["quiet=true"])
@@ -328,3 +330,25 @@ def test_a_device_change_is_allowed_and_said(whole):
     resume(Path("run"), ["device=cpu", "quiet=false"])
     assert "another device" in Path("run/runner.log").read_text()
     assert_equal_runs(whole, "run")  # auto is the CPU here unless there is a GPU
+
+
+@pytest.mark.parametrize("name", ["epoch_0004", "best"])
+def test_a_crash_between_two_names_of_the_last_checkpoint_is_mended(whole, monkeypatch, name):
+    from runner.checkpoint import Checkpoints
+
+    real = Checkpoints._set_aside
+
+    def crash(self):
+        if (self.directory / "epoch_0004.pt").exists():
+            raise Crash
+        return real(self)
+
+    monkeypatch.setattr(Checkpoints, "_set_aside", crash)
+    words = [*WORDS, "checkpoint.every=1" if name == "epoch_0004" else "checkpoint.every=4"]
+    with pytest.raises(Crash):
+        runner.run(words, run_dir="run")
+    monkeypatch.undo()
+    os.chdir(whole.parent)
+    assert checkpoint.load(Path("run/checkpoints/last.pt"))["epoch"] == 3
+    resume(Path("run"), [])
+    assert_equal_runs(whole, "run")

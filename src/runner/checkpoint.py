@@ -9,10 +9,12 @@ Contract:
 """
 
 import hashlib
+import mmap
 import os
 import pickle
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,15 +33,14 @@ class Damaged(Exception):
     """A file that is not, or no longer, a whole checkpoint of ours. The message names it and says how."""
 
 
-class _Hashing:
-    """The file object that torch.save writes to: passes bytes on and digests them."""
+class _Writing:
+    """The file object that torch.save writes to. torch turns an OSError into a RuntimeError without a cause."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file, self.sha256 = file, hashlib.sha256()
-        self.error: OSError | None = None  # torch's writer turns it into a RuntimeError without a cause
+        self.file = file
+        self.error: OSError | None = None
 
     def write(self, content: Any) -> int:
-        self.sha256.update(content)
         try:
             return self.file.write(content)
         except OSError as error:
@@ -57,20 +58,32 @@ def write_temporary(path: Path, state: dict[str, Any]) -> Path:
         OSError: the disk is full, say; the temporary file is gone again.
     """
     temporary = path.with_name(path.name + TEMPORARY)
-    hashing = None
+    writing = None
+    temporary.unlink(missing_ok=True)  # never write into a file that may have a second name
     try:
-        with open(temporary, "wb") as file:
-            hashing = _Hashing(file)
-            torch.save(state, hashing)  # type: ignore[arg-type]
-            file.write(MAGIC + hashing.sha256.hexdigest().encode())
+        with open(temporary, "x+b") as file:
+            writing = _Writing(file)
+            torch.save(state, writing)  # type: ignore[arg-type]
+            file.flush()
+            file.write(MAGIC + _digest_while_syncing(file).encode())
             file.flush()
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        if hashing is not None and hashing.error is not None:
-            raise hashing.error from error
+        if writing is not None and writing.error is not None:
+            raise writing.error from error
         raise
     return temporary
+
+
+def _digest_while_syncing(file: BinaryIO) -> str:
+    """The SHA-256 of all that was written so far, worked out while the disk takes it: the two cost about the same."""
+    with ThreadPoolExecutor(1) as pool:
+        synced = pool.submit(os.fsync, file.fileno())
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            digest = hashlib.sha256(content).hexdigest()
+        synced.result()  # an error that only this fsync was told
+    return digest
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -211,6 +224,17 @@ class Checkpoints:
         if previous is not None:
             self._rotate(previous)
 
+    def adopt(self, path: Path) -> None:
+        """Makes a file the newest: last.pt, as if it had just been written under that name."""
+        last = self.path("last")
+        if not self.saves_last or path == last:
+            return
+        previous = self._set_aside()
+        _link(path, last)
+        fsync_directory(last.parent)
+        if previous is not None:
+            self._rotate(previous)
+
     def _set_aside(self) -> Path | None:
         """A second name for last.pt, that it keeps when the new one takes its place."""
         last = self.path("last")
@@ -223,8 +247,8 @@ class Checkpoints:
     def _rotate(self, previous: Path) -> None:
         for age in range(self.keep - 1, 1, -1):
             if self.path(f"last-{age - 1}").exists():
-                os.replace(self.path(f"last-{age - 1}"), self.path(f"last-{age}"))
-        os.replace(previous, self.path("last-1"))
+                _move(self.path(f"last-{age - 1}"), self.path(f"last-{age}"))
+        _move(previous, self.path("last-1"))
 
 
 def _copy_name(source: Path, target: Path) -> None:
@@ -241,4 +265,10 @@ def _link(source: Path, target: Path) -> None:
     """Gives a durable file a further name, in place of whatever had it."""
     temporary = target.with_name(target.name + TEMPORARY)
     _copy_name(source, temporary)
-    os.replace(temporary, target)
+    _move(temporary, target)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Renames, also where both are names of one file: rename(2) then does nothing and leaves the old name."""
+    os.replace(source, target)
+    source.unlink(missing_ok=True)

@@ -17,8 +17,9 @@ def fsync_directory(directory: Path) -> None:
 def write_atomically(path: Path, content: bytes) -> None:
     """Replaces path's content as a whole or not at all; durable when it returns."""
     temporary = path.with_name(path.name + TEMPORARY)
+    temporary.unlink(missing_ok=True)  # never write into a file that may have a second name
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

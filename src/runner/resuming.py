@@ -32,6 +32,7 @@ class Resumed:
 
     record: dict[str, Any]
     state: dict[str, Any] | None
+    path: Path | None  # the file that holds `state`
     best: Path | None  # a good file that holds the best epoch's weights, to be best.pt again
     unusable: list[Path]  # damaged files, and those newer than `state` that do not lead to the same end
 
@@ -46,6 +47,8 @@ class Resumed:
         for path in self.unusable:  # nothing is deleted; but no later start may take one of them for the newest
             os.replace(path, path.with_name(path.name + SET_ASIDE))
         fsync_directory(run_dir.checkpoints)
+        if self.path is not None:
+            trainer.checkpoints.adopt(self.path)
         best = trainer.checkpoints.path("best")
         if self.best is not None and self.best != best:
             checkpoint.save(best, checkpoint.load(self.best))
@@ -90,14 +93,14 @@ def choose(run_dir: RunDir, record: dict[str, Any]) -> tuple[Resumed, list[str]]
             if notes:
                 lost = len({row["epoch"] for row in rows if row["epoch"] > state["epoch"]})
                 notes.append(f"continuing from {path.name}, after epoch {state['epoch']}: {lost} epochs are repeated")
-            return Resumed(record, state, best, unusable), notes
+            return Resumed(record, state, path, best, unusable), notes
         unusable.append(path)
     if paths:
         notes.append(
             "the weights of the best epoch are lost with it, so the run starts again from its beginning:"
             f" {len(rows)} epochs are repeated"
         )
-    return Resumed(record, None, None, unusable), notes
+    return Resumed(record, None, None, None, unusable), notes
 
 
 def _position(state: dict[str, Any]) -> tuple[int, int]:
