@@ -23,7 +23,7 @@ FLOORS = {
     **dict.fromkeys(("errors", "events", "conf_dir", "files"), 0),
     **dict.fromkeys(("seeding", "augment", "losses", "metrics", "models", "schedulers", "provenance"), 1),
     **dict.fromkeys(("device", "data", "checkpoint", "logs", "run_dir"), 2),
-    **dict.fromkeys(("loading", "steps"), 3),
+    **dict.fromkeys(("loading", "steps", "records"), 3),
     **dict.fromkeys(("trainer", "listeners"), 4),
     "build": 5,
     **dict.fromkeys(("resuming",), 6),

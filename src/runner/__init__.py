@@ -1,4 +1,4 @@
-"""A config-driven experiment runner for PyTorch. From Python: run() and load_model()."""
+"""A config-driven experiment runner for PyTorch. From Python: run(), load_model() and runs()."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch.nn import Module
 
-__all__ = ["load_model", "run"]
+__all__ = ["load_model", "run", "runs"]
 
 
 def run(
@@ -42,6 +42,17 @@ def load_model(run_dir: str | Path, which: str = "best") -> "Module":
     from runner.saved import open_model
 
     return open_model(Path(run_dir), which)
+
+
+def runs(folder: str | Path = "outputs") -> list[dict[str, Any]]:
+    """Every run in a folder as a plain dict, ready for a DataFrame: path, state, config.*, best/*, test/best/*, ...
+
+    Raises:
+        runner.errors.InputError: no such folder, or no run in it.
+    """
+    from runner.records import runs as read_runs
+
+    return read_runs(Path(folder))
 
 
 def _text(path: str | Path | None) -> str | None:

@@ -120,8 +120,11 @@ def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
         "monitor": trainer.monitor,
         "mode": trainer.mode,
         "chosen_on": trainer.monitor.split("/")[0],
+        "seconds": 0.0,  # of all epochs
         "best_epoch": None,
         "best_value": None,
+        "best": {},  # the metrics of the best epoch, and of the last
+        "last": {},
         "test": {},
         "device": str(built.device.torch),
         "device_name": built.device.name,

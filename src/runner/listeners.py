@@ -16,6 +16,10 @@ def run_record(run_dir: RunDir, record: dict[str, Any]) -> Callable[[EpochEnd], 
     def write(end: EpochEnd) -> None:
         record["epochs_done"] = end.progress.epoch
         record["best_epoch"], record["best_value"] = end.progress.best_epoch, end.progress.best_value
+        record["seconds"] = round(record["seconds"] + end.seconds, 3)
+        record["last"] = end.metrics
+        if end.is_best:
+            record["best"] = end.metrics
         run_dir.write_run(record)
 
     return write

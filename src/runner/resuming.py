@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from runner import checkpoint, provenance
 from runner.checkpoint import Damaged
 from runner.errors import InputError
 from runner.files import fsync_directory
+from runner.records import flatten
 from runner.run_dir import RunDir, now
 from runner.trainer import Trainer
 
@@ -62,6 +62,10 @@ class Resumed:
         event = {"at": now(), "epoch": progress.epoch, "batch": progress.batch, "command": command}
         record["resumed"] = [*self.record.get("resumed", []), event]
         record |= {"epochs_done": progress.epoch, "best_epoch": progress.best_epoch, "best_value": progress.best_value}
+        rows = {row.pop("epoch"): row for row in run_dir.metrics.read()}
+        record["seconds"] = round(sum(row["seconds"] for row in rows.values()), 3)
+        for which, epoch in (("best", progress.best_epoch), ("last", progress.epoch)):
+            record[which] = {k: v for k, v in rows.get(epoch, {}).items() if k == "lr" or "/" in k}
         log.info("resumed after %d epochs and %d batches", progress.epoch, progress.batch)
 
 
@@ -120,16 +124,6 @@ def _best_file(
     later = [row[record["monitor"]] for row in rows if row["epoch"] > state["epoch"]]
     sign = 1 if record["mode"] == "max" else -1
     return None, any(other is not None and sign * other > sign * value for other in later)
-
-
-def flatten(config: Any, key: str = "") -> dict[str, Any]:
-    """{"optimizer.lr": 1.0, ...}; lists count as values."""
-    if not isinstance(config, Mapping):
-        return {key: config}
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= flatten(value, f"{key}.{name}" if key else str(name))
-    return flat
 
 
 def check_changes(run_dir: Path, record: dict[str, Any], config: dict[str, Any], overrides: list[str]) -> None:

@@ -134,6 +134,24 @@ class RunDir:
         return record
 
 
+def is_locked(run_dir: RunDir) -> bool:
+    """Whether a process is running in the directory now."""
+    path = run_dir.lock_file.resolve()
+    if path in _held:
+        return True
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 class Rows:
     """A .jsonl file: one JSON object a line."""
 

@@ -3,5 +3,10 @@
 VERBS = {
     "resume": "continues a run from its folder alone, with the same bits",
     "verify": "trains a run again, killing itself at random, and compares the bits",
+    "ls": "the runs in a folder: state, what varies between them, key metrics",
+    "show": "everything about one run",
+    "diff": "two runs side by side, only what differs",
+    "best": "the best run in a folder, by its monitored metric",
+    "prune": "deletes all but the best checkpoint of finished runs",
     "evaluate": "a run's test or validation figures again, from its folder",
 }

@@ -1,0 +1,46 @@
+"""`runner prune DIR`: deletes all but the best checkpoint of finished runs, and says what it freed."""
+
+import argparse
+from pathlib import Path
+
+from runner import records
+from runner.errors import InputError
+from runner.run_dir import RunDir, is_locked
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="runner prune",
+        description="Deletes the checkpoints of finished runs, except best.pt (or last.pt where there is no best.pt).",
+    )
+    made.add_argument("folder", type=Path, metavar="DIR", help="a folder of runs")
+    made.add_argument("--dry-run", action="store_true", help="only says what would be deleted")
+    return made
+
+
+def main(arguments: argparse.Namespace) -> int:
+    freed = count = 0
+    for path in records.find(arguments.folder):
+        run_dir = RunDir(path)
+        try:
+            record = run_dir.read_run()
+        except InputError as error:
+            print(f"skipped: {error}")
+            continue
+        if record["state"] != "done" or is_locked(run_dir):
+            continue
+        for file in superfluous(run_dir):
+            # A file of two names (best.pt and last.pt of one epoch) frees nothing until both are gone.
+            freed += file.stat().st_size if file.stat().st_nlink == 1 else 0
+            count += 1
+            print(f"{'would delete' if arguments.dry_run else 'deleted'} {file}")
+            if not arguments.dry_run:
+                file.unlink()
+    print(f"{count} files, {freed / 1e6:.1f} MB {'would be ' if arguments.dry_run else ''}freed")
+    return 0
+
+
+def superfluous(run_dir: RunDir) -> list[Path]:
+    files = sorted(run_dir.checkpoints.glob("*.pt*"))
+    kept = next((name for name in ("best.pt", "last.pt") if (run_dir.checkpoints / name).exists()), None)
+    return [file for file in files if file.name != kept and file.name not in ("model_state_dict.pt", "model.pt")]

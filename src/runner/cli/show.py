@@ -1,0 +1,44 @@
+"""`runner show RUN_DIR`: everything about one run."""
+
+import argparse
+import json
+from pathlib import Path
+
+from runner import records
+from runner.cli.tables import cell, table
+from runner.run_dir import RunDir
+
+LATER = ("config", "config_source", "layers", "packages", "test", "resumed", "best", "last")
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="runner show", description="Shows everything about one run.")
+    made.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a folder that holds a run")
+    return made
+
+
+def main(arguments: argparse.Namespace) -> int:
+    run_dir = RunDir(arguments.run_dir)
+    record = run_dir.read_run()
+    record["state"] = records.state_of(run_dir, record)
+    print(run_dir.path)
+    for key, value in record.items():
+        if key not in LATER:
+            shown = (
+                " ".join(value) if key == "command" else json.dumps(value) if isinstance(value, dict) else cell(value)
+            )
+            print(f"  {key:18} {shown}")
+    for which, values in record["test"].items():
+        print(f"  test ({which})".ljust(21) + ", ".join(f"{name} {value!r}" for name, value in values.items()))
+    for event in record.get("resumed", []):
+        print(f"  resumed            {event['at']} after epoch {event['epoch']}, batch {event['batch']}")
+    print("\nconfig")
+    for key, value in records.flatten(record["config"]).items():
+        print(f"  {key:34} {json.dumps(value)}")
+    print("\npackages")
+    for key, value in record["packages"].items():
+        print(f"  {key:18} {value}")
+    rows = list(records.epochs(run_dir.path))
+    if rows:
+        print("\nepochs\n" + table(list(rows[0]), [list(row.values()) for row in rows]))
+    return 0

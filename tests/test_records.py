@@ -1,0 +1,152 @@
+"""Looking at runs later: ls, show, diff, best, prune, and the same table from Python."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import runner
+from runner import records
+from runner.__main__ import main
+from runner.errors import InputError
+
+WORDS = ["dataset=fake", "dataset.train_size=40", "dataset.val_size=10", "dataset.eval_size=10", "model=mlp"]
+WORDS += ["trainer.epochs=2", "quiet=true", "device.threads=1", "dataset.input_shape=[1,4,4]"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    base = tmp_path_factory.mktemp("runs")
+    for lr in (0.1, 0.5):
+        for seed in (1, 2):
+            words = [*WORDS, f"optimizer.lr={lr}", f"seed={seed}", f"tags=[{'high' if lr > 0.2 else 'low'}]"]
+            runner.run(words, run_dir=base / f"lr{lr}-{seed}")
+    return base
+
+
+@pytest.fixture
+def say(capsys, monkeypatch):
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["runner", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        return ended.value.code, shown.out, shown.err
+
+    return run
+
+
+def test_ls_shows_what_varies_and_sorts_by_a_metric(folder, say):
+    code, out, _ = say("ls", folder)
+    assert code == 0
+    header, *lines = out.splitlines()
+    assert header.split()[:5] == ["run", "state", "epochs", "optimizer.lr", "seed"]
+    assert len(lines) == 4 and all("done" in line for line in lines)
+    _, out, _ = say("ls", folder, "--sort", "val/loss", "--json")
+    losses = [row["best/val/loss"] for row in json.loads(out)]
+    assert losses == sorted(losses)
+    _, out, _ = say("ls", folder, "--sort", "val/accuracy", "--json")
+    values = [row["best/val/accuracy"] for row in json.loads(out)]
+    assert values == sorted(values, reverse=True)
+
+
+def test_ls_filters_by_value_and_tag(folder, say):
+    assert len(say("ls", folder, "--where", "optimizer.lr=0.5", "--where", "seed=1")[1].splitlines()) == 2
+    assert len(say("ls", folder, "--tag", "low")[1].splitlines()) == 3
+    assert len(say("ls", folder, "--csv")[1].splitlines()) == 5
+
+
+def test_python_gives_the_same_table(folder):
+    rows = runner.runs(folder)
+    assert [row["config.optimizer.lr"] for row in rows] == [0.1, 0.1, 0.5, 0.5]
+    record = json.loads((folder / "lr0.1-1" / "run.json").read_text())
+    assert rows[0]["test/best/accuracy"] == record["test"]["best"]["accuracy"]
+    assert rows[0]["best/val/accuracy"] == record["best_value"]
+
+
+def test_best_goes_by_the_monitored_metric(folder, say):
+    _, out, _ = say("best", folder)
+    rows = runner.runs(folder)
+    path = Path(out.splitlines()[0])
+    assert max(row["best_value"] for row in rows) == next(r["best_value"] for r in rows if r["path"] == str(path))
+
+
+def test_show_and_diff_name_what_there_is(folder, say):
+    _, out, _ = say("show", folder / "lr0.1-1")
+    for word in ("optimizer.lr", "state", "threads", "val/accuracy", "torch", "test (best)"):
+        assert word in out
+    _, out, _ = say("diff", folder / "lr0.1-1", folder / "lr0.5-1")
+    assert "optimizer.lr" in out and "0.1" in out and "0.5" in out
+    assert "dataset.train_size" not in out
+    assert "no difference" in say("diff", folder / "lr0.1-1", folder / "lr0.1-1")[1]
+
+
+def test_a_run_whose_process_is_gone_is_shown_as_killed(folder, tmp_path, say):
+    record = json.loads((folder / "lr0.1-1" / "run.json").read_text())
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text(json.dumps({**record, "state": "running"}))
+    assert "killed" in say("ls", tmp_path)[1]
+    place = runner.run_dir.RunDir(tmp_path / "run")
+    place.lock()
+    assert "running" in say("ls", tmp_path)[1]
+    place.release()
+
+
+def test_prune_keeps_the_best_of_finished_runs(folder, tmp_path, say):
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "runs")
+    _, out, _ = say("prune", tmp_path / "runs", "--dry-run")
+    assert "would delete" in out and len(list((tmp_path / "runs").rglob("last.pt"))) == 4
+    _, out, _ = say("prune", tmp_path / "runs")
+    assert "MB freed" in out
+    assert {p.name for p in (tmp_path / "runs").rglob("*.pt")} == {"best.pt"}
+    runner.load_model(tmp_path / "runs" / "lr0.1-1")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["ls", "absent"], "absent: there is no such folder"),
+        (["ls", "."], ".: holds no run"),
+        (["ls", "FOLDER", "--where", "foo=1"], "no run has the key 'foo'; choices: "),
+        (["ls", "FOLDER", "--where", "foo"], "must be KEY=VALUE"),
+        (["ls", "FOLDER", "--sort", "val/foo"], "--sort val/foo: no run has this key"),
+        (["show", "absent"], "absent: holds no run"),
+        (["diff", "absent", "FOLDER"], "absent: holds no run"),
+        (["best", "."], ".: holds no run"),
+        (["prune", "absent"], "absent: there is no such folder"),
+        (["prune"], "DIR"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(folder, say, words, message):
+    code, _, err = say(*[str(folder) if word == "FOLDER" else word for word in words])
+    assert code == 2 and message in err and len(err.splitlines()) == 1
+
+
+def test_a_thousand_runs_are_listed_in_under_a_second_without_torch(folder, tmp_path):
+    record = (folder / "lr0.1-1" / "run.json").read_text()
+    for number in range(1000):
+        (tmp_path / "many" / str(number)).mkdir(parents=True)
+        (tmp_path / "many" / str(number) / "run.json").write_text(record)
+    probe = "import sys, runner; rows = runner.runs('many'); assert len(rows) == 1000\n"
+    probe += "assert not {'torch', 'yaml', 'hydra', 'omegaconf', 'numpy', 'rich'} & set(sys.modules)"
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", probe], cwd=tmp_path, check=True)
+    listed = time.perf_counter() - began
+    one_record = time.perf_counter()
+    for _ in range(1000):
+        json.loads(record)
+    assert listed < 50 * (time.perf_counter() - one_record) + 1  # a ratio: the machine is shared
+
+
+def test_conditions_compare_as_json_or_as_text():
+    rows = [{"config.a": 1}, {"config.a": "x"}, {"config.a": None}]
+    assert records.where(rows, ["a=1"]) == [rows[0]]
+    assert records.where(rows, ["a=x"]) == [rows[1]]
+    assert records.where(rows, ["a=null"]) == [rows[2]]
+    with pytest.raises(InputError):
+        records.where(rows, ["b=1"])
