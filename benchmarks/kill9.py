@@ -74,9 +74,9 @@ def draw(rng: random.Random) -> dict[str, Any]:
 
 def child(run: Path, words: list[str], kill_before: tuple[str, int] | None) -> None:
     """Starts or resumes the run; dies right before the n-th use of one system call, if asked to."""
-    from runner.cli.resume import resume
-    from runner.config import launch
     from runner.job import train
+    from runner.launch import launch
+    from runner.resuming import resume
     from runner.run_dir import Rows
 
     real_append = Rows.append
@@ -200,10 +200,11 @@ def main() -> int:
     began = time.monotonic()
     import torch
 
-    import runner.cli.resume
     import runner.cli.verify
-    import runner.config
     import runner.job
+    import runner.launch
+    import runner.listeners
+    import runner.resuming
     import runner.saved  # noqa: F401
 
     torch.set_num_threads(1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import runner
-from runner.cli.resume import resume
+from runner.resuming import resume
 from test_resume import WORDS, assert_equal_runs
 
 # Fails every write to files of one name with ENOSPC from the n-th on: in the child of a test, nothing of it is shipped.

@@ -14,11 +14,11 @@ import torch
 
 import runner
 from runner import checkpoint
-from runner.cli.resume import resume
 from runner.cli.verify import differences
-from runner.config import launch
 from runner.errors import InputError
 from runner.job import train
+from runner.launch import launch
+from runner.resuming import resume
 from runner.run_dir import RunDir
 
 # 45 training examples, 6 batches an epoch, dropout, an augmentation, a scheduler of batches.

@@ -24,8 +24,8 @@ def run(
         runner.errors.InputError: a wrong override or an impossible config; nothing was trained.
         runner.errors.Diverged: the loss is not finite.
     """
-    from runner.config import launch
     from runner.job import train
+    from runner.launch import launch
 
     return launch(overrides, train, _text(config_dir), _text(run_dir))  # type: ignore[no-any-return]
 

@@ -5,7 +5,6 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from runner.cli import VERBS
@@ -60,14 +59,19 @@ def run(argv: Sequence[str]) -> int:
     parser = get_args_parser()
     parser.error = wrong_flags  # type: ignore[method-assign]
     arguments = parser.parse_args(argv)
-    flags = (arguments.multirun, arguments.cfg, arguments.info, arguments.shell_completion, arguments.hydra_help)
+    if arguments.multirun:
+        from runner.launch import multirun
+
+        multirun(arguments.overrides, arguments.config_dir)
+        return 0
+    flags = (arguments.cfg, arguments.info, arguments.shell_completion, arguments.hydra_help)
     if arguments.config_path or arguments.config_name or arguments.experimental_rerun:
         raise InputError(
             "--config-path, --config-name and --experimental-rerun are not for the runner; use --config-dir"
         )
     if any(flags):
         return hydra_flags(arguments, parser)
-    from runner.config import launch
+    from runner.launch import launch
 
     launch(arguments.overrides, task, arguments.config_dir)
     return 0
@@ -83,25 +87,12 @@ def task(cfg: Any, run_dir: Any, notes: list[str]) -> Any:
     return train(cfg, run_dir, notes)
 
 
-def sweep_job(cfg: Any) -> Any:
-    """One job of Hydra's own sweep: its directory is claimed here."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from runner.run_dir import RunDir
-
-    run_dir = RunDir(Path(HydraConfig.get().runtime.output_dir))
-    run_dir.claim()
-    try:
-        return task(cfg, run_dir, [])
-    finally:
-        run_dir.release()
-
-
 def hydra_flags(arguments: Any, parser: Any) -> int:
-    """-m, --cfg, --info, --hydra-help and shell completion, by Hydra, with its errors in our form."""
+    """--cfg, --info, --hydra-help and shell completion, by Hydra, with its errors in our form."""
     import hydra._internal.utils as hydra_utils
 
     from runner import config
+    from runner.launch import sweep_job
 
     config.set_up()
     path = config.search_path(arguments.config_dir)

@@ -34,7 +34,7 @@ log = logging.getLogger("runner")
 ROOT_KEYS = (
     *("device", "dataset", "dataloader", "model", "optimizer", "scheduler", "loss", "metrics", "checkpoint"),
     *("trainer", "seed", "deterministic", "quiet", "name", "tags", "notes"),
-    *("model_weights", "init_from", "strict", "derived"),
+    *("model_weights", "init_from", "strict", "derived", "sweep"),
 )
 DATASET_KEYS = ("train", "test", "input_shape", "num_classes", "mean", "std", "augment", "test_size", "val_size")
 TRAINER_KEYS = ("epochs", "monitor", "mode", "log_every", "limit_batches", "dry_run")

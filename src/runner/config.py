@@ -5,27 +5,25 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from hydra import version
-from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.utils import JobStatus, run_job
 from hydra.errors import HydraException, OverrideParseException
 from hydra.initialize import get_gh_backup, restore_gh_from_backup
-from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.conf_dir import conf_dir
 from runner.errors import InputError
-from runner.run_dir import RunDir
 
 CONFIG_NAME = "config"
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
@@ -36,8 +34,18 @@ def set_up() -> None:
     version.setbase("1.3")
     if not OmegaConf.has_resolver("unique"):
         OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(4), use_cache=True)
+        OmegaConf.register_new_resolver("sweep_folder", _sweep_folder, use_cache=True)
     # The one place that sees the YAML's value before the override replaces it, in every mode, and composes once.
     ConfigLoaderImpl._apply_overrides_to_config = staticmethod(_apply_checked)  # type: ignore[method-assign]
+
+
+def _sweep_folder(name: str | None) -> str:
+    """A sweep's fixed name, or a new one that sorts by time."""
+    if name is None:
+        return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(4)}"
+    if re.search(r"[^A-Za-z0-9._=,+-]", name) or name.startswith("."):
+        raise InputError(f"sweep.name={name}: must be a folder's name of letters, digits and . _ = , + -")
+    return name
 
 
 _apply_unchecked: Callable[[list[Override], DictConfig], None] = ConfigLoaderImpl._apply_overrides_to_config
@@ -192,47 +200,6 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Hy
         raise InputError(f"hydra.mode={cfg.hydra.mode.name}: to run a sweep, use -m")
     cfg.hydra.mode = RunMode.RUN
     return hydra, cfg
-
-
-Task = Callable[[DictConfig, RunDir, list[str]], Any]
-
-
-def launch(overrides: Sequence[str], task: Task, config_dir: str | None = None, run_dir: str | None = None) -> Any:
-    """Composes one run, claims its directory before anything is written there, and runs task(cfg, run_dir, notes).
-
-    What it does for Hydra is what Hydra.run does, with the claim in the right place.
-    """
-    hydra, cfg = compose(overrides, config_dir)
-    if run_dir is not None:
-        with open_dict(cfg):
-            cfg.hydra.run.dir = str(run_dir)
-    try:
-        place = RunDir(Path(cfg.hydra.run.dir))
-    except OmegaConfBaseException as error:
-        raise InputError(one_line(error)) from error
-    replaced = replaced_files(config_dir, dict(cfg.hydra.runtime.choices))
-    notes = [f"config: {path} is used in place of the packaged file" for path in replaced]
-    place.claim()
-    try:
-        callbacks = Callbacks(cfg)
-        callbacks.on_run_start(config=cfg, config_name=CONFIG_NAME)
-        job = run_job(
-            hydra_context=HydraContext(config_loader=hydra.config_loader, callbacks=callbacks),
-            task_function=lambda task_cfg: task(task_cfg, place, notes),
-            config=cfg,
-            job_dir_key="hydra.run.dir",
-            job_subdir_key=None,
-            configure_logging=False,
-        )
-        callbacks.on_run_end(config=cfg, config_name=CONFIG_NAME, job_return=job)
-    except OSError as error:
-        raise InputError(f"hydra.run.dir={place.path}: cannot be written ({error.strerror})") from error
-    finally:
-        place.discard()
-        place.release()
-    if job.status != JobStatus.COMPLETED:
-        raise job._return_value
-    return job.return_value
 
 
 def overridden(config: dict[str, Any], overrides: Sequence[str]) -> DictConfig:

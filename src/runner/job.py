@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from runner import provenance
 from runner.errors import Diverged, InputError, Interrupted
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from runner.build import Built
-    from runner.resuming import Resumed
+    from runner.trainer import Trainer
 
 log = logging.getLogger("runner")
 
@@ -29,12 +29,21 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 OnBatch = Callable[[Progress, int], None]
 
 
+class Resumed(Protocol):
+    """What a run that is continued brings: see runner.resuming."""
+
+    record: dict[str, Any]
+
+    def put_back(self, run_dir: RunDir, trainer: "Trainer", record: dict[str, Any]) -> None: ...
+
+
 def train(
     cfg: "DictConfig",
     run_dir: RunDir,
     notes: list[str],
-    resumed: "Resumed | None" = None,
+    resumed: Resumed | None = None,
     on_batch: OnBatch | None = None,
+    is_shown: bool = True,
 ) -> dict[str, Any]:
     """Runs a config in a directory that is locked, and returns what run.json says at the end.
 
@@ -42,12 +51,13 @@ def train(
         notes: lines for the log's beginning.
         resumed: what a run that is continued has left; None: a new run.
         on_batch: told after each batch, before anything is saved.
+        is_shown: False keeps the screen for somebody else; runner.log has everything.
 
     Raises:
         InputError: before training; a new run's directory then holds no run.
         Diverged, Interrupted, OSError, or what user code raises: run.json and the log say so.
     """
-    with open_logs(run_dir.log, bool(cfg.quiet)) as screen, stop_signals() as stop:
+    with open_logs(run_dir.log, bool(cfg.quiet), is_shown) as screen, stop_signals() as stop:
         for note in notes:
             log.info(note)
         built, record = prepare(cfg, run_dir, screen, stop, resumed)
@@ -64,7 +74,7 @@ def train(
 
 
 def prepare(
-    cfg: "DictConfig", run_dir: RunDir, screen: Screen, stop: StopRequest, resumed: "Resumed | None"
+    cfg: "DictConfig", run_dir: RunDir, screen: Screen, stop: StopRequest, resumed: Resumed | None
 ) -> tuple["Built", dict[str, Any]]:
     """Builds the run's objects and its record, and puts a resumed run's state back."""
     from runner import listeners
@@ -83,7 +93,7 @@ def prepare(
         log.warning("no validation part (dataset.val_size is 0): the best epoch is chosen on the test set")
     if resumed is None:
         git, diff = provenance.git_state()
-        record["git"] = git
+        record["git"], record["code"] = git, provenance.code_state(git, diff)
         if diff:
             run_dir.git_diff.write_text(diff)
     trainer.checkpoints.open(run_dir.checkpoints)
@@ -112,6 +122,7 @@ def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
         "started": now(),
         "ended": None,
         "error": None,
+        "failure": None,  # the kind of error: diverged, or the exception's name
         "command": provenance.command_line(),
         "resumed": [],
         **{key: built.config[key] for key in ("name", "tags", "notes", "seed")},
@@ -134,6 +145,7 @@ def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
         "parameters": count_parameters(trainer.model),
         "layers": layer_table(trainer.model),
         "git": None,
+        "code": None,
         **provenance.environment(),
         "config": built.config,
         "config_source": source,
@@ -172,7 +184,8 @@ def outcome(run_dir: RunDir, record: dict[str, Any], built: "Built") -> Iterator
 
 def failed(run_dir: RunDir, record: dict[str, Any], error: BaseException) -> None:
     """Records a failure, as far as the disk lets it, and says it: with a traceback where it may be the code's."""
-    record |= {"state": "failed", "error": f"{type(error).__name__}: {error}"}
+    kind = "diverged" if isinstance(error, Diverged) else type(error).__name__
+    record |= {"state": "failed", "error": f"{type(error).__name__}: {error}", "failure": kind}
     error.is_logged = True  # type: ignore[attr-defined]
     try:
         run_dir.write_run(record)

@@ -77,14 +77,16 @@ class RunLog(logging.FileHandler):
 
 
 @contextmanager
-def open_logs(path: Path, quiet: bool, verbose: bool = False) -> Iterator[Screen]:
+def open_logs(path: Path, quiet: bool, is_shown: bool = True) -> Iterator[Screen]:
     """Sends the `runner` logger's messages, and other libraries' warnings, to the file and the screen."""
     root, own = logging.getLogger(), logging.getLogger("runner")
     file = RunLog(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
-    screen = Screen(quiet)
+    screen = Screen(quiet or not is_shown)
+    if not is_shown:
+        screen.setLevel(logging.CRITICAL)
     level = own.level
-    own.setLevel(logging.DEBUG if verbose else logging.INFO)
+    own.setLevel(logging.INFO)
     for handler in (file, screen):
         root.addHandler(handler)
     try:

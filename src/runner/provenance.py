@@ -1,5 +1,6 @@
 """Where a run comes from: the code's commit, the packages, the machine."""
 
+import hashlib
 import platform
 import socket
 import subprocess
@@ -27,6 +28,13 @@ def git_state() -> tuple[dict[str, Any] | None, str]:
     status = _git("status", "--porcelain") or ""
     diff = _git("diff", "HEAD") or ""
     return {"commit": commit.strip(), "dirty": bool(status.strip())}, diff
+
+
+def code_state(git: dict[str, Any] | None, diff: str) -> dict[str, Any]:
+    """What the code was, to be compared: the commit, the digest of what differs from it, the runner's version."""
+    digest = hashlib.sha256(diff.encode(errors="replace")).hexdigest()[:16] if diff else None
+    version = environment()["packages"].get("torch-runner")
+    return {"commit": git["commit"] if git else None, "diff": digest, "runner": version}
 
 
 def environment() -> dict[str, Any]:

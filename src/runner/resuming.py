@@ -1,4 +1,4 @@
-"""Continuing a run: which checkpoint, which overrides, and what its files hold from then on."""
+"""Continuing a run: from which checkpoint, with which overrides, and what its files hold from then on."""
 
 import logging
 import os
@@ -9,8 +9,10 @@ from typing import Any
 
 from runner import checkpoint, provenance
 from runner.checkpoint import Damaged
+from runner.config import overridden
 from runner.errors import InputError
 from runner.files import fsync_directory
+from runner.job import OnBatch, train
 from runner.records import flatten
 from runner.run_dir import RunDir, now
 from runner.trainer import Trainer
@@ -24,6 +26,33 @@ FREE = (
 )
 SET_ASIDE = ".set-aside"
 NOT_CHECKPOINTS = ("model_state_dict.pt", "model.pt")
+
+
+def resume(path: Path, overrides: list[str], on_batch: OnBatch | None = None, is_shown: bool = True) -> dict[str, Any]:
+    """Continues the run in `path`, and returns what its run.json says at the end.
+
+    Raises:
+        InputError: no run, another process has it, no good checkpoint, or an override that would change the past.
+    """
+    run_dir = RunDir(path)
+    record = run_dir.read_run()
+    finished = f"{path}: finished, all {record['epochs']} epochs are done; trainer.epochs=N continues it"
+    if record["state"] == "done" and not overrides:
+        print(finished)
+        return record
+    config = overridden(record["config"], overrides)
+    check_changes(path, record, dict(config), overrides)
+    if record["state"] == "done" and config.trainer.epochs == record["epochs"]:
+        print(finished)
+        return record
+    run_dir.lock()
+    try:
+        resumed, notes = choose(run_dir, record)
+        if config.device.type != record["config"]["device"]["type"]:
+            notes.append("another device: from here on the bits are not those of the run that never stopped")
+        return train(config, run_dir, notes, resumed, on_batch, is_shown)
+    finally:
+        run_dir.release()
 
 
 @dataclass
@@ -56,8 +85,8 @@ class Resumed:
             trainer.best_weights = trainer.load_best_weights()
         run_dir.metrics.cut_back("epoch", progress.epoch)
         run_dir.steps.cut_back("step", progress.step)
-        for key in ("started", "command", "git"):
-            record[key] = self.record[key]
+        for key in ("started", "command", "git", "code"):
+            record[key] = self.record.get(key)
         command = provenance.command_line()
         event = {"at": now(), "epoch": progress.epoch, "batch": progress.batch, "command": command}
         record["resumed"] = [*self.record.get("resumed", []), event]

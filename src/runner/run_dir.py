@@ -9,6 +9,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import shlex
 import socket
 from collections.abc import Mapping
@@ -150,6 +151,16 @@ def is_locked(run_dir: RunDir) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def holder(run_dir: RunDir) -> int | None:
+    """The process that says it is running in the directory, if one is and it is on this machine."""
+    try:
+        text = run_dir.lock_file.read_text()
+    except OSError:
+        return None
+    found = re.fullmatch(r"host (\S+), pid (\d+)\n", text)
+    return int(found[2]) if found and found[1] == socket.gethostname() and is_locked(run_dir) else None
 
 
 class Rows:

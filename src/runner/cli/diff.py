@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from runner import records
-from runner.cli.tables import table
 from runner.run_dir import RunDir
+from runner.tables import table
 
 ENVIRONMENT = ("packages", "git", "device", "device_name", "threads", "deterministic", "host", "machine", "python")
 METRICS = ("state", "epochs_done", "best_epoch", "best_value", "best", "last", "test", "parameters", "examples")

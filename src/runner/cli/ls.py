@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner import records
-from runner.cli.tables import table
+from runner.tables import table
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 from runner import records
-from runner.cli.tables import cell, table
 from runner.run_dir import RunDir
+from runner.tables import cell, table
 
 LATER = ("config", "config_source", "layers", "packages", "test", "resumed", "best", "last")
 

@@ -20,7 +20,7 @@ RESULTS = ("epochs_done", "best_epoch", "best_value", "test")
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from runner.cli.resume import resume
+from runner.resuming import resume
 path, step = Path(sys.argv[1]), int(sys.argv[2])
 def kill(progress, num_batches):
     if progress.step == step:

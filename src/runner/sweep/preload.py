@@ -1,0 +1,13 @@
+"""What the workers' fork server imports once: torch, and all that a job needs."""
+
+import torch
+
+import runner.build
+import runner.config
+import runner.job
+import runner.listeners
+import runner.resuming
+import runner.sweep.pool  # noqa: F401
+
+torch.set_num_threads(1)
+torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)  # the first optimizer imports torch._dynamo

@@ -1,0 +1,297 @@
+"""A sweep from its arguments to its summary: plan, check, run what is not finished, sum up."""
+
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from runner import provenance, records
+from runner.errors import InputError, Interrupted
+from runner.run_dir import RunDir, now
+from runner.sweep import plan, summary
+from runner.sweep.plan import Job
+
+log = logging.getLogger("runner")
+
+
+class SweepFailed(Exception):
+    """At least one job failed; the summary is written all the same. Exit code 1."""
+
+    is_logged = True
+
+
+def sweep(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
+    """Runs a sweep that Hydra's multirun has composed.
+
+    Raises:
+        InputError: before anything on disk is changed.
+        SweepFailed, Interrupted: after the summary is written.
+    """
+    master = sweeper.config
+    options = master.sweep
+    place = Path(master.hydra.sweep.dir)
+    jobs, swept = compose_jobs(sweeper, arguments)
+    base, code = plan.base_of(jobs[0].config, swept), provenance.code_state(*provenance.git_state())
+    plan.check_same(place, base, swept, code, bool(options.force))
+    plan.place_jobs(jobs, place)
+    if options.dry_run:
+        show_plan(jobs, place)
+        return []
+    with locked(place), screen():
+        facts = {
+            "command": provenance.command_line(),
+            "started": now(),
+            "arguments": arguments,
+            "config_dir": user_config_dir(master),
+            "swept": swept,
+            "base": base,
+            "code": code,
+        }
+        for job in jobs:
+            plan.write_job(job)
+        write_record(place, facts)
+        outcomes = run_jobs(sweeper, jobs, place, facts)
+        return finish(jobs, place, facts, outcomes)
+
+
+def compose_jobs(sweeper: Any, arguments: list[str]) -> tuple[list[Job], list[str]]:
+    """Every job, composed and checked; a mistake in the last one is found before the first one trains."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from runner.build import check, check_known
+
+    parsed = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader).parse_overrides(arguments)
+    swept = [override.get_key_element() for override in parsed if override.is_sweep_override()]
+    for key in swept:
+        if key.split(".")[0].lstrip("+") in ("hydra", "sweep"):
+            raise InputError(f"{key}: cannot be swept over: it belongs to the sweep as a whole")
+    (batch,) = BasicSweeper.split_arguments(parsed, None)
+    if not batch:
+        raise InputError(f"{' '.join(arguments)}: an empty list leaves no job to run")
+    jobs = []
+    for number, overrides in enumerate(batch):
+        cfg = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, list(overrides))
+        try:
+            task = task_config(cfg)
+            check_known(task)
+            check(task)
+        except InputError as error:
+            raise InputError(f"job {number} ({' '.join(overrides)}): {error}") from error
+        values = dict(override.split("=", 1) for override in overrides)
+        settings = {key.lstrip("+"): values[key] for key in (swept or values) if key in values}
+        jobs.append(Job(list(overrides), plain(task), settings, cfg))
+    return plan.unique(jobs), [key.lstrip("+") for key in swept]
+
+
+def task_config(cfg: Any) -> Any:
+    """The job's config without hydra.*."""
+    import copy
+
+    from omegaconf import open_dict, read_write
+
+    task = copy.deepcopy(cfg)
+    with read_write(task), open_dict(task):
+        del task["hydra"]
+    return task
+
+
+def plain(task: Any) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(task, resolve=True)  # type: ignore[return-value]
+
+
+def user_config_dir(master: Any) -> str | None:
+    from runner.conf_dir import conf_dir
+
+    for source in master.hydra.runtime.config_sources:
+        if source.provider == "main" and source.path != conf_dir():
+            return str(source.path)
+    return None
+
+
+def run_jobs(
+    sweeper: Any, jobs: Sequence[Job], place: Path, facts: dict[str, Any]
+) -> tuple[dict[str, dict[str, Any]], int | None]:
+    """Runs what is not finished; returns the outcomes by job, and the signal that stopped it, if one did."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import open_dict
+
+    pending, outcomes = [], {}
+    for job in jobs:
+        state, error = finished_state(job, facts["code"])
+        if state is None:
+            with open_dict(job.composed):
+                job.composed.hydra.sweep.subdir = job.name
+            pending.append(job)
+        else:
+            outcomes[job.name] = {"state": state, "error": error, "kind": "before"}
+    log.info("%s: %d jobs, %d of them finished before", place, len(jobs), len(jobs) - len(pending))
+    HydraConfig.instance().set_config(sweeper.config)
+    if not pending:
+        return outcomes, None
+    if type(sweeper.launcher).__name__ != "LocalLauncher":
+        words = [[*job.overrides, f"hydra.sweep.subdir='{job.name}'"] for job in pending]
+        for result, job in zip(sweeper.launcher.launch(words, initial_job_idx=0), pending, strict=True):
+            outcomes[job.name] = outcome_of_return(result)
+        return outcomes, None
+    from runner.sweep.pool import Pool, default_jobs
+    from runner.sweep.watch import Watch
+
+    launcher, options = sweeper.launcher, sweeper.config.sweep
+    count, gpus = default_jobs(str(pending[0].composed.device.type), launcher.jobs_per_gpu)
+    if launcher.jobs is not None and (not isinstance(launcher.jobs, int) or launcher.jobs < 1):
+        raise InputError(f"hydra.launcher.jobs={launcher.jobs}: must be a whole number of at least 1")
+    with Watch(pending, done=len(outcomes)) as watch:
+        pool = Pool(
+            place,
+            launcher.jobs or count,
+            gpus,
+            launcher.jobs_per_gpu,
+            options.retries,
+            options.fail_fast,
+            watch.change,
+        )
+        with stop_signals(pool):
+            outcomes |= pool.run(pending)
+    return outcomes, pool.stopped_by
+
+
+def finished_state(job: Job, code: Any) -> tuple[str | None, str | None]:
+    """("done", None) or ("failed", why) where the job need not run; (None, None) where it must."""
+    run_dir = RunDir(job.folder)
+    if not run_dir.run_json.exists():
+        return None, None
+    record = run_dir.read_run()
+    if record["state"] == "done":
+        return "done", None
+    diverged = record["state"] == "failed" and record.get("failure") == "diverged"
+    if diverged and record.get("code") == code:
+        return "failed", record["error"]
+    return None, None
+
+
+def outcome_of_return(result: Any) -> dict[str, Any]:
+    from hydra.core.utils import JobStatus
+
+    if result.status == JobStatus.COMPLETED:
+        return {"state": "done"}
+    error = result._return_value
+    return {"state": "failed", "kind": "exception", "error": f"{type(error).__name__}: {error}"}
+
+
+@contextmanager
+def stop_signals(pool: Any) -> Iterator[None]:
+    """The first Ctrl-C, SIGTERM or SIGUSR1 asks all jobs to save; the second ends the sweep at once."""
+
+    def handle(signum: int, frame: object) -> None:
+        if pool.stopped_by is not None:
+            signal.signal(signum, signal.SIG_DFL)
+            signal.raise_signal(signum)
+        pool.stopped_by = signum
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def locked(place: Path) -> Iterator[None]:
+    """The sweep's folder, for one process at a time."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        lock = RunDir(place)
+        lock.lock()
+    except OSError as error:
+        raise InputError(f"hydra.sweep.dir={place}: cannot be written ({error.strerror})") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def screen() -> Iterator[None]:
+    """The sweep's own lines, on the screen and nowhere else: each job has its log."""
+    from runner.logs import Screen
+
+    own, handler = logging.getLogger("runner"), Screen(quiet=False)
+    level = own.level
+    own.setLevel(logging.INFO)
+    own.addHandler(handler)
+    own.propagate = False
+    try:
+        yield
+    finally:
+        own.propagate = True
+        own.setLevel(level)
+        own.removeHandler(handler)
+
+
+def job_rows(place: Path) -> list[dict[str, Any]]:
+    """Every job in the sweep's folder, from its own files: name, settings, state, error, deaths."""
+    rows = []
+    for name, known in plan.known_jobs(place).items():
+        run_dir = RunDir(place / name)
+        row = {"name": name, "settings": known["settings"], "overrides": known["overrides"], "state": "planned"}
+        if run_dir.run_json.exists():
+            record = run_dir.read_run()
+            row |= {"state": records.state_of(run_dir, record), "error": record.get("error")}
+        rows.append({**row, "deaths": known["deaths"]})
+    return rows
+
+
+def write_record(place: Path, facts: dict[str, Any]) -> None:
+    plan.write_sweep(place, facts, job_rows(place))
+
+
+def finish(
+    jobs: Sequence[Job], place: Path, facts: dict[str, Any], ended: tuple[dict[str, dict[str, Any]], int | None]
+) -> list[dict[str, Any]]:
+    """Writes sweep.json and the summary, says what failed and how to go on.
+
+    Raises:
+        Interrupted: a signal stopped the sweep.
+        SweepFailed: a job failed.
+    """
+    outcomes, stopped_by = ended
+    write_record(place, facts)
+    done = [row for row in job_rows(place) if row["state"] == "done"]
+    summed = summary.summarize([(row["settings"], records.read(place / row["name"])) for row in done])
+    summary.write(place, summed)
+    for line in summary.lines(summed):
+        log.info(line)
+    failures = {job.name: outcomes[job.name] for job in jobs if outcomes.get(job.name, {}).get("state") == "failed"}
+    for name, outcome in failures.items():
+        log.error("failed: %s: %s; log: %s", name, outcome["error"], place / name / "runner.log")
+    log.info("%s", place)
+    if stopped_by is not None:
+        log.warning("stopped; continue with: python -m runner resume %s", place)
+        raise Interrupted(stopped_by)
+    if failures:
+        log.error("%d of %d jobs failed", len(failures), len(jobs))
+        raise SweepFailed
+    return [RunDir(job.folder).read_run() for job in jobs]
+
+
+def show_plan(jobs: Sequence[Job], place: Path) -> None:
+    from runner.tables import table
+
+    rows = []
+    for job in jobs:
+        run_dir = RunDir(job.folder)
+        state = records.state_of(run_dir, run_dir.read_run()) if run_dir.run_json.exists() else "new"
+        rows.append([job.name, " ".join(job.overrides), state])
+    print(table(["folder", "overrides", "state"], rows))
+    print(f"{len(jobs)} jobs in {place}; nothing was run (sweep.dry_run=true)", file=sys.stdout)

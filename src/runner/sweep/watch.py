@@ -1,0 +1,75 @@
+"""What a sweep shows while it runs: a live line for each running job, and a plain line when one ends."""
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from runner.errors import InputError
+from runner.run_dir import RunDir, is_locked
+from runner.sweep.plan import Job
+
+log = logging.getLogger("runner")
+
+REFRESH_SECONDS = 1.0
+
+
+class Watch:
+    """Reads the job folders' files; there is no other channel."""
+
+    def __init__(self, jobs: Sequence[Job], done: int) -> None:
+        self.jobs = {job.name: job for job in jobs}
+        self.ended, self.total, self.due = done, done + len(jobs), 0.0
+        self.live: Any = None
+
+    def __enter__(self) -> "Watch":
+        if sys.stdout.isatty():
+            from rich.live import Live
+
+            self.live = Live(auto_refresh=False, transient=True)
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def change(self, job: Job | None = None, outcome: dict[str, Any] | None = None) -> None:
+        if job is not None and outcome is not None:
+            self.ended += 1
+            del self.jobs[job.name]
+            self.say(job, outcome)
+        if self.live is not None and time.monotonic() >= self.due:
+            self.due = time.monotonic() + REFRESH_SECONDS
+            self.live.update("\n".join([*self.running(), f"{self.ended} of {self.total} jobs ended"]), refresh=True)
+
+    def say(self, job: Job, outcome: dict[str, Any]) -> None:
+        place = f"[{self.ended}/{self.total}] {job.name}"
+        if outcome["state"] == "failed":
+            log.error("%s: failed: %s; log: %s", place, outcome["error"], job.folder / "runner.log")
+            return
+        record = RunDir(job.folder).read_run()
+        if outcome["state"] == "done" and record["best_value"] is not None:
+            best = f"{record['monitor']} {record['best_value']:.4f} in epoch {record['best_epoch']}"
+            log.info("%s: done, %s, %.1f s", place, best, record["seconds"])
+        else:
+            log.info("%s: %s", place, outcome["state"])
+
+    def running(self) -> list[str]:
+        lines = []
+        for job in self.jobs.values():
+            run_dir = RunDir(job.folder)
+            if not run_dir.run_json.exists() or not is_locked(run_dir):
+                continue
+            try:
+                record = run_dir.read_run()
+            except InputError:
+                continue
+            done, epochs = record["epochs_done"], record["epochs"]
+            value = record["last"].get(record["monitor"])
+            left = record["seconds"] / done * (epochs - done) if done else None
+            shown = f"{record['monitor']} {value:.4f}" if value is not None else ""
+            rest = f"{left:.0f} s left" if left is not None else ""
+            lines.append(f"{job.name}  epoch {done}/{epochs}  {shown}  {rest}")
+        return lines
