@@ -92,11 +92,14 @@ def test_a_finished_run_says_so_and_goes_on_when_epochs_are_raised(tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optimizer.lr=0.5", "optimizer.lr: 0.001 -> 0.5 would change .* init_from=run optimizer.lr=0.5"),
+        (
+            "optimizer.lr=0.5",
+            "optimizer.lr: 0.001 -> 0.5 would change .* dataset=fake .* init_from=run optimizer.lr=0.5",
+        ),
         ("dataset.train_size=70", "dataset.train_size: 60 -> 70"),
         ("dataloader.batch_size=4", "dataloader.batch_size: 8 -> 4"),
         ("trainer.epochs=9", "trainer.epochs: 4 -> 9 would change scheduler.run_length"),
-        ("trainer.epochs=1", "trainer.epochs=1: this run has completed 2 epochs already"),
+        ("trainer.epochs=3", "trainer.epochs=3: this run is planned for 4 epochs, 2 of them are done"),
         ("seed=1", "seed: 0 -> 1"),
         ("optimizer.foo=1", "optimizer has no key 'foo'"),
         ("optimizer.lr=abc", "must be a number"),
@@ -325,11 +328,15 @@ def test_verify_finds_what_differs_by_name(whole, cli):
     assert cli("verify", "unfinished").returncode == 2
 
 
-def test_a_device_change_is_allowed_and_said(whole):
+def test_a_device_change_is_allowed_and_other_threads_are_said(whole):
     crash_at(13, "run")
-    resume(Path("run"), ["device=cpu", "quiet=false"])
-    assert "another device" in Path("run/runner.log").read_text()
-    assert_equal_runs(whole, "run")  # auto is the CPU here unless there is a GPU
+    if not torch.cuda.is_available():
+        resume(Path("run"), ["device=cpu"])  # auto was the CPU
+        assert "another device" not in Path("run/runner.log").read_text()
+        assert_equal_runs(whole, "run")
+    crash_at(13, "other")
+    resume(Path("other"), ["device.threads=2"])
+    assert "another device or thread count" in Path("other/runner.log").read_text()
 
 
 @pytest.mark.parametrize("name", ["epoch_0004", "best"])

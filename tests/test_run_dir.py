@@ -33,6 +33,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_keeps_every_byte(tmp_path):
 
 def test_a_folder_left_by_a_start_that_died_is_taken_over(tmp_path):
     (tmp_path / "run" / ".hydra").mkdir(parents=True)
+    (tmp_path / "run" / "run.lock").touch()
     place = RunDir(tmp_path / "run")
     place.claim()
     place.release()
@@ -96,3 +97,13 @@ def test_run_json_is_replaced_as_a_whole(tmp_path):
     place.write_run({"state": "running", "value": float("inf")})
     assert json.loads(place.run_json.read_text()) == {"state": "running", "value": None}
     assert os.listdir(tmp_path) == ["run.json"]
+
+
+@pytest.mark.parametrize("name", [".hydra/config.yaml", "runner.log", "metrics.jsonl", "checkpoints/last.pt"])
+def test_a_folder_with_files_of_something_else_is_refused_and_keeps_them(tmp_path, name):
+    path = tmp_path / "run" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(InputError, match="of something else"):
+        RunDir(tmp_path / "run").claim()
+    assert [p for p in (tmp_path / "run").rglob("*") if p.is_file()] == [path]

@@ -182,8 +182,13 @@ def test_a_non_finite_loss_names_epoch_and_batch_and_keeps_the_last_good_checkpo
 
 def test_a_parameter_that_is_not_finite_is_never_saved(tmp_path):
     trainer = make(tmp_path)
-    trainer.listeners.epoch.append(lambda end: trainer.model[1].weight.data.fill_(math.inf))
-    with pytest.raises(Diverged, match="1.weight is not finite after epoch 1"):
+
+    def explode(progress, num_batches):
+        if progress.batch == num_batches:  # after the last loss
+            trainer.model[1].weight.data.fill_(math.inf)
+
+    trainer.listeners.batch.append(explode)
+    with pytest.raises(Diverged, match="1.weight is not finite in epoch 1, after batch 6 of 6"):
         trainer.fit()
     assert not (tmp_path / "checkpoints" / "last.pt").exists()
 

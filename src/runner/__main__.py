@@ -59,16 +59,20 @@ def run(argv: Sequence[str]) -> int:
     parser = get_args_parser()
     parser.error = wrong_flags  # type: ignore[method-assign]
     arguments = parser.parse_args(argv)
-    if arguments.multirun:
-        from runner.launch import multirun
-
-        multirun(arguments.overrides, arguments.config_dir)
-        return 0
     flags = (arguments.cfg, arguments.info, arguments.shell_completion, arguments.hydra_help)
     if arguments.config_path or arguments.config_name or arguments.experimental_rerun:
         raise InputError(
             "--config-path, --config-name and --experimental-rerun are not for the runner; use --config-dir"
         )
+    if (arguments.resolve or arguments.package) and not arguments.cfg:
+        raise InputError("--resolve and --package go with --cfg")
+    if any(flags) and arguments.multirun:
+        raise InputError("-m runs a sweep; --cfg, --info, --hydra-help and -sc do not go with it")
+    if arguments.multirun:
+        from runner.launch import multirun
+
+        multirun(arguments.overrides, arguments.config_dir)
+        return 0
     if any(flags):
         return hydra_flags(arguments, parser)
     from runner.launch import launch
@@ -101,9 +105,8 @@ def hydra_flags(arguments: Any, parser: Any) -> int:
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets exceptions through, and main() says them in one line
     try:
-        hydra_utils._run_hydra(arguments, parser, sweep_job, None, config.CONFIG_NAME)
-    except config.COMPOSITION_ERRORS as error:
-        raise InputError(config.one_line(error)) from error
+        with config.own_hydra():
+            hydra_utils._run_hydra(arguments, parser, sweep_job, None, config.CONFIG_NAME)
     finally:
         if full_error is None:
             os.environ.pop("HYDRA_FULL_ERROR", None)

@@ -31,9 +31,21 @@ from runner.trainer import Listeners, Schedule, StopRequest, Trainer
 
 log = logging.getLogger("runner")
 
+GROUPS = (
+    "device",
+    "dataset",
+    "dataloader",
+    "model",
+    "optimizer",
+    "scheduler",
+    "loss",
+    "metrics",
+    "checkpoint",
+    "trainer",
+)
 ROOT_KEYS = (
-    *("device", "dataset", "dataloader", "model", "optimizer", "scheduler", "loss", "metrics", "checkpoint"),
-    *("trainer", "seed", "deterministic", "quiet", "name", "tags", "notes"),
+    *GROUPS,
+    *("seed", "deterministic", "quiet", "name", "tags", "notes"),
     *("model_weights", "init_from", "strict", "derived", "sweep"),
 )
 DATASET_KEYS = ("train", "test", "input_shape", "num_classes", "mean", "std", "augment", "test_size", "val_size")
@@ -118,6 +130,7 @@ def build(cfg: DictConfig, listeners: Listeners | None = None, stop: StopRequest
 def check_known(cfg: DictConfig) -> None:
     """Refuses keys that nothing takes, in a config as composed: resolved, it no longer says what reads a key."""
     check_given(cfg)
+    check_complete(cfg)
     text = OmegaConf.to_yaml(cfg)
     check_keys(cfg, "", ROOT_KEYS, text)
     check_keys(cfg.dataset, "dataset", DATASET_KEYS, text)
@@ -131,6 +144,25 @@ def check(cfg: DictConfig) -> None:
         raise InputError(f"seed={cfg.seed}: must be a whole number")
     for key in cfg:
         check_targets(cfg, str(key))
+
+
+def check_complete(cfg: DictConfig) -> None:
+    """Refuses a config that lacks a part: a group that is null, or a key that was deleted with `~`."""
+    for key in ROOT_KEYS:
+        if key not in cfg:
+            raise InputError(f"{key}: is missing; it was deleted with ~{key}")
+    for group in GROUPS:
+        if not isinstance(cfg[group], DictConfig):
+            raise InputError(f"{group}={cfg[group]}: must be a group of keys; choose one with {group}=CHOICE")
+    required = {"trainer": TRAINER_KEYS, "dataset": ("train",), "device": ("type",)}
+    required |= {group: ("_target_",) for group in ("model", "optimizer", "scheduler", "loss")}
+    for group, keys in required.items():
+        for key in keys:
+            if key not in cfg[group]:
+                raise InputError(f"{group}.{key}: must be given")
+    for key in ("model_weights", "init_from", "name", "notes"):
+        if not isinstance(cfg[key], (str, type(None))):
+            raise InputError(f"{key}={cfg[key]}: must be text; in quotes it is: '{key}=\"{cfg[key]}\"'")
 
 
 def check_given(cfg: DictConfig) -> None:

@@ -172,12 +172,18 @@ class Checkpoints:
         for name, value in (("every", every), ("every_batches", every_batches), ("keep", keep)):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name}={value}: must be a whole number of at least 1")
-        if every_minutes is not None and every_minutes <= 0:
-            raise ValueError(f"every_minutes={every_minutes}: must be above 0")
+        if every_minutes is not None and (not isinstance(every_minutes, (int, float)) or every_minutes <= 0):
+            raise ValueError(f"every_minutes={every_minutes}: must be a number above 0")
+        inside: list[tuple[str, float | None]] = [("every_batches", every_batches), ("every_minutes", every_minutes)]
+        useless = {"none": [("every", every), *inside], "best": inside}.get(save, [])
+        for name, setting in useless:
+            if setting is not None:
+                raise ValueError(f"{name}={setting}: saves nothing with checkpoint.save={save}")
         self.policy, self.every, self.keep = save, every, keep
         self.every_batches, self.every_minutes = every_batches, every_minutes
         self.state_dict, self.whole_model = state_dict, whole_model
         self.directory: Path | None = None  # None: nothing is written
+        self.is_tried = False  # whether a state of this run has been read back
 
     @property
     def saves_last(self) -> bool:
@@ -216,6 +222,9 @@ class Checkpoints:
         if self.directory is None or not names:
             return
         temporary = write_temporary(self.path(names[-1]), state)
+        if not self.is_tried:
+            load(temporary)  # once: a state that cannot be loaded is an error now, not when it is needed
+            self.is_tried = True
         for name in names[:-1]:
             _link(temporary, self.path(name))
         previous = self._set_aside() if names[-1] == "last" else None

@@ -4,7 +4,8 @@ import difflib
 import os
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,31 @@ COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
 
 
 def set_up() -> None:
-    """What every use of Hydra here needs: its behaviour's version, our resolver, the check of overrides."""
+    """What every use of Hydra here needs: its behaviour's version, and our resolvers."""
     version.setbase("1.3")
     if not OmegaConf.has_resolver("unique"):
         OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(4), use_cache=True)
         OmegaConf.register_new_resolver("sweep_folder", _sweep_folder, use_cache=True)
-    # The one place that sees the YAML's value before the override replaces it, in every mode, and composes once.
-    ConfigLoaderImpl._apply_overrides_to_config = staticmethod(_apply_checked)  # type: ignore[method-assign]
+
+
+@contextmanager
+def own_hydra() -> Iterator[None]:
+    """Hydra for us alone: GlobalHydra is put back, and until then our check sees every override.
+
+    The function that is replaced is the one place that knows the YAML's value and the override's, and it is called
+    once for each composition, in every mode and under any launcher.
+    """
+    backup = get_gh_backup()
+    GlobalHydra.instance().clear()
+    loader, name = ConfigLoaderImpl, "_apply_overrides_to_config"
+    setattr(loader, name, staticmethod(_apply_checked))
+    try:
+        yield
+    except COMPOSITION_ERRORS as error:
+        raise InputError(one_line(error)) from error
+    finally:
+        setattr(loader, name, staticmethod(_apply_unchecked))
+        restore_gh_from_backup(backup)
 
 
 def _sweep_folder(name: str | None) -> str:
@@ -187,29 +206,24 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Hy
         InputError: an unknown choice or key, a value of the wrong kind, anything that Hydra or OmegaConf refuses.
     """
     set_up()
-    backup = get_gh_backup()
-    GlobalHydra.instance().clear()
-    try:
+    with own_hydra():
         hydra = Hydra.create_main_hydra2("runner", search_path(config_dir))
         cfg = hydra.compose_config(CONFIG_NAME, list(overrides), RunMode.RUN, with_log_configuration=False)
-    except COMPOSITION_ERRORS as error:
-        raise InputError(one_line(error)) from error
-    finally:
-        restore_gh_from_backup(backup)
     if cfg.hydra.mode is not None and cfg.hydra.mode != RunMode.RUN:
         raise InputError(f"hydra.mode={cfg.hydra.mode.name}: to run a sweep, use -m")
     cfg.hydra.mode = RunMode.RUN
     return hydra, cfg
 
 
-def overridden(config: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
-    """A resolved config with overrides on top: values of keys that are there, or another device.
+def overridden(config: str, overrides: Sequence[str]) -> DictConfig:
+    """A resolved config (YAML text) with overrides on top: values of keys that are there, or another device.
 
     Raises:
         InputError: an unknown key or choice, or a value of the wrong kind.
     """
     set_up()
     cfg = OmegaConf.create(config)
+    assert isinstance(cfg, DictConfig)
     OmegaConf.set_struct(cfg, True)
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))

@@ -32,7 +32,7 @@ def resolve(type: str = "auto", index: int = 0, threads: int | None = None) -> D
     """
     if type not in TYPES:
         raise InputError(f"device.type={type}: unknown; choices: {', '.join(TYPES)}")
-    if threads is not None and threads < 1:
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise InputError(f"device.threads={threads}: must be at least 1, or null for the machine's own count")
     if index < 0:
         raise InputError(f"device.index={index}: must not be negative")

@@ -1,6 +1,8 @@
 """One run, from a composed config and a claimed directory to its last line in run.json."""
 
+import contextlib
 import errno
+import io
 import logging
 import os
 import signal
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from runner import provenance
 from runner.errors import Diverged, InputError, Interrupted
 from runner.events import Progress
+from runner.files import write_atomically
 from runner.loading import STOP_SIGNALS
 from runner.logs import RESULT, Screen, open_logs
 from runner.run_dir import RunDir, now, resume_command
@@ -64,6 +67,8 @@ def train(
         if on_batch is not None:
             built.trainer.listeners.batch.append(on_batch)
         with outcome(run_dir, record, built):
+            if resumed is not None:
+                resumed.put_back(run_dir, built.trainer, record)
             run_dir.write_run(record)
             built.trainer.fit()
             if built.test_loader is not None:
@@ -97,8 +102,6 @@ def prepare(
         if diff:
             run_dir.git_diff.write_text(diff)
     trainer.checkpoints.open(run_dir.checkpoints)
-    if resumed is not None:
-        resumed.put_back(run_dir, trainer, record)
     told.batch.append(screen.on_batch)
     if trainer.log_every:
         told.steps.append(lambda row: run_dir.steps.append(row, durable=False))
@@ -148,6 +151,7 @@ def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
         "code": None,
         **provenance.environment(),
         "config": built.config,
+        "config_yaml": trainer.config,  # the same, with what JSON has no words for: infinities, keys that are numbers
         "config_source": source,
     }
 
@@ -165,34 +169,38 @@ def outcome(run_dir: RunDir, record: dict[str, Any], built: "Built") -> Iterator
     try:
         try:
             yield
-            record["state"] = "done"
-        finally:
-            record["ended"] = now()
-    except Interrupted as stopped:
-        record["state"] = "interrupted"
+        except Interrupted as stopped:
+            record |= {"state": "interrupted", "ended": now()}
+            run_dir.write_run(record)
+            progress = built.trainer.progress
+            where = f"{progress.epoch} epochs and {progress.batch} batches done"
+            name = signal.Signals(stopped.signum).name
+            log.log(RESULT, "stopped by %s, %s; continue with: %s", name, where, resume_command(run_dir.path))
+            raise
+        record |= {"state": "done", "ended": now()}
         run_dir.write_run(record)
-        progress = built.trainer.progress
-        where = f"{progress.epoch} epochs and {progress.batch} batches done"
-        name = signal.Signals(stopped.signum).name
-        log.log(RESULT, "stopped by %s, %s; continue with: %s", name, where, resume_command(run_dir.path))
+    except Interrupted:
         raise
     except BaseException as error:
         failed(run_dir, record, error)
         raise
-    run_dir.write_run(record)
 
 
 def failed(run_dir: RunDir, record: dict[str, Any], error: BaseException) -> None:
     """Records a failure, as far as the disk lets it, and says it: with a traceback where it may be the code's."""
     kind = "diverged" if isinstance(error, Diverged) else type(error).__name__
-    record |= {"state": "failed", "error": f"{type(error).__name__}: {error}", "failure": kind}
+    record |= {"state": "failed", "ended": now(), "error": f"{type(error).__name__}: {error}", "failure": kind}
     error.is_logged = True  # type: ignore[attr-defined]
-    try:
-        run_dir.write_run(record)
-    except OSError as second:
-        log.error("run.json could not be written: %s", second)
     if isinstance(error, (Diverged, InputError)):
         record["error"] = str(error)
+    with contextlib.suppress(OSError):  # a disk that is full takes neither this nor, perhaps, the log
+        run_dir.write_run(record)
+    with contextlib.suppress(OSError):
+        say_failure(run_dir, error)
+
+
+def say_failure(run_dir: RunDir, error: BaseException) -> None:
+    if isinstance(error, (Diverged, InputError)):
         log.error("failed: %s", error)
     elif isinstance(error, OSError) and error.errno in NO_ROOM:
         command = resume_command(run_dir.path)
@@ -229,10 +237,11 @@ def save_extras(built: "Built") -> None:
 
     trainer, directory = built.trainer, built.trainer.checkpoints.directory
     assert directory is not None
-    if trainer.checkpoints.state_dict:
-        torch.save(trainer.model.state_dict(), directory / "model_state_dict.pt")
-    if trainer.checkpoints.whole_model:
-        torch.save(trainer.model, directory / "model.pt")
+    wanted = {"model_state_dict.pt": trainer.checkpoints.state_dict, "model.pt": trainer.checkpoints.whole_model}
+    for name in [name for name, is_wanted in wanted.items() if is_wanted]:
+        content = io.BytesIO()
+        torch.save(trainer.model if name == "model.pt" else trainer.model.state_dict(), content)
+        write_atomically(directory / name, content.getvalue())
 
 
 def report(run_dir: RunDir, record: dict[str, Any]) -> None:

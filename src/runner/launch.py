@@ -6,15 +6,13 @@ from typing import Any
 
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobStatus, run_job
-from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.config import COMPOSITION_ERRORS, CONFIG_NAME, compose, one_line, replaced_files, search_path, set_up
+from runner.config import CONFIG_NAME, compose, one_line, own_hydra, replaced_files, search_path, set_up
 from runner.errors import InputError
 from runner.run_dir import RunDir
 
@@ -26,16 +24,10 @@ def multirun(overrides: Sequence[str], config_dir: str | None = None) -> Any:
         InputError: as compose, for any of the jobs.
     """
     set_up()
-    backup = get_gh_backup()
-    GlobalHydra.instance().clear()
-    try:
+    with own_hydra():
         hydra = Hydra.create_main_hydra2("runner", search_path(config_dir))
         words = [*overrides, "hydra.mode=MULTIRUN"]
         return hydra.multirun(CONFIG_NAME, sweep_job, words, with_log_configuration=False)
-    except COMPOSITION_ERRORS as error:
-        raise InputError(one_line(error)) from error
-    finally:
-        restore_gh_from_backup(backup)
 
 
 def sweep_job(cfg: DictConfig) -> Any:
@@ -58,7 +50,7 @@ def launch(overrides: Sequence[str], task: Task, config_dir: str | None = None, 
         with open_dict(cfg):
             cfg.hydra.run.dir = str(run_dir)
     try:
-        place = RunDir(Path(cfg.hydra.run.dir))
+        place = RunDir(Path(cfg.hydra.run.dir).absolute() if cfg.hydra.job.chdir else Path(cfg.hydra.run.dir))
     except OmegaConfBaseException as error:
         raise InputError(one_line(error)) from error
     replaced = replaced_files(config_dir, dict(cfg.hydra.runtime.choices))

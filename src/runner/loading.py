@@ -180,6 +180,8 @@ class Loading:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < least):
                 raise ValueError(f"{name}={value}: must be a whole number of at least {least}")
+        if not isinstance(self.pin_memory, (bool, type(None))):
+            raise ValueError(f"pin_memory={self.pin_memory}: must be true, false or null (on CUDA only)")
         for name in ("persistent_workers", "prefetch_factor"):
             if getattr(self, name) and self.num_workers == 0:
                 raise ValueError(f"{name}={getattr(self, name)}: needs num_workers of at least 1")

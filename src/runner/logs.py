@@ -87,7 +87,7 @@ def open_logs(path: Path, quiet: bool, is_shown: bool = True) -> Iterator[Screen
         screen.setLevel(logging.CRITICAL)
     level = own.level
     own.setLevel(logging.INFO)
-    for handler in (file, screen):
+    for handler in (screen, file):  # the screen first: it still shows what a full disk does not take
         root.addHandler(handler)
     try:
         yield screen

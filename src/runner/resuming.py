@@ -3,9 +3,15 @@
 import logging
 import os
 import re
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from omegaconf import OmegaConf
 
 from runner import checkpoint, provenance
 from runner.checkpoint import Damaged
@@ -34,25 +40,39 @@ def resume(path: Path, overrides: list[str], on_batch: OnBatch | None = None, is
     Raises:
         InputError: no run, another process has it, no good checkpoint, or an override that would change the past.
     """
-    run_dir = RunDir(path)
+    run_dir = RunDir(path.absolute())
     record = run_dir.read_run()
     finished = f"{path}: finished, all {record['epochs']} epochs are done; trainer.epochs=N continues it"
     if record["state"] == "done" and not overrides:
         print(finished)
         return record
-    config = overridden(record["config"], overrides)
-    check_changes(path, record, dict(config), overrides)
-    if record["state"] == "done" and config.trainer.epochs == record["epochs"]:
-        print(finished)
-        return record
     run_dir.lock()
     try:
+        record = run_dir.read_run()  # nobody else writes it from here on
+        config = overridden(record["config_yaml"], overrides)
+        check_changes(path, record, OmegaConf.to_container(config), overrides)
+        if record["state"] == "done" and config.trainer.epochs == record["config"]["trainer"]["epochs"]:
+            print(finished)
+            return record
         resumed, notes = choose(run_dir, record)
-        if config.device.type != record["config"]["device"]["type"]:
-            notes.append("another device: from here on the bits are not those of the run that never stopped")
-        return train(config, run_dir, notes, resumed, on_batch, is_shown)
+        if resumed.state is not None:
+            config.model_weights = config.init_from = None
+        with working_directory(record["working_directory"]):
+            return train(config, run_dir, notes, resumed, on_batch, is_shown)
     finally:
         run_dir.release()
+
+
+@contextmanager
+def working_directory(path: str) -> Iterator[None]:
+    """The folder in which the run was started, where it still is there: its config may hold relative paths."""
+    before = os.getcwd()
+    if os.path.isdir(path):
+        os.chdir(path)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 @dataclass
@@ -64,6 +84,7 @@ class Resumed:
     path: Path | None  # the file that holds `state`
     best: Path | None  # a good file that holds the best epoch's weights, to be best.pt again
     unusable: list[Path]  # damaged files, and those newer than `state` that do not lead to the same end
+    known: dict[int, float | None]  # the monitored value of every epoch that was ever completed
 
     def put_back(self, run_dir: RunDir, trainer: Trainer, record: dict[str, Any]) -> None:
         """Loads the state, cuts the files back to it, and carries the old record over into the new one."""
@@ -74,7 +95,7 @@ class Resumed:
                 raise InputError(f"{run_dir.path}: its checkpoint does not fit its config; {error}") from error
         progress = trainer.progress
         for path in self.unusable:  # nothing is deleted; but no later start may take one of them for the newest
-            os.replace(path, path.with_name(path.name + SET_ASIDE))
+            os.replace(path, path.with_name(f"{path.name}{SET_ASIDE}-{time.time_ns()}"))
         fsync_directory(run_dir.checkpoints)
         if self.path is not None:
             trainer.checkpoints.adopt(self.path)
@@ -83,6 +104,8 @@ class Resumed:
             checkpoint.save(best, checkpoint.load(self.best))
         if progress.best_epoch is not None and trainer.best_weights is None and not trainer.checkpoints.saves_best:
             trainer.best_weights = trainer.load_best_weights()
+        record["known"] = self.known
+        run_dir.write_run({**self.record, "known": self.known})  # before the rows that prove it are cut off
         run_dir.metrics.cut_back("epoch", progress.epoch)
         run_dir.steps.cut_back("step", progress.step)
         for key in ("started", "command", "git", "code"):
@@ -95,6 +118,11 @@ class Resumed:
         record["seconds"] = round(sum(row["seconds"] for row in rows.values()), 3)
         for which, epoch in (("best", progress.best_epoch), ("last", progress.epoch)):
             record[which] = {k: v for k, v in rows.get(epoch, {}).items() if k == "lr" or "/" in k}
+        if (record["device"], record["threads"]) != (self.record["device"], self.record["threads"]):
+            log.warning(
+                "another device or thread count (%s, %s; before: %s, %s): from here on the last digits may differ",
+                *(record["device"], record["threads"], self.record["device"], self.record["threads"]),
+            )
         log.info("resumed after %d epochs and %d batches", progress.epoch, progress.batch)
 
 
@@ -108,54 +136,73 @@ def choose(run_dir: RunDir, record: dict[str, Any]) -> tuple[Resumed, list[str]]
         InputError: there are checkpoints, but none of them is good.
     """
     notes: list[str] = []
-    good: dict[Path, dict[str, Any]] = {}
+    good: dict[Path, Facts] = {}
     paths = [p for p in run_dir.checkpoints.glob("*.pt") if p.name not in NOT_CHECKPOINTS]
     for path in paths:
         try:
-            good[path] = checkpoint.load(path)
+            good[path] = Facts.of(checkpoint.load(path))
         except Damaged as error:
             notes.append(str(error))
     if paths and not good:
         raise InputError(f"{run_dir.path}: none of its checkpoints is good; {'; '.join(notes)}")
     rows = run_dir.metrics.read()
+    values = {row["epoch"]: row[record["monitor"]] for row in rows}
+    known = {**{int(epoch): value for epoch, value in record.get("known", {}).items()}, **values}
     unusable = [path for path in paths if path not in good]
-    for path in sorted(good, key=lambda p: _position(good[p]), reverse=True):
-        state = good[path]
-        best, is_reachable = _best_file(state, good, rows, record)
+    for path in sorted(good, key=lambda p: (good[p].position, p.name == "last.pt"), reverse=True):
+        facts = good[path]
+        best, is_reachable = _best_file(facts, good, known, record["mode"])
         if is_reachable:
             if notes:
-                lost = len({row["epoch"] for row in rows if row["epoch"] > state["epoch"]})
-                notes.append(f"continuing from {path.name}, after epoch {state['epoch']}: {lost} epochs are repeated")
-            return Resumed(record, state, path, best, unusable), notes
+                lost = len([epoch for epoch in values if epoch > facts.epoch])
+                notes.append(f"continuing from {path.name}, after epoch {facts.epoch}: {lost} epochs are repeated")
+            return Resumed(record, checkpoint.load(path), path, best, unusable, known), notes
         unusable.append(path)
     if paths:
         notes.append(
-            "the weights of the best epoch are lost with it, so the run starts again from its beginning:"
+            "the weights of the best epoch are lost, so the run starts again from its beginning:"
             f" {len(rows)} epochs are repeated"
         )
-    return Resumed(record, None, None, None, unusable), notes
+    return Resumed(record, None, None, None, unusable, known), notes
 
 
-def _position(state: dict[str, Any]) -> tuple[int, int]:
-    return state["progress"]["epoch"], state["progress"]["batch"]
+@dataclass(frozen=True)
+class Facts:
+    """What choosing needs of a checkpoint, so that not all of them are in memory at once."""
+
+    epoch: int
+    batch: int
+    best_epoch: int | None
+    best_value: float | None
+    holds_best: bool  # the best epoch's weights are in the file too
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> "Facts":
+        progress = state["progress"]
+        best = progress["best_epoch"], progress["best_value"]
+        return cls(progress["epoch"], progress["batch"], *best, "best_model_state_dict" in state)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        return self.epoch, self.batch
 
 
 def _best_file(
-    state: dict[str, Any], good: dict[Path, dict[str, Any]], rows: list[dict[str, Any]], record: dict[str, Any]
+    facts: Facts, good: dict[Path, Facts], known: dict[int, float | None], mode: str
 ) -> tuple[Path | None, bool]:
-    """The good file with the best epoch's weights, if one is needed; and whether the run can go on from `state`."""
-    epoch, value = state["progress"]["best_epoch"], state["progress"]["best_value"]
-    if epoch is None or "best_model_state_dict" in state:
+    """The good file with the best epoch's weights, if one is needed; and whether the run can go on from `facts`."""
+    if facts.best_epoch is None or facts.holds_best:
         return None, True
     for path in sorted(good, key=lambda p: p.name != "best.pt"):
-        if good[path]["epoch"] == epoch and not good[path]["progress"]["batch"]:
+        if good[path].position == (facts.best_epoch, 0):
             return path, True
-    later = [row[record["monitor"]] for row in rows if row["epoch"] > state["epoch"]]
-    sign = 1 if record["mode"] == "max" else -1
-    return None, any(other is not None and sign * other > sign * value for other in later)
+    assert facts.best_value is not None
+    sign = 1 if mode == "max" else -1
+    later = [value for epoch, value in known.items() if epoch > facts.epoch and value is not None]
+    return None, any(sign * value > sign * facts.best_value for value in later)
 
 
-def check_changes(run_dir: Path, record: dict[str, Any], config: dict[str, Any], overrides: list[str]) -> None:
+def check_changes(run_dir: Path, record: dict[str, Any], config: Any, overrides: list[str]) -> None:
     """Refuses a config that would change what has been trained already.
 
     Raises:
@@ -163,7 +210,8 @@ def check_changes(run_dir: Path, record: dict[str, Any], config: dict[str, Any],
     """
     old, new = flatten(record["config"]), flatten(config)
     changed = {k: (old.get(k), new.get(k)) for k in {**old, **new} if old.get(k) != new.get(k)}
-    way_out = f"start a new run from its weights: python -m runner init_from={run_dir} {' '.join(overrides)}"
+    words = " ".join(shlex.quote(word) for word in [*own_overrides(run_dir), f"init_from={run_dir}", *overrides])
+    way_out = f"start a new run from its weights: python -m runner {words}"
     for key, (before, after) in changed.items():
         if key == "trainer.epochs":
             check_epochs(record, after, way_out)
@@ -171,15 +219,25 @@ def check_changes(run_dir: Path, record: dict[str, Any], config: dict[str, Any],
             raise InputError(f"{key}: {before} -> {after} would change what this run has trained already; {way_out}")
 
 
+def own_overrides(run_dir: Path) -> list[str]:
+    """The overrides that the run was started with, as Hydra kept them."""
+    path = run_dir / ".hydra" / "overrides.yaml"
+    return [str(word) for word in OmegaConf.load(path)] if path.exists() else []
+
+
 def check_epochs(record: dict[str, Any], epochs: Any, way_out: str) -> None:
     """trainer.epochs may be raised, if nothing else in the config depends on it."""
     done = record["epochs_done"]
-    if epochs < done:
-        raise InputError(f"trainer.epochs={epochs}: this run has completed {done} epochs already")
+    planned = record["config"]["trainer"]["epochs"]
+    if not isinstance(epochs, int) or epochs < planned:
+        raise InputError(
+            f"trainer.epochs={epochs}: this run is planned for {planned} epochs, {done} of them are done;"
+            " its length can only be raised"
+        )
     source = flatten({k: v for k, v in record["config_source"].items() if k != "derived"})
     for key, value in source.items():
         if re.search(r"derived\.run_length|trainer\.epochs", str(value)):
             raise InputError(
-                f"trainer.epochs: {record['epochs']} -> {epochs} would change {key}={value}, the length that this run"
+                f"trainer.epochs: {planned} -> {epochs} would change {key}={value}, the length that this run"
                 f" was planned for; {way_out}"
             )

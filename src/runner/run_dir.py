@@ -5,6 +5,7 @@ ends with the process, and forked workers do not inherit it) says that a process
 file only says which.
 """
 
+import errno
 import fcntl
 import json
 import math
@@ -20,7 +21,8 @@ from typing import Any
 from runner.errors import InputError
 from runner.files import write_atomically
 
-STATES = ("running", "done", "failed", "interrupted")
+# What a run writes; only the first three are there (and git.diff, and an empty checkpoints/) when a start dies early.
+OURS = (".hydra", "runner.log", "run.lock", "git.diff", "checkpoints", "metrics.jsonl", "steps.jsonl", "run.json")
 _held: dict[Path, int] = {}  # lock files that this process holds; closing any descriptor of one would free it
 
 
@@ -58,25 +60,41 @@ class RunDir:
         self.git_diff = path / "git.diff"
         self.checkpoints = path / "checkpoints"
         self.lock_file = path / "run.lock"
-        self.is_new = False  # whether claim() made the folder
+        self.before: set[Path] | None = None  # what was there when a start claimed it; None: the folder was not
 
     def claim(self) -> None:
         """Takes the directory for a new run, before anything is written there.
 
         Raises:
-            InputError: it holds a run, another process is writing there, or it cannot be written.
+            InputError: it holds a run or another program's files, somebody is writing there, or nobody can.
         """
         try:
-            self.is_new = not self.path.exists()
+            self.before = set(self.path.rglob("*")) if self.path.exists() else None
             self.path.mkdir(parents=True, exist_ok=True)
+            self.check_free()
             self.lock()
         except OSError as error:
             raise InputError(f"hydra.run.dir={self.path}: cannot be written ({error.strerror})") from error
-        if self.run_json.exists():
+        try:
+            self.check_free()
+        except InputError:
             self.release()
+            raise
+
+    def check_free(self) -> None:
+        """Refuses a folder that holds a run, or files of ours that no start of ours has left."""
+        if self.run_json.exists():
+            running = f" (and is running: {self.lock_file.read_text().strip()})" if is_locked(self) else ""
             raise InputError(
-                f"hydra.run.dir={self.path}: already holds a run, which is never overwritten; choose another folder,"
-                f" or continue it: {resume_command(self.path)}"
+                f"hydra.run.dir={self.path}: already holds a run{running}, which is never overwritten;"
+                f" choose another folder, or continue it: {resume_command(self.path)}"
+            )
+        found = [name for name in OURS if (self.path / name).exists()]
+        written = self.metrics.path.exists() or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
+        if found and (written or not self.lock_file.exists()):
+            raise InputError(
+                f"hydra.run.dir={self.path}: holds {', '.join(found)} of something else, which would be overwritten;"
+                " choose another folder"
             )
 
     def lock(self) -> None:
@@ -92,9 +110,15 @@ class RunDir:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                os.close(descriptor)
+                raise
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "an unknown process"
             os.close(descriptor)
             raise InputError(f"{self.path}: another process is running it ({holder})") from error
+        if not path.exists() or os.fstat(descriptor).st_ino != path.stat().st_ino:
+            os.close(descriptor)  # its last holder removed the file meanwhile: the lock of a file without a name
+            return self.lock()
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"host {socket.gethostname()}, pid {os.getpid()}\n".encode(), 0)
         _held[path] = descriptor
@@ -106,13 +130,15 @@ class RunDir:
             os.close(descriptor)
 
     def discard(self) -> None:
-        """Removes what a start wrote that ended before it became a run. A folder that was there before stays."""
+        """Removes what a start wrote that ended before it became a run. What was there before stays."""
         if self.run_json.exists():
             return
-        for path in (self.log, self.lock_file, *(self.path / ".hydra").glob("*.yaml")):
-            path.unlink(missing_ok=True)
-        for folder in (self.path / ".hydra", self.checkpoints, self.path if self.is_new else None):
-            if folder is not None and folder.is_dir() and not any(folder.iterdir()):
+        before = self.before or set()
+        for path in (self.log, self.git_diff, *(self.path / ".hydra").glob("*.yaml"), self.lock_file):
+            if path not in before:
+                path.unlink(missing_ok=True)
+        for folder in (self.path / ".hydra", self.checkpoints, self.path if self.before is None else None):
+            if folder is not None and folder not in before and folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
 
     def write_run(self, record: Mapping[str, Any]) -> None:
@@ -196,4 +222,12 @@ class Rows:
             write_atomically(self.path, content)
 
     def _lines(self) -> list[bytes]:
-        return self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
+        """The whole lines, up to the first that is no row: a power cut may leave anything behind the durable ones."""
+        lines = []
+        for line in self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []:
+            try:
+                json.loads(line)
+            except ValueError:
+                break
+            lines.append(line)
+        return lines

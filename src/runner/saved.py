@@ -10,6 +10,7 @@ from runner.errors import InputError
 from runner.run_dir import RunDir
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
     from torch.nn import Module
 
     from runner.build import Built
@@ -42,13 +43,21 @@ def open_saved(run_dir: Path, which: str) -> Saved:
         raise InputError(str(error)) from error
 
 
+def saved_config(record: dict[str, Any]) -> "DictConfig":
+    """A run's resolved config, without the weights that it started from: its checkpoint has others."""
+    from omegaconf import DictConfig, OmegaConf
+
+    config = OmegaConf.create(record["config_yaml"])
+    assert isinstance(config, DictConfig)
+    config.model_weights = config.init_from = None
+    return config
+
+
 def rebuilt(saved: Saved) -> "Built":
     """The run's objects, made again from its resolved config, with the checkpoint's weights."""
-    from omegaconf import OmegaConf
-
     from runner.build import build
 
-    built = build(OmegaConf.create({**saved.record["config"], "model_weights": None, "init_from": None}))
+    built = build(saved_config(saved.record))
     load_into(built.trainer.model, saved)
     return built
 
@@ -64,7 +73,6 @@ def load_into(model: "Module", saved: Saved) -> None:
 def open_model(run_dir: Path, which: str) -> "Module":
     """See runner.load_model."""
     import torch
-    from omegaconf import OmegaConf
 
     from runner.build import make_model
     from runner.seeding import isolated
@@ -72,6 +80,6 @@ def open_model(run_dir: Path, which: str) -> "Module":
     saved = open_saved(run_dir, which)
     cpu = torch.device("cpu")
     with isolated(0, cpu):  # building draws initial weights: the caller's generators stay as they are
-        model = make_model(OmegaConf.create({**saved.record["config"], "model_weights": None, "init_from": None}), cpu)
+        model = make_model(saved_config(saved.record), cpu)
     load_into(model, saved)
     return model.eval()

@@ -110,6 +110,8 @@ class Trainer:
         self.last_row: dict[str, Any] = {}  # the metrics of the last completed epoch
         self.best_weights: dict[str, Any] | None = None  # in memory only where best.pt is not written
         self.last_save = time.monotonic()
+        buffers = self.model.named_buffers()
+        self.finite_buffers = {name for name, buffer in buffers if bool(buffer.isfinite().all())}
         self._resumed_rng: dict[str, Any] | None = None
         self._check_names()
 
@@ -127,6 +129,7 @@ class Trainer:
                 began = time.perf_counter()
                 train = self.train_epoch()
                 trained = time.perf_counter()
+                self.check_finite()
                 metrics = {"lr": self.lr, **train, **self.evaluate()}
                 self.step_scheduler("epoch", metrics)
                 is_best = self.advance(metrics)
@@ -264,12 +267,7 @@ class Trainer:
                 log.warning("not saved inside the epoch: metrics.%s has no state_dict", unsaved[0])
                 return
             self.finite_loss()
-        for name, tensor in self.model.state_dict().items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise Diverged(
-                    f"{name} is not finite after epoch {self.progress.epoch + (not is_epoch_end)},"
-                    f" batch {self.progress.batch or len(self.train_loader)} (counted from 1)"
-                )
+            self.check_finite()
         for listener in self.listeners.saving:
             listener()
         self.checkpoints.write(self.state_dict(), is_epoch_end, is_best)
@@ -293,6 +291,7 @@ class Trainer:
             "optimizer_state_dict": self.optimizer.state_dict(),
             "scheduler_state_dict": self.schedule.scheduler.state_dict(),
             "progress": asdict(self.progress),
+            "criterion_state_dict": self.criterion.state_dict() if isinstance(self.criterion, nn.Module) else {},
             "lr": self.lr,
             "rng": rng_state(self.device),
             "config": self.config,
@@ -309,6 +308,8 @@ class Trainer:
         self.model.load_state_dict(state["model_state_dict"])
         self.optimizer.load_state_dict(state["optimizer_state_dict"])
         self.schedule.scheduler.load_state_dict(state["scheduler_state_dict"])
+        if isinstance(self.criterion, nn.Module):
+            self.criterion.load_state_dict(state["criterion_state_dict"])
         self.progress = Progress(**state["progress"])
         # torch's own mark that a step came before the scheduler's; in this process none may have yet.
         self.optimizer._opt_called = self.progress.step > 0  # type: ignore[attr-defined]
@@ -323,6 +324,24 @@ class Trainer:
                 load_metric(metric, state["running"]["metrics"][name], self.device)
 
     # ------------------------------------------------------------------------------------------------ checks
+
+    def check_finite(self) -> None:
+        """A finite loss can come before a step to infinity, in the parameters or in what the optimizer keeps.
+
+        Raises:
+            Diverged: names the first tensor that is not finite. A buffer that never was is left out.
+        """
+        tensors: dict[str, torch.Tensor] = dict(self.model.named_parameters())
+        tensors |= {name: buffer for name, buffer in self.model.named_buffers() if name in self.finite_buffers}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            kept = {f"the optimizer's {key} of parameter {index}": value for key, value in state.items()}
+            tensors |= {key: value for key, value in kept.items() if isinstance(value, torch.Tensor)}
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise Diverged(
+                    f"{name} is not finite in epoch {self.progress.epoch + 1}, after batch {self.progress.batch} of"
+                    f" {len(self.train_loader)}"
+                )
 
     def finite_loss(self, last: int = 0) -> float:
         """The mean loss of the epoch so far, or of its last batches. The one place that waits for the device.
