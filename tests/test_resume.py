@@ -359,3 +359,25 @@ def test_a_crash_between_two_names_of_the_last_checkpoint_is_mended(whole, monke
     assert checkpoint.load(Path("run/checkpoints/last.pt"))["epoch"] == 3
     resume(Path("run"), [])
     assert_equal_runs(whole, "run")
+
+
+def test_damage_and_a_kill_together_lose_no_more_than_the_damage(tmp_path):
+    """The proof that a lost best epoch is made again outlives the rows that held it."""
+    words = [*WORDS, "trainer.monitor=train/loss"]  # each epoch is the best so far
+    runner.run(words, run_dir="whole")
+    assert json.loads(Path("whole/run.json").read_text())["best_epoch"] == 4
+    crash_at(20, "run", words)
+    for name in ("last", "best"):  # one file of two names
+        damage(Path(f"run/checkpoints/{name}.pt"), "flipped")
+
+    def crash(progress, num_batches):
+        if progress.batch == 2:
+            raise Crash
+
+    for _ in range(2):
+        with pytest.raises(Crash):
+            resume(Path("run"), [], on_batch=crash)
+    resume(Path("run"), [])
+    events = json.loads(Path("run/run.json").read_text())["resumed"]
+    assert [event["epoch"] for event in events] == [2, 2, 2]
+    assert_equal_runs("whole", "run")

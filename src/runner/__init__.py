@@ -24,9 +24,12 @@ def run(
         runner.errors.InputError: a wrong override or an impossible config; nothing was trained.
         runner.errors.Diverged: the loss is not finite.
     """
+    from runner.errors import InputError
     from runner.job import train
     from runner.launch import launch
 
+    if isinstance(overrides, str):
+        raise InputError(f"overrides={overrides!r}: must be a list of overrides, as [{overrides!r}]")
     return launch(overrides, train, _text(config_dir), _text(run_dir))  # type: ignore[no-any-return]
 
 

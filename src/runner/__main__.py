@@ -25,6 +25,8 @@ def main() -> None:
         sys.exit(2)
     except Interrupted as stopped:
         sys.exit(128 + stopped.signum)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except BrokenPipeError:
         # Whoever read our output is gone; python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -41,9 +43,14 @@ def dispatch(argv: Sequence[str]) -> int:
         verb = importlib.import_module(f"runner.cli.{first}")
         parser = verb.parser()
         parser.error = wrong_flags
-        return verb.main(parser.parse_args(argv[1:]))  # type: ignore[no-any-return]
+        return verb.main(parser.parse_intermixed_args(argv[1:]))  # type: ignore[no-any-return]
     if first and first[0] not in "-+~" and "=" not in first:
         raise InputError(f"{first}: neither an override (KEY=VALUE) nor a verb; verbs: {', '.join(VERBS)}")
+    if "--version" in argv:
+        from importlib.metadata import version
+
+        print(f"runner {version('torch-runner')}")
+        return 0
     if {"-h", "--help"} & set(argv):
         from runner.cli.help import show
 
@@ -58,7 +65,7 @@ def run(argv: Sequence[str]) -> int:
 
     parser = get_args_parser()
     parser.error = wrong_flags  # type: ignore[method-assign]
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     flags = (arguments.cfg, arguments.info, arguments.shell_completion, arguments.hydra_help)
     if arguments.config_path or arguments.config_name or arguments.experimental_rerun:
         raise InputError(

@@ -23,10 +23,11 @@ from torch.optim import Optimizer
 
 from runner import checkpoint, device, metrics, models
 from runner.checkpoint import Checkpoints
-from runner.data import Parts, count_classes, split
+from runner.data import Parts, count_classes, integer_targets, split
 from runner.errors import InputError
 from runner.loading import Loader, Loading
-from runner.seeding import derive, seed_everything
+from runner.seeding import derive, isolated, seed_everything
+from runner.steps import to_device
 from runner.trainer import Listeners, Schedule, StopRequest, Trainer
 
 log = logging.getLogger("runner")
@@ -358,7 +359,7 @@ def make_parts(cfg: DictConfig) -> Parts:
 def data_error(cfg: DictConfig, name: str, error: InputError) -> InputError:
     """Says where the data was looked for, where a root was given."""
     node = cfg.dataset[name]
-    if not isinstance(node, DictConfig) or node.get("root") is None:
+    if str(error).startswith("dataset.root=") or not isinstance(node, DictConfig) or node.get("root") is None:
         return error
     cls = locate(node["_target_"], f"dataset.{name}")
     folder = Path(node.root).absolute()
@@ -381,6 +382,9 @@ def fill_classes(cfg: DictConfig, parts: Parts) -> None:
         cfg.dataset.num_classes = count_classes(parts.train.dataset)
         if cfg.dataset.num_classes is None:
             raise InputError("dataset.num_classes=null: this dataset has no classes or targets to count; set it")
+    classes, targets = cfg.dataset.get("num_classes"), integer_targets(parts.train.dataset)
+    if classes is not None and targets is not None and int(targets.max()) >= classes:
+        raise InputError(f"dataset.num_classes={classes}: the targets go up to {int(targets.max())}")
 
 
 def fill_derived(cfg: DictConfig, eval_split: str, epochs: int, batches_per_epoch: int) -> None:
@@ -408,6 +412,8 @@ def make_model(cfg: DictConfig, where: torch.device) -> nn.Module:
         raise InputError(f"model: must be a torch.nn.Module, got {type(model).__name__}")
     if (path := initial_weights(cfg)) is not None:
         load_weights(model, path, cfg.strict)
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
+        raise InputError("model: lazy layers, which take their shape from the first batch, are not supported")
     return model.to(where)
 
 
@@ -504,6 +510,35 @@ def make_metrics(cfg: DictConfig, where: torch.device) -> dict[str, Any]:
             raise InputError(f"metrics.{name}: must have another name than loss, and update, compute and reset")
         made[name] = metrics.prepare(metric, where)
     return made
+
+
+def probe(built: Built) -> None:
+    """Takes two training examples through the model and the loss, so that parts that do not fit are said at once.
+
+    Nothing that counts is changed: eval mode, no gradients, and the generators are put back.
+
+    Raises:
+        InputError: names the part that refused them.
+    """
+    trainer, part = built.trainer, "dataset"
+    try:
+        with isolated(0, built.device.torch), torch.no_grad():
+            data, target = to_device(trainer.train_loader.examples(2), built.device.torch)
+            part = "model"
+            was_training = trainer.model.training
+            output = trainer.model.eval()(data)
+            trainer.model.train(was_training)
+            part = "loss"
+            loss = trainer.criterion(output, target)
+            if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
+                shape = list(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
+                raise InputError(f"loss: must give one number for a batch, a tensor without dimensions; got {shape}")
+    except InputError:
+        raise
+    except Exception as error:
+        target_name = str(built.config[part].get("_target_", ""))
+        shapes = f" (an input of shape {list(data.shape)})" if part != "dataset" else ""
+        raise InputError(f"{complaint(part, target_name, error)}{shapes}") from error
 
 
 def describe(built: Built) -> list[str]:

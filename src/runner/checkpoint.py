@@ -134,6 +134,8 @@ def load_weights(path: Path) -> dict[str, Any]:
     Raises:
         InputError: a file that is neither.
     """
+    if path.is_dir():
+        raise InputError(f"model_weights={path}: is a folder; a run's last weights are init_from={path}")
     try:
         with open(path, "rb") as file:
             file.seek(0, os.SEEK_END)

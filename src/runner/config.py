@@ -22,12 +22,13 @@ from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from runner.conf_dir import conf_dir
 from runner.errors import InputError
 
 CONFIG_NAME = "config"
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 
 
 def set_up() -> None:
@@ -72,7 +73,7 @@ _apply_unchecked: Callable[[list[Override], DictConfig], None] = ConfigLoaderImp
 
 def _apply_checked(overrides: list[Override], cfg: DictConfig) -> None:
     """Refuses unknown keys, and values of another kind than the YAML's: see _fits."""
-    expected = []
+    expected: dict[str, tuple[Override, str | None]] = {}  # by key: of several overrides the last one counts
     for override in overrides:
         key = override.key_or_group
         if key.split(".")[0] == "hydra" or override.is_delete():
@@ -83,9 +84,9 @@ def _apply_checked(overrides: list[Override], cfg: DictConfig) -> None:
         if not known and not (override.is_add() or override.is_force_add()):
             raise InputError(f"{override.input_line}: {_unknown_key(cfg, key)}")
         if known:
-            expected.append((override, _kind(cfg, key)))
+            expected[key] = (override, _kind(cfg, key))
     _apply_unchecked(overrides, cfg)
-    for override, kind in expected:
+    for override, kind in expected.values():
         given = _kind(cfg, override.key_or_group, must_resolve=True)
         if not _fits(given, kind):
             raise InputError(
@@ -106,12 +107,18 @@ def _unknown_key(cfg: DictConfig, key: str) -> str:
     parent_key, _, last = key.rpartition(".")
     parent = OmegaConf.select(cfg, parent_key, throw_on_missing=False) if parent_key else cfg
     if not isinstance(parent, DictConfig):
-        return f"there is no key {parent_key!r}"
+        return _unknown_key(cfg, parent_key) if parent_key else f"there is no key {key!r}"
     keys = [str(k) for k in parent if k not in ("hydra", "derived") and not str(k).startswith("_")]
-    close = difflib.get_close_matches(last, keys, 1)
+    close = difflib.get_close_matches(last, keys, 1) or _same_name(cfg, last)
     where = f"{parent_key} has" if parent_key else "there is"
     guess = f"did you mean {close[0]}? " if close else ""
     return f"{where} no key {last!r}; {guess}choices: {', '.join(keys)}"
+
+
+def _same_name(cfg: DictConfig, name: str) -> list[str]:
+    """The first key inside a group that has this name: lr is optimizer.lr."""
+    groups = [(str(key), cfg._get_node(key)) for key in cfg if key not in ("hydra", "derived")]
+    return [f"{key}.{name}" for key, node in groups if isinstance(node, DictConfig) and name in node][:1]
 
 
 def _kind(cfg: DictConfig, key: str, must_resolve: bool = False) -> str | None:
@@ -170,11 +177,10 @@ def one_line(error: BaseException) -> str:
     message = "; ".join(lines)
     if isinstance(error, OverrideParseException) and error.override not in message:
         message = f"{error.override}: {message}"
-    if isinstance(error, OverrideParseException) and "lr_lambda" in message:
-        message += (
-            "; Hydra's grammar needs quotes inside the shell's around brackets, commas and spaces:"
-            " 'scheduler.lr_lambda=\"0.95 ** epoch\"'"
-        )
+    if isinstance(error, OverrideParseException):
+        key = error.override.split("=")[0]
+        example = "0.95 ** epoch" if "lr_lambda" in message else "a (value)"
+        message += f"; quotes inside the shell's make it text: '{key}=\"{example}\"'"
     return message
 
 

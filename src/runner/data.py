@@ -109,7 +109,13 @@ def image_folder(root: str | None, transform: Callable[[Any], Any] | None = None
         return None
     from torchvision.datasets import ImageFolder
 
-    return ImageFolder(root, transform=transform)
+    made = ImageFolder(root, transform=transform)
+    if len(parts := {"train", "val", "valid", "validation", "test"} & set(made.classes)) > 1:
+        raise InputError(
+            f"dataset.root={root}: its folders are parts, not classes ({', '.join(sorted(parts))});"
+            f" choose dataset.root={root}/train and dataset.test_root={root}/test"
+        )
+    return made
 
 
 def integer_targets(dataset: Any) -> Tensor | None:

@@ -83,7 +83,7 @@ def prepare(
 ) -> tuple["Built", dict[str, Any]]:
     """Builds the run's objects and its record, and puts a resumed run's state back."""
     from runner import listeners
-    from runner.build import build, check_known, describe
+    from runner.build import build, check_known, describe, probe
 
     if resumed is None:
         check_known(cfg)
@@ -91,6 +91,8 @@ def prepare(
     told = Listeners()
     built = build(cfg, told, stop)
     trainer = built.trainer
+    if resumed is None:
+        probe(built)
     record = new_record(built, source)
     for line in describe(built):
         log.info(line)

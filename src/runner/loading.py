@@ -222,6 +222,10 @@ class Loader:
         """Batches in a whole epoch."""
         return self.order.num_batches
 
+    def examples(self, count: int) -> Any:
+        """A batch of the part's first examples, made in this process."""
+        return self._loader.dataset[BatchIndex(0, self.order.part.indices[:count].tolist())]  # type: ignore[index]
+
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Any]:
         """The epoch's batches from `start` on, as (data, target) or whatever the collate function gives."""
         self.order.epoch, self.order.start = epoch, start

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -37,6 +38,13 @@ class Screen(logging.Handler):
             self.task = self.live.add_task("", total=None)
 
     def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.show(record)
+        except BrokenPipeError:  # whoever read the screen (`| head`) is gone; the run goes on
+            self.setLevel(logging.CRITICAL + 1)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def show(self, record: logging.LogRecord) -> None:
         message = self.format(record)
         if self.live is not None and self.live.live.is_started:
             self.live.console.print(message, markup=False, highlight=False, soft_wrap=True)

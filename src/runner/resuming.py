@@ -5,8 +5,6 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from runner.errors import InputError
 from runner.files import fsync_directory
 from runner.job import OnBatch, train
 from runner.records import flatten
-from runner.run_dir import RunDir, now
+from runner.run_dir import RunDir, as_it_was_started, now
 from runner.trainer import Trainer
 
 log = logging.getLogger("runner")
@@ -42,7 +40,7 @@ def resume(path: Path, overrides: list[str], on_batch: OnBatch | None = None, is
     """
     run_dir = RunDir(path.absolute())
     record = run_dir.read_run()
-    finished = f"{path}: finished, all {record['epochs']} epochs are done; trainer.epochs=N continues it"
+    finished = f"{path}: finished, all {record['epochs']} epochs are done"
     if record["state"] == "done" and not overrides:
         print(finished)
         return record
@@ -57,22 +55,10 @@ def resume(path: Path, overrides: list[str], on_batch: OnBatch | None = None, is
         resumed, notes = choose(run_dir, record)
         if resumed.state is not None:
             config.model_weights = config.init_from = None
-        with working_directory(record["working_directory"]):
+        with as_it_was_started(record):
             return train(config, run_dir, notes, resumed, on_batch, is_shown)
     finally:
         run_dir.release()
-
-
-@contextmanager
-def working_directory(path: str) -> Iterator[None]:
-    """The folder in which the run was started, where it still is there: its config may hold relative paths."""
-    before = os.getcwd()
-    if os.path.isdir(path):
-        os.chdir(path)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 @dataclass

@@ -13,7 +13,9 @@ import os
 import re
 import shlex
 import socket
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -91,7 +93,8 @@ class RunDir:
             )
         found = [name for name in OURS if (self.path / name).exists()]
         written = self.metrics.path.exists() or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
-        if found and (written or not self.lock_file.exists()):
+        planned = self.lock_file.exists() or (self.path / "job.json").exists()  # by a start of ours, or by a sweep
+        if found and (written or not planned):
             raise InputError(
                 f"hydra.run.dir={self.path}: holds {', '.join(found)} of something else, which would be overwritten;"
                 " choose another folder"
@@ -154,11 +157,29 @@ class RunDir:
             record = json.loads(self.run_json.read_text())
         except FileNotFoundError as error:
             raise InputError(f"{self.path}: holds no run (there is no {self.run_json.name})") from error
+        except NotADirectoryError as error:
+            raise InputError(f"{self.path}: is a file; give the folder of a run") from error
         except (OSError, ValueError) as error:
             raise InputError(f"{self.run_json}: cannot be read ({error})") from error
         if not isinstance(record, dict) or "state" not in record:
             raise InputError(f"{self.run_json}: is not a run's record")
         return record
+
+
+@contextmanager
+def as_it_was_started(record: Mapping[str, Any]) -> Iterator[None]:
+    """In the folder in which a run was started, where that still is there: its config may hold relative paths, and
+    its user's modules lie there.
+    """
+    folder, before = str(record["working_directory"]), os.getcwd()
+    if os.path.isdir(folder):
+        if folder not in sys.path:
+            sys.path.append(folder)
+        os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def is_locked(run_dir: RunDir) -> bool:

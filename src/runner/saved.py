@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from runner import checkpoint
 from runner.checkpoint import Damaged
 from runner.errors import InputError
-from runner.run_dir import RunDir
+from runner.run_dir import RunDir, as_it_was_started
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -57,7 +57,8 @@ def rebuilt(saved: Saved) -> "Built":
     """The run's objects, made again from its resolved config, with the checkpoint's weights."""
     from runner.build import build
 
-    built = build(saved_config(saved.record))
+    with as_it_was_started(saved.record):
+        built = build(saved_config(saved.record))
     load_into(built.trainer.model, saved)
     return built
 
@@ -79,7 +80,10 @@ def open_model(run_dir: Path, which: str) -> "Module":
 
     saved = open_saved(run_dir, which)
     cpu = torch.device("cpu")
-    with isolated(0, cpu):  # building draws initial weights: the caller's generators stay as they are
+    with (
+        as_it_was_started(saved.record),
+        isolated(0, cpu),
+    ):  # building draws initial weights: the caller's generators stay as they are
         model = make_model(saved_config(saved.record), cpu)
     load_into(model, saved)
     return model.eval()

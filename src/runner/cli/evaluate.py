@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import InputError
+from runner.run_dir import as_it_was_started
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +33,12 @@ def main(arguments: argparse.Namespace) -> int:
     from runner.saved import open_saved, rebuilt
 
     saved = open_saved(arguments.run_dir, arguments.which)
-    built = rebuilt(saved)
+    with as_it_was_started(saved.record):
+        evaluate(rebuilt(saved), arguments)
+    return 0
+
+
+def evaluate(built: "Built", arguments: argparse.Namespace) -> None:
     trainer, parts = built.trainer, built.parts
     part = getattr(parts, arguments.split)
     if part is None:
@@ -43,7 +49,6 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"{arguments.split}/{name}: {value!r}")
     if arguments.confusion:
         show_confusion(built, loader, part)
-    return 0
 
 
 def predictions(built: "Built", loader: Any) -> tuple["Tensor", "Tensor"]:

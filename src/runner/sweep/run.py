@@ -34,6 +34,10 @@ def sweep(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
     master = sweeper.config
     options = master.sweep
     place = Path(master.hydra.sweep.dir)
+    for key in ("jobs", "jobs_per_gpu"):
+        value = getattr(sweeper.launcher, key, None)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise InputError(f"hydra.launcher.{key}={value}: must be a whole number of at least 1")
     jobs, swept = compose_jobs(sweeper, arguments)
     base, code = plan.base_of(jobs[0].config, swept), provenance.code_state(*provenance.git_state())
     plan.check_same(place, base, swept, code, bool(options.force))
@@ -145,8 +149,6 @@ def run_jobs(
 
     launcher, options = sweeper.launcher, sweeper.config.sweep
     count, gpus = default_jobs(str(pending[0].composed.device.type), launcher.jobs_per_gpu)
-    if launcher.jobs is not None and (not isinstance(launcher.jobs, int) or launcher.jobs < 1):
-        raise InputError(f"hydra.launcher.jobs={launcher.jobs}: must be a whole number of at least 1")
     with Watch(pending, done=len(outcomes)) as watch:
         pool = Pool(
             place,

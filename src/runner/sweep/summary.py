@@ -20,7 +20,7 @@ def statistics(values: Sequence[float]) -> dict[str, Any]:
     n, mean = len(values), math.fsum(values) / len(values)
     row: dict[str, Any] = {"n": n, "mean": mean, "std": None, "ci95": None, "min": min(values), "max": max(values)}
     if n > 1:
-        row["std"] = float(stats.tstd(values))
+        row["std"] = float(stats.tstd(values)) if max(values) > min(values) else 0.0
         row["ci95"] = interval(values)
     return row
 
@@ -28,9 +28,10 @@ def statistics(values: Sequence[float]) -> dict[str, Any]:
 def interval(values: Sequence[float]) -> list[float]:
     from scipy import stats
 
-    mean, error = math.fsum(values) / len(values), float(stats.sem(values))
-    if error == 0.0:
+    mean = math.fsum(values) / len(values)
+    if max(values) == min(values):
         return [mean, mean]
+    error = float(stats.sem(values))
     return [float(x) for x in stats.t.interval(LEVEL, len(values) - 1, loc=mean, scale=error)]
 
 

@@ -1,0 +1,233 @@
+"""Sweeps: planned before they start, finished whatever dies, continued, extended, summed up."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+import runner
+from runner.cli.verify import differences
+from runner.records import runs
+from runner.run_dir import RunDir
+from runner.sweep import plan, summary
+from runner.sweep.plan import Job
+
+WORDS = ["dataset=fake", "dataset.train_size=40", "dataset.eval_size=20", "dataset.input_shape=[1,4,4]", "model=mlp"]
+WORDS += ["trainer.epochs=3", "device.threads=1", "dataloader.batch_size=8"]
+NAMES = [f"scheduler={scheduler},seed={seed}" for scheduler in ("cosine", "step") for seed in (1, 2)]
+TWO = ["-m", "seed=1,2", "scheduler=step,cosine", "sweep.name=two", *WORDS]
+
+
+def states(place):
+    return {row["name"]: row["state"] for row in json.loads((place / "sweep.json").read_text())["jobs"]}
+
+
+def test_a_sweep_leaves_a_run_directory_a_job_and_a_summary_and_goes_on(cli):
+    place = cli.cwd / "outputs" / "sweeps" / "two"
+    shown = cli(*TWO, "sweep.dry_run=true")
+    assert all(name in shown.stdout for name in NAMES) and not place.exists()
+    done = cli(*TWO)
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in place.iterdir() if p.is_dir()) == NAMES
+    assert states(place) == dict.fromkeys(NAMES, "done")
+    for name in NAMES:
+        scheduler, seed = (part.split("=")[1] for part in name.split(","))
+        runner.run([*WORDS, f"seed={seed}", f"scheduler={scheduler}", "quiet=true"], run_dir=cli.cwd / "single" / name)
+        assert list(differences(RunDir(cli.cwd / "single" / name), RunDir(place / name))) == []
+        assert "epoch" in (place / name / "runner.log").read_text()
+        assert (place / name / ".hydra" / "config.yaml").exists()
+    summed = json.loads((place / "summary.json").read_text())
+    assert [row["n"] for row in summed["settings"]] == [2, 2]
+    assert len((place / "summary.csv").read_text().splitlines()) == 1 + 2 * 6
+    # The same again costs no job; a further seed and a further axis keep the old names.
+    before = {name: (place / name / "run.json").stat().st_mtime_ns for name in NAMES}
+    again = cli(*TWO)
+    assert "4 of them finished before" in again.stdout and again.returncode == 0
+    more = cli("-m", "seed=1,2,3", "scheduler=step", "optimizer.lr=1.0,0.5", "sweep.name=two", *WORDS)
+    assert more.returncode == 0, more.stderr
+    assert before == {name: (place / name / "run.json").stat().st_mtime_ns for name in NAMES}
+    new = sorted({p.name for p in place.iterdir() if p.is_dir()} - set(NAMES))
+    assert new == [*(f"optimizer.lr=0.5,seed={seed}" for seed in (1, 2, 3)), "optimizer.lr=1.0,seed=3"]
+    # Another base, and a sweep.json that is lost.
+    other = cli(*TWO, "trainer.epochs=4")
+    assert other.returncode == 2 and "trainer.epochs: 3 -> 4" in other.stderr and "sweep.force=true" in other.stderr
+    (place / "sweep.json").unlink()
+    assert cli(*TWO).returncode == 0
+    assert len(states(place)) == 8
+    resumed = cli("resume", str(place))
+    assert resumed.returncode == 0 and "4 of them finished before" in resumed.stdout
+
+
+def test_hydras_own_launcher_gives_the_same_folders_and_bits(cli):
+    basic = cli(*[w.replace("two", "basic") for w in TWO], "hydra/launcher=basic")
+    assert basic.returncode == 0, basic.stderr
+    ours = cli(*TWO)
+    assert ours.returncode == 0
+    place = cli.cwd / "outputs" / "sweeps"
+    for name in NAMES:
+        assert list(differences(RunDir(place / "basic" / name), RunDir(place / "two" / name))) == []
+    assert (place / "basic" / "summary.json").exists()
+
+
+FAULTY = """
+import os, signal, torch
+class Faulty(torch.nn.Sequential):
+    def __init__(self, kind):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(16, 10))
+        self.kind = kind
+    def forward(self, x):
+        if self.training and self.kind == 1:
+            raise RuntimeError("this job raises")
+        if self.training and self.kind == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x) * (float("nan") if self.training and self.kind == 3 else 1.0)
+"""
+
+
+def test_failures_are_listed_with_exit_codes_and_logs_and_the_others_finish(cli):
+    (cli.cwd / "faulty.py").write_text(FAULTY)
+    words = [*WORDS, "model._target_=faulty.Faulty", "+model.kind=0,1,2,3,4,5,6,7", "sweep.name=faulty"]
+    words += ["~model.input_shape", "~model.num_classes", "~model.hidden", "~model.batch_norm", "~model.dropout"]
+    done = cli("-m", *words)
+    assert done.returncode == 1, done.stderr
+    place = cli.cwd / "outputs" / "sweeps" / "faulty"
+    found = states(place)
+    assert sorted(found.values()) == ["done"] * 5 + ["failed"] * 3
+    assert "model.kind=1: failed: RuntimeError: this job raises" in done.stderr
+    assert "model.kind=2: failed: its worker died with exit code -9 (SIGKILL)" in done.stderr
+    assert "model.kind=3: failed: the loss is not finite" in done.stderr
+    assert "3 of 8 jobs failed" in done.stderr and "model.kind=1/runner.log" in done.stderr
+    assert "Traceback" in (place / "model.kind=1" / "runner.log").read_text()
+    assert len(json.loads((place / "model.kind=2" / "job.json").read_text())["deaths"]) == 2  # once, and its retry
+    assert json.loads((place / "summary.json").read_text())["settings"][0]["n"] == 1
+    assert "(one seed)" in done.stdout
+    again = cli("-m", *words)  # the one that diverged is not tried again, the others are
+    log = (place / "model.kind=3" / "runner.log").read_text()
+    assert again.returncode == 1 and log.count("failed: the loss is not finite") == 1
+    assert (place / "model.kind=1" / "runner.log").read_text().count("this job raises") > 1
+
+
+def test_a_stopped_sweep_saves_and_continues(cli):
+    words = ["-m", "seed=1,2,3", "sweep.name=stopped", *[w for w in WORDS if "epochs" not in w], "trainer.epochs=400"]
+    process = cli.start(*words)
+    place, deadline = cli.cwd / "outputs" / "sweeps" / "stopped", time.monotonic() + 90
+    while not list(place.glob("*/metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 130, output
+    assert "continue with: python -m runner resume" in output
+    assert "interrupted" in states(place).values()
+    assert (place / "summary.csv").exists()
+
+
+def test_workers_end_with_a_killed_parent(cli):
+    words = ["-m", "seed=1,2", "sweep.name=orphans", *[w for w in WORDS if "epochs" not in w], "trainer.epochs=4000"]
+    process = cli.start(*words)
+    place, deadline = cli.cwd / "outputs" / "sweeps" / "orphans", time.monotonic() + 90
+    while len(list(place.glob("*/metrics.jsonl"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    pids = [int((path.parent / "run.lock").read_text().split()[-1]) for path in place.glob("*/run.json")]
+    process.kill()
+    process.communicate()
+    time.sleep(1)
+    assert len(pids) == 2 and not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert {row["state"] for row in runs(place)} == {"killed"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["seed=1,2", "foo=1,2"], "no key 'foo'"),
+        (["hydra.job.name=a,b"], "hydra.job.name"),
+        (["sweep.retries=1,2"], "sweep.retries: cannot be swept over"),
+        (["seed=choice()"], "empty"),
+        (["seed=1,2,abc"], "seed=abc: must be a whole number"),
+        (["model._target_=runner.models.Net,runner.models.Nope"], "job 1"),
+        (["seed=1", "sweep.name=a/b"], "sweep.name=a/b"),
+        (["seed=1", "hydra.launcher.jobs=0"], "hydra.launcher.jobs=0"),
+        (["seed=1", "--cfg", "job"], "--cfg"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_on_disk(cli, words, message):
+    done = cli("-m", *words)
+    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert not [p for p in cli.cwd.rglob("*") if p.is_file()]
+
+
+@pytest.mark.slow
+def test_10_starts_at_one_instant_get_10_folders(cli):
+    from concurrent.futures import ThreadPoolExecutor
+
+    words = ["-m", "seed=1", *WORDS, "trainer.dry_run=true"]
+    with ThreadPoolExecutor(10) as pool:
+        done = list(pool.map(lambda _: cli(*words, timeout=900), range(10)))
+    assert [d.returncode for d in done] == [0] * 10
+    assert len(list((cli.cwd / "outputs" / "sweeps").iterdir())) == 10
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_continues_to_the_bits_of_single_runs():
+    root = Path(__file__).parents[1]
+    words = [sys.executable, "-m", "benchmarks.kill_sweep", "--rounds", "2", "--seed", "5"]
+    done = subprocess.run(words, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_names_are_safe_short_and_sorted():
+    assert plan.safe_name({"seed": "1", "optimizer.lr": "0.1"}) == "optimizer.lr=0.1,seed=1"
+    assert plan.safe_name({"dataset.root": "/a b/c"}) == "dataset.root=_a_b_c"
+    long = plan.safe_name({"loss.weight": "[" + "0.1," * 60 + "]"})
+    assert len(long) <= 120 and long != plan.safe_name({"loss.weight": "[" + "0.1," * 61 + "]"})
+
+
+def test_names_that_clash_get_a_hash(tmp_path):
+    jobs = [Job([], {"seed": 1, "dataset": {"root": root}}, {"dataset.root": root}) for root in ("a/b", "a b")]
+    plan.place_jobs(jobs, tmp_path)
+    assert jobs[0].name == "dataset.root=a_b" and jobs[1].name.startswith("dataset.root=a_b-")
+    same = [Job([], {"seed": 1}, {"seed": "1"}) for _ in range(2)]
+    assert len(plan.unique(same)) == 1
+
+
+def test_an_identity_leaves_out_what_cannot_change_a_result():
+    base = {
+        "seed": 1,
+        "optimizer": {"lr": 0.1},
+        "checkpoint": {"keep": 2},
+        "name": "a",
+        "dataloader": {"num_workers": 0},
+    }
+    same = {**base, "checkpoint": {"keep": 5}, "name": "b", "dataloader": {"num_workers": 3}}
+    other = {**base, "optimizer": {"lr": 0.2}}
+    identities = [Job([], config, {}).identity for config in (base, same, other)]
+    assert identities[0] == identities[1] != identities[2]
+
+
+def test_statistics_are_scipys_and_the_best_goes_by_validation():
+    def row(seed, value, test):
+        return {
+            "monitor": "val/accuracy",
+            "mode": "max",
+            "best_value": value,
+            "config.seed": seed,
+            "last/val/accuracy": value,
+            "test/best/accuracy": test,
+        }
+
+    jobs = [({"lr": "1", "seed": str(s)}, row(s, v, 0.9)) for s, v in ((1, 0.5), (2, 0.7), (3, 0.6))]
+    jobs += [({"lr": "2", "seed": str(s)}, row(s, v, 0.1)) for s, v in ((1, 0.8), (2, 0.75), (3, 0.9))]
+    summed = summary.summarize(jobs)
+    assert [r["setting"]["lr"] for r in summed["settings"]] == ["2", "1"]  # not by test
+    figures = summed["settings"][1]["metrics"]["best/val/accuracy"]
+    assert figures["n"] == 3 and figures["mean"] == pytest.approx(0.6) and figures["std"] == pytest.approx(0.1)
+    low, high = stats.ttest_1samp([0.5, 0.7, 0.6], 0).confidence_interval(0.95)
+    assert figures["ci95"] == pytest.approx([low, high])
+    test = stats.ttest_rel([0.8, 0.75, 0.9], [0.5, 0.7, 0.6]).confidence_interval(0.95)
+    assert summed["paired"]["ci95"] == pytest.approx(list(test))
+    assert summary.statistics([0.5])["ci95"] is None
+    assert summary.statistics([0.5, 0.5])["ci95"] == [0.5, 0.5]
