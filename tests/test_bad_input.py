@@ -1,12 +1,14 @@
 """Bad input, through the real command: one line that names key, value and choices, exit 2, nothing left behind."""
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from conftest import Cli
+from runner.__main__ import main
 
 LAMBDA = "scheduler=lambda"
 NO_CUDA = not torch.cuda.is_available()
@@ -86,7 +88,7 @@ CASES: list[tuple[list[str], list[str]]] = [
         ["LBFGS", "closure"],
     ),
     (["~loss"], ["loss", "missing"]),
-    (["model=null"], ["model=None", "must be a group"]),
+    (["model=null"], ["group", "NoneType"]),
     (["~scheduler._target_"], ["scheduler._target_", "must be given"]),
     (["model_weights=5"], ["model_weights=5", "must be text"]),
     (["device.threads=abc"], ["device.threads=abc"]),
@@ -97,7 +99,7 @@ CASES: list[tuple[list[str], list[str]]] = [
     (["optimzer.lr=0.1"], ["did you mean optimizer?"]),
     (["dataset.num_classes=5"], ["dataset.num_classes=5", "go up to 9"]),
     (["loss.weight=[1,2]"], ["loss", "NLL"]),
-    (["model.input_shape=[1,9,9]"], ["model", "runner.models.Net", "[2, 1, 8, 8]"]),
+    (["model.input_shape=[1,12,12]"], ["model", "runner.models.Net", "[2, 1, 8, 8]"]),
     (["-m", "--cfg", "job"], ["--cfg"]),
     (["--quiet", "trainer.epochs=0", "--config-dir", "broken", "scheduler=bad"], ["scheduler"]),
     (["-m", "seed=1,abc"], ["seed=abc"]),
@@ -113,37 +115,55 @@ else:
     CASES.append((["device=cuda", "device.index=99"], ["device.index=99", "0 to"]))
 
 
+def prepare(folder):
+    (folder / "foreign.pt").write_bytes(b"somebody else's file")
+    (folder / "broken" / "scheduler").mkdir(parents=True)
+    (folder / "broken" / "run.json").write_text("{")
+    (folder / "broken" / "scheduler" / "bad.yaml").write_text("a: [1")
+
+
+def check(case, code, out, err, folder):
+    _, parts = case
+    assert code == 2, out + err
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    for part in parts:
+        assert part in lines[0]
+    known = {"foreign.pt", "run.json", "bad.yaml"}
+    assert {p.name for p in folder.rglob("*") if p.is_file()} == known, "a half-made run is left"
+    assert [p for p in folder.rglob("run.json")] == [folder / "broken" / "run.json"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(case[0]))
+def test_bad_input_gets_one_line_and_exit_2(case, tmp_path, monkeypatch, capsys):
+    prepare(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["runner", *case[0]])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    shown = capsys.readouterr()
+    check(case, ended.value.code, shown.out, shown.err, tmp_path)
+
+
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
     """All the commands, two at a time, each in a folder of its own."""
     base = tmp_path_factory.mktemp("bad")
 
-    def answer(case):
-        number, (words, _) = case
+    def answer(number):
         folder = base / str(number)
         folder.mkdir()
-        (folder / "foreign.pt").write_bytes(b"somebody else's file")
-        (folder / "broken").mkdir()
-        (folder / "broken" / "run.json").write_text("{")
-        return Cli(folder)(*words, OMP_NUM_THREADS="1"), folder
+        prepare(folder)
+        return Cli(folder)(*CASES[number][0], OMP_NUM_THREADS="1"), folder
 
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(answer, enumerate(CASES)))
+        return list(pool.map(answer, range(len(CASES))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(CASES)), ids=lambda n: " ".join(CASES[n][0]))
-def test_bad_input_gets_one_line_and_exit_2(answers, number):
+def test_bad_input_through_the_real_command(answers, number):
     done, folder = answers[number]
-    assert done.returncode == 2, done.stdout + done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
-    for part in CASES[number][1]:
-        assert part in lines[0]
-    left = [path for path in folder.rglob("run.json") if path.parent.name != "broken"]
-    assert not left
-    empty = folder / "outputs"
-    if "-m" not in CASES[number][0]:
-        assert not [p for p in empty.rglob("*") if p.is_file()]
+    check(CASES[number], done.returncode, done.stdout, done.stderr, folder)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

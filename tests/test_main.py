@@ -272,7 +272,7 @@ def test_git_commit_and_diff_are_kept(cli):
 def test_hydras_own_sweep_gives_each_job_a_run_directory(cli):
     done = cli("-m", "seed=0,1", *SMALL, "trainer.dry_run=true", "--quiet", "hydra.sweep.dir=sweep")
     assert done.returncode == 0, done.stderr
-    records = [json.loads(Path(cli.cwd, "sweep", job, "run.json").read_text()) for job in "01"]
+    records = [json.loads(Path(cli.cwd, "sweep", f"seed={job}", "run.json").read_text()) for job in "01"]
     assert [(r["state"], r["seed"]) for r in records] == [("done", 0), ("done", 1)]
 
 

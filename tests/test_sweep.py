@@ -16,6 +16,7 @@ from runner.records import runs
 from runner.run_dir import RunDir
 from runner.sweep import plan, summary
 from runner.sweep.plan import Job
+from test_resume import is_alive
 
 WORDS = ["dataset=fake", "dataset.train_size=40", "dataset.eval_size=20", "dataset.input_shape=[1,4,4]", "model=mlp"]
 WORDS += ["trainer.epochs=3", "device.threads=1", "dataloader.batch_size=8"]
@@ -136,7 +137,7 @@ def test_workers_end_with_a_killed_parent(cli):
     process.kill()
     process.communicate()
     time.sleep(1)
-    assert len(pids) == 2 and not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert len(pids) == 2 and not [pid for pid in pids if is_alive(pid)]
     assert {row["state"] for row in runs(place)} == {"killed"}
 
 

@@ -52,7 +52,9 @@ def own_hydra() -> Iterator[None]:
     setattr(loader, name, staticmethod(_apply_checked))
     try:
         yield
-    except COMPOSITION_ERRORS as error:
+    except InputError:
+        raise
+    except (*COMPOSITION_ERRORS, ValueError) as error:
         raise InputError(one_line(error)) from error
     finally:
         setattr(loader, name, staticmethod(_apply_unchecked))

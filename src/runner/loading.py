@@ -224,7 +224,7 @@ class Loader:
 
     def examples(self, count: int) -> Any:
         """A batch of the part's first examples, made in this process."""
-        return self._loader.dataset[BatchIndex(0, self.order.part.indices[:count].tolist())]  # type: ignore[index]
+        return self._loader.dataset[BatchIndex(0, self.order.part.indices[:count].tolist())]
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Any]:
         """The epoch's batches from `start` on, as (data, target) or whatever the collate function gives."""
