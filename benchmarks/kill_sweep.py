@@ -23,7 +23,7 @@ from pathlib import Path
 JOBS = [(seed, scheduler) for seed in range(6) for scheduler in ("step", "onecycle")]
 COMMON = [
     *("dataset=fake", "dataset.train_size=200", "dataset.eval_size=40", "dataset.input_shape=[1,8,8]", "model=mlp"),
-    *("dataloader.batch_size=4", "trainer.epochs=8", "device.threads=1", "optimizer=sgd", "quiet=true"),
+    *("dataloader.batch_size=4", "trainer.epochs=24", "device.threads=1", "optimizer=sgd", "quiet=true"),
 ]
 SWEEP = ["-m", *COMMON, "seed=0,1,2,3,4,5", "scheduler=step,onecycle", "sweep.name=campaign"]
 
@@ -105,7 +105,7 @@ def main() -> int:
         for _ in range(rng.randrange(1, 4)):
             kill = rng.choice(["the parent", "worker", "all"])
             tally["starts"] += 1
-            if attempt(folder, mark, kill, rng.uniform(2.0, 14.0), tally) == 0:
+            if attempt(folder, mark, kill, rng.uniform(3.0, 10.0), tally) == 0:
                 break
         code = attempt(folder, mark, None, 0, tally)
         tally["starts"] += 1
