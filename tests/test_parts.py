@@ -23,7 +23,7 @@ FLOORS = {
     **dict.fromkeys(("errors", "events", "conf_dir", "files"), 0),
     **dict.fromkeys(("seeding", "augment", "losses", "metrics", "models", "schedulers", "provenance"), 1),
     **dict.fromkeys(("device", "data", "checkpoint", "logs", "run_dir"), 2),
-    **dict.fromkeys(("loading", "steps", "records", "config", "tables"), 3),
+    **dict.fromkeys(("loading", "steps", "records", "config", "tables", "checks"), 3),
     **dict.fromkeys(("trainer", "listeners"), 4),
     "build": 5,
     **dict.fromkeys(("job", "saved"), 6),
@@ -57,7 +57,7 @@ def test_hydra_is_imported_by_the_entry_and_build_only():
         if (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hydra")
         or (isinstance(node, ast.Import) and any(a.name.split(".")[0] == "hydra" for a in node.names))
     }
-    assert users == {"__main__", "config", "launch", "build", "pool", "run"}  # the last two: runner.sweep
+    assert users == {"__main__", "config", "launch", "checks", "build", "pool", "run"}  # the last two: runner.sweep
 
 
 def test_nll_and_cross_entropy_are_torchs():

@@ -6,7 +6,6 @@ Everything is checked before anything slow is made: names and arguments first, t
 import functools
 import inspect
 import logging
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +13,15 @@ from typing import Any
 
 import hydra.utils
 import torch
-from hydra._internal.utils import _locate
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
-from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 from torch.optim import Optimizer
 
 from runner import checkpoint, device, metrics, models
 from runner.checkpoint import Checkpoints
+from runner.checks import SCHEDULE_KEYS, check, complaint, locate
 from runner.data import Parts, count_classes, integer_targets, split
 from runner.errors import InputError
 from runner.loading import Loader, Loading
@@ -31,28 +30,6 @@ from runner.steps import to_device
 from runner.trainer import Listeners, Schedule, StopRequest, Trainer
 
 log = logging.getLogger("runner")
-
-GROUPS = (
-    "device",
-    "dataset",
-    "dataloader",
-    "model",
-    "optimizer",
-    "scheduler",
-    "loss",
-    "metrics",
-    "checkpoint",
-    "trainer",
-)
-ROOT_KEYS = (
-    *GROUPS,
-    *("seed", "deterministic", "quiet", "name", "tags", "notes"),
-    *("model_weights", "init_from", "strict", "derived", "sweep"),
-)
-DATASET_KEYS = ("train", "test", "input_shape", "num_classes", "mean", "std", "augment", "test_size", "val_size")
-TRAINER_KEYS = ("epochs", "monitor", "mode", "log_every", "limit_batches", "dry_run")
-SPECIAL = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
-SCHEDULE_KEYS = ("interval", "monitor")  # ours; a scheduler's constructor gets them only if it takes them
 
 
 @dataclass
@@ -125,112 +102,6 @@ def build(cfg: DictConfig, listeners: Listeners | None = None, stop: StopRequest
     return Built(trainer, parts, test_loader, where, resolved)
 
 
-# --------------------------------------------------------------------------------------------------- the checks
-
-
-def check_known(cfg: DictConfig) -> None:
-    """Refuses keys that nothing takes, in a config as composed: resolved, it no longer says what reads a key."""
-    check_given(cfg)
-    check_complete(cfg)
-    text = OmegaConf.to_yaml(cfg)
-    check_keys(cfg, "", ROOT_KEYS, text)
-    check_keys(cfg.dataset, "dataset", DATASET_KEYS, text)
-    check_keys(cfg.trainer, "trainer", TRAINER_KEYS, "")
-
-
-def check(cfg: DictConfig) -> None:
-    """Refuses missing values, and targets that cannot be imported or called so."""
-    check_given(cfg)
-    if not isinstance(cfg.seed, int):
-        raise InputError(f"seed={cfg.seed}: must be a whole number")
-    for key in cfg:
-        check_targets(cfg, str(key))
-
-
-def check_complete(cfg: DictConfig) -> None:
-    """Refuses a config that lacks a part: a group that is null, or a key that was deleted with `~`."""
-    for key in ROOT_KEYS:
-        if key not in cfg:
-            raise InputError(f"{key}: is missing; it was deleted with ~{key}")
-    for group in GROUPS:
-        if not isinstance(cfg[group], DictConfig):
-            raise InputError(f"{group}={cfg[group]}: must be a group of keys; choose one with {group}=CHOICE")
-    required = {"trainer": TRAINER_KEYS, "dataset": ("train",), "device": ("type",)}
-    required |= {group: ("_target_",) for group in ("model", "optimizer", "scheduler", "loss")}
-    for group, keys in required.items():
-        for key in keys:
-            if key not in cfg[group]:
-                raise InputError(f"{group}.{key}: must be given")
-    for key in ("model_weights", "init_from", "name", "notes"):
-        if not isinstance(cfg[key], (str, type(None))):
-            raise InputError(f"{key}={cfg[key]}: must be text; in quotes it is: '{key}=\"{cfg[key]}\"'")
-
-
-def check_given(cfg: DictConfig) -> None:
-    """Refuses a mandatory value (`???` in the YAML) that is not given."""
-    try:
-        missing = sorted(OmegaConf.missing_keys(cfg))
-    except InterpolationToMissingValueError as error:
-        missing = re.findall(r"Missing mandatory value: (\S+)", str(error))
-    if missing:
-        raise InputError(f"{missing[0]}: must be given, as in {missing[0]}=VALUE")
-
-
-def check_keys(node: Any, key: str, known: tuple[str, ...], referring: str) -> None:
-    """Every key must be known, or be read by an interpolation somewhere in `referring`."""
-    prefix = f"{key}." if key else ""
-    if not isinstance(node, DictConfig):
-        raise InputError(f"{key}: must be a group of keys, got {node!r}")
-    for name in map(str, node):
-        if name not in known and not re.search(r"\$\{\.*" + re.escape(f"{prefix}{name}") + r"\W", referring):
-            raise InputError(
-                f"{prefix}{name}: nothing takes this key; choices: {', '.join(k for k in known if k != 'derived')}"
-            )
-
-
-def check_targets(parent: Any, key: str, path: str = "") -> None:
-    """Walks every `_target_` below parent[key]: it must exist, and take the keys beside it."""
-    if OmegaConf.is_interpolation(parent, key):
-        return
-    node, path = parent[key], f"{path}.{key}" if path else str(key)
-    if isinstance(node, ListConfig):
-        for index in range(len(node)):
-            check_targets(node, index, path)  # type: ignore[arg-type]
-    if isinstance(node, DictConfig):
-        if "_target_" in node:
-            check_arguments(node, path)
-        for name in node:
-            check_targets(node, name, path)  # type: ignore[arg-type]
-
-
-def locate(target: Any, key: str) -> Any:
-    """The object that a `_target_` names."""
-    if not isinstance(target, str):
-        return target
-    try:
-        return _locate(target)
-    except Exception as error:
-        reason = str(error).splitlines()[1] if "\n" in str(error) else str(error)
-        raise InputError(f"{key}._target_={target}: cannot be imported ({reason})") from error
-
-
-def check_arguments(node: DictConfig, key: str) -> None:
-    target = locate(node["_target_"], key)
-    if not callable(target):
-        raise InputError(f"{key}._target_={node['_target_']}: is not callable")
-    try:
-        parameters = inspect.signature(target).parameters
-    except (TypeError, ValueError):
-        return
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
-    ours = SCHEDULE_KEYS if key == "scheduler" else ()
-    for name in map(str, node):
-        if name not in parameters and name not in SPECIAL and name not in ours:
-            choices = ", ".join(parameters)
-            raise InputError(f"{key}.{name}: {node['_target_']} takes no such argument; choices: {choices}")
-
-
 # ------------------------------------------------------------------------------------------------ instantiation
 
 
@@ -247,16 +118,6 @@ def call(function: Callable[..., Any], node: Mapping[Any, Any], key: str = "data
         raise
     except (TypeError, ValueError) as error:
         raise InputError(complaint(key, "", error)) from error
-
-
-def complaint(key: str, target: str, error: BaseException) -> str:
-    """One line: `key.argument=value: ...` where the error begins so, else `key: target: error`."""
-    message = " ".join(str(error).split()) or type(error).__name__
-    if re.match(r"\w+=", message):
-        return f"{key}.{message}"
-    if not isinstance(error, (ValueError, TypeError, RuntimeError)):
-        message = f"{type(error).__name__}: {message}"
-    return f"{key}: {target}: {message}" if target else f"{key}: {message}"
 
 
 def make(parent: Any, key: str, path: str = "") -> Any:

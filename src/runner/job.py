@@ -83,7 +83,8 @@ def prepare(
 ) -> tuple["Built", dict[str, Any]]:
     """Builds the run's objects and its record, and puts a resumed run's state back."""
     from runner import listeners
-    from runner.build import build, check_known, describe, probe
+    from runner.build import build, describe, probe
+    from runner.checks import check_known
 
     if resumed is None:
         check_known(cfg)

@@ -67,7 +67,7 @@ def compose_jobs(sweeper: Any, arguments: list[str]) -> tuple[list[Job], list[st
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from runner.build import check, check_known
+    from runner.checks import check, check_known
 
     parsed = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader).parse_overrides(arguments)
     swept = [override.get_key_element() for override in parsed if override.is_sweep_override()]
