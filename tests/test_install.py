@@ -37,4 +37,9 @@ def test_a_wheel_runs_in_an_empty_folder(tmp_path):
     done = subprocess.run([script, "trainer.epochs=1"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert list(folder.glob("outputs/*/*/run.json"))
+    words = [script, "-m", "seed=1", "trainer.dry_run=true", "sweep.name=one"]  # the plugins are in the wheel too
+    swept = subprocess.run(words, cwd=folder, capture_output=True, text=True)
+    assert swept.returncode == 0 and (folder / "outputs/sweeps/one/seed=1,trainer.dry_run=True/run.json").exists(), (
+        swept.stderr
+    )
     assert "warmup_cosine" in subprocess.run([script, "--help"], cwd=folder, capture_output=True, text=True).stdout

@@ -1,5 +1,6 @@
 """The entry, `python -m runner`: a verb, or overrides for a run. Imports nothing heavy before it must."""
 
+import errno
 import importlib
 import os
 import sys
@@ -34,6 +35,9 @@ def main() -> None:
     except Exception as error:
         if getattr(error, "is_logged", False):
             sys.exit(1)  # the run's log has said it, on the screen too
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
         raise
 
 

@@ -87,7 +87,8 @@ def compose_jobs(sweeper: Any, arguments: list[str]) -> tuple[list[Job], list[st
         except InputError as error:
             raise InputError(f"job {number} ({' '.join(overrides)}): {error}") from error
         values = dict(override.split("=", 1) for override in overrides)
-        settings = {key.lstrip("+"): values[key] for key in (swept or values) if key in values}
+        named = swept or [key for key in values if not key.startswith("sweep.")]
+        settings = {key.lstrip("+"): values[key] for key in named if key in values}
         jobs.append(Job(list(overrides), plain(task), settings, cfg))
     return plan.unique(jobs), [key.lstrip("+") for key in swept]
 
