@@ -34,10 +34,15 @@ def visible_gpus() -> list[str]:
     return [str(i) for i, _ in enumerate(sorted(Path("/dev").glob("nvidia[0-9]*")))]
 
 
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def default_jobs(device_type: str, jobs_per_gpu: int) -> tuple[int, list[str]]:
     """(jobs at once, the GPUs that they share)."""
     gpus = visible_gpus() if device_type in ("auto", "cuda") else []
-    return (len(gpus) * jobs_per_gpu, gpus) if gpus else (len(os.sched_getaffinity(0)), [])
+    return (len(gpus) * jobs_per_gpu, gpus) if gpus else (cores(), [])
 
 
 def start_worker(lock_folder: str, gpus: Sequence[str], jobs_per_gpu: int) -> None:
@@ -139,7 +144,7 @@ class Pool:
         outcomes: dict[str, dict[str, Any]] = {}
         tries = {job.name: 0 for job in jobs}
         workers = max(1, min(self.jobs, len(jobs)))
-        threads = max(1, len(os.sched_getaffinity(0)) // workers)
+        threads = max(1, cores() // workers)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
         arguments = (str(self.place), list(self.gpus), self.jobs_per_gpu)
@@ -203,12 +208,14 @@ class Pool:
         for future in list(running):
             future.cancel() if not future.running() else None
         active = [future for future in running if future.running()]
-        for future in active:
-            pid = holder(RunDir(running[future].folder))
-            if pid is not None:
-                os.kill(pid, signal.SIGTERM)
+        asked: set[int] = set()
         deadline = time.monotonic() + SAVE_SECONDS
         while active and time.monotonic() < deadline:
+            for future in active:  # a job that has just begun holds its folder a moment later
+                pid = holder(RunDir(running[future].folder))
+                if pid is not None and pid not in asked:
+                    asked.add(pid)
+                    os.kill(pid, signal.SIGTERM)
             done, _ = wait(active, timeout=POLL_SECONDS)
             for future in done:
                 job = running[future]
