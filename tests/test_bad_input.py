@@ -105,6 +105,7 @@ CASES: list[tuple[list[str], list[str]]] = [
     (["-m", "seed=1,abc"], ["seed=abc"]),
     (["-m", "scheduler=step,foo"], ["foo"]),
     (["hydra.mode=MULTIRUN"], ["-m"]),
+    (["sweep.name=one"], ["sweep.name=one", "-m"]),
 ]
 if NO_CUDA:
     CASES += [

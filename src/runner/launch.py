@@ -45,6 +45,9 @@ def launch(overrides: Sequence[str], task: Task, config_dir: str | None = None, 
 
     What it does for Hydra is what Hydra.run does, with the claim in the right place.
     """
+    for word in overrides:
+        if word.lstrip("+").startswith("sweep."):
+            raise InputError(f"{word}: is for a sweep; add -m")
     hydra, cfg = compose(overrides, config_dir)
     if run_dir is not None:
         with open_dict(cfg):
