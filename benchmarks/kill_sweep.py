@@ -75,7 +75,10 @@ def attempt(folder: Path, mark: str, kill: str | None, after: float, tally: coll
             continue
     code = parent.wait()
     time.sleep(1)
-    tally["orphans after a second"] += len(processes(mark))
+    orphans = processes(mark)
+    tally["orphans after a second"] += len(orphans)
+    for pid, words in orphans.items():
+        print(f"alive a second after {kill} was killed: {pid} {words[:150]}", flush=True)
     return code
 
 

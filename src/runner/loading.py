@@ -5,9 +5,7 @@ random in a sample follows from (seed, e, index). A loader is asked for whole ba
 no state: any number of workers gives the same tensors, and a resumed epoch skips indices, not data.
 """
 
-import ctypes
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from runner.augment import Augmentation
 from runner.data import Part
+from runner.processes import die_with_parent
 from runner.seeding import derive, rng_state, seed_cpu, set_rng_state
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -153,8 +152,7 @@ def _init_worker(worker_id: int) -> None:
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; elsewhere torch's watchdog takes 5 s
+    die_with_parent()  # where it cannot, torch's own watchdog takes 5 s
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,7 @@ class Pool:
         threads = max(1, cores() // workers)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
+        forkserver.ensure_running()  # from this thread, whose death is the process's, and not from the pool's
         arguments = (str(self.place), list(self.gpus), self.jobs_per_gpu)
         pool = ProcessPool(workers, initializer=start_worker, initargs=arguments, context=context)
         running: dict[Future[dict[str, Any]], Job] = {}

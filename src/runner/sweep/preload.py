@@ -1,5 +1,9 @@
 """What the workers' fork server imports once: torch, and all that a job needs."""
 
+from runner.processes import die_with_parent
+
+die_with_parent()  # the imports below take seconds, in which the server would not notice that the sweep is gone
+
 import torch
 
 import runner.build
