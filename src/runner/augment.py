@@ -5,11 +5,14 @@ to image i follows from row i alone. So a batch gives what its samples give one 
 """
 
 import math
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from runner.seeding import derive
 
 
 class Augmentation(Protocol):
@@ -18,6 +21,41 @@ class Augmentation(Protocol):
     num_draws: int
 
     def __call__(self, images: Tensor, draws: Tensor, /) -> Tensor: ...
+
+
+class Augmentations:
+    """Augmentations one after the other, and an epoch's table of random numbers, from (seed, epoch): a row a sample.
+
+    Others than this module's are taken too, for one image (C, H, W) at a time.
+    """
+
+    def __init__(self, augment: Sequence[Any], num_samples: int, seed: int) -> None:
+        self.augment, self.num_samples, self.seed = list(augment), num_samples, seed
+        self.foreign = [a for a in self.augment if not hasattr(a, "num_draws")]
+        self.num_draws = sum(a.num_draws for a in self.augment if hasattr(a, "num_draws"))
+        self._table: tuple[int, Tensor] | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.augment)
+
+    def table(self, epoch: int, device: torch.device) -> Tensor:
+        """(num_samples, num_draws) random numbers in [0, 1)."""
+        if self._table is None or self._table[0] != epoch:
+            generator = torch.Generator().manual_seed(derive(self.seed, "augment", epoch))
+            self._table = epoch, torch.rand(self.num_samples, self.num_draws, generator=generator).to(device)
+        return self._table[1]
+
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Each augmentation on images (N, C, H, W) with its columns of draws (N, num_draws)."""
+        at = 0
+        for augmentation in self.augment:
+            if hasattr(augmentation, "num_draws"):
+                own: Augmentation = augmentation
+                images = own(images, draws[:, at : at + own.num_draws])
+                at += own.num_draws
+            else:
+                images = augmentation(images.squeeze(0)).unsqueeze(0)
+        return images
 
 
 def _flag(draws: Tensor, p: float) -> Tensor:

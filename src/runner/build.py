@@ -24,7 +24,7 @@ from runner.checkpoint import Checkpoints
 from runner.checks import SCHEDULE_KEYS, check, complaint, locate
 from runner.data import Parts, count_classes, integer_targets, split
 from runner.errors import InputError
-from runner.loading import Loader, Loading
+from runner.loading import Loader, Loading, Placement
 from runner.seeding import derive, isolated, seed_everything
 from runner.steps import to_device
 from runner.trainer import Listeners, Schedule, StopRequest, Trainer
@@ -40,6 +40,7 @@ class Built:
     parts: Parts
     test_loader: Loader | None
     device: device.Device
+    placement: Placement
     config: dict[str, Any]
 
 
@@ -63,7 +64,9 @@ def build(cfg: DictConfig, listeners: Listeners | None = None, stop: StopRequest
     parts = make_parts(cfg)
     fill_classes(cfg, parts)
     augment = make(cfg.dataset, "augment", "dataset") or []
-    arguments = (cfg.seed, where.torch, limit)
+    used = [part for part in (parts.train, parts.val, parts.test) if part is not None]
+    placement = call(functools.partial(loading.place, used, augment, where.torch), {}, "dataloader")
+    arguments = (cfg.seed, where.torch, limit, placement)
     train_loader = call(functools.partial(loading.training, parts.train, augment, *arguments), {}, "dataloader")
     test_loader = loading.evaluation(parts.test, *arguments) if parts.test else None
     val_loader = loading.evaluation(parts.val, *arguments) if parts.val else None
@@ -99,7 +102,7 @@ def build(cfg: DictConfig, listeners: Listeners | None = None, stop: StopRequest
         {key: resolved["trainer"][key] for key in ("monitor", "mode", "log_every")},
         "trainer",
     )
-    return Built(trainer, parts, test_loader, where, resolved)
+    return Built(trainer, parts, test_loader, where, placement, resolved)
 
 
 # ------------------------------------------------------------------------------------------------ instantiation
@@ -411,6 +414,7 @@ def describe(built: Built) -> list[str]:
     lines = [f"{row['name']:{width}}  {row['type']:18}{row['parameters']:>12,}" for row in rows]
     lines.append(f"{count_parameters(trainer.model):,} parameters")
     lines.append(f"device {built.device.name}, {built.device.threads} CPU threads, seed {trainer.seed}")
+    lines.append(f"batches from {built.placement.where}: {built.placement.reason}")
     lines.append("examples: " + ", ".join(f"{name} {len(part):,}" for name, part in sizes.items() if part))
     return lines
 

@@ -146,6 +146,7 @@ def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
         "device": str(built.device.torch),
         "device_name": built.device.name,
         "threads": built.device.threads,
+        "placement": built.placement.where,
         "deterministic": built.config["deterministic"],
         "examples": {name: len(part) for name, part in vars(built.parts).items() if part is not None},
         "parameters": count_parameters(trainer.model),

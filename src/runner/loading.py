@@ -8,25 +8,23 @@ no state: any number of workers gives the same tensors, and a resumed epoch skip
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from runner.augment import Augmentation
+from runner.augment import Augmentations
 from runner.data import Part
+from runner.memory import Store, Unfit, free_bytes, is_deterministic, name_of
 from runner.processes import die_with_parent
 from runner.seeding import derive, rng_state, seed_cpu, set_rng_state
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 CPU = torch.device("cpu")
-
-# Transforms of torchvision (v1 and v2) that draw nothing.
-DETERMINISTIC_TRANSFORMS = {
-    *("ToTensor", "PILToTensor", "ToImage", "ToDtype", "ToPureTensor", "ConvertImageDtype"),
-    *("Normalize", "Resize", "CenterCrop", "Pad", "Grayscale"),
-}
+GIB = 2**30
+PLACEMENTS = ("auto", "memory", "workers")
+WORKERS_ONLY = ("num_workers", "pin_memory", "collate_fn", "persistent_workers", "prefetch_factor")
 
 
 @dataclass(frozen=True)
@@ -52,32 +50,21 @@ class EpochOrder(Sampler[BatchIndex]):
     def __len__(self) -> int:
         return self.num_batches - self.start
 
+    def indices(self, epoch: int) -> Tensor:
+        """The part's indices in the epoch's order, int64 on the CPU."""
+        if not self.shuffle:
+            return self.part.indices
+        generator = torch.Generator().manual_seed(derive(self.seed, "order", epoch))
+        return self.part.indices[torch.randperm(len(self.part), generator=generator)]
+
+    def rows(self, batch: int) -> slice:
+        """Where the batch lies in `indices`."""
+        return slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+
     def __iter__(self) -> Iterator[BatchIndex]:
-        order = self.part.indices
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(derive(self.seed, "order", self.epoch))
-            order = order[torch.randperm(len(order), generator=generator)]
+        order = self.indices(self.epoch)
         for batch in range(self.start, self.num_batches):
-            yield BatchIndex(self.epoch, order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist())
-
-
-def _draws_nothing(transform: Any) -> bool:
-    if transform is None:
-        return True
-    if type(transform).__name__ == "Compose":
-        return all(_draws_nothing(part) for part in transform.transforms)
-    return type(transform).__module__.startswith("torchvision.") and (
-        type(transform).__name__ in DETERMINISTIC_TRANSFORMS
-    )
-
-
-def is_deterministic(dataset: Any) -> bool:
-    """Whether dataset[i] is known to draw no random number: this project's datasets, torchvision's by transform."""
-    if getattr(dataset, "is_deterministic", False):
-        return True
-    if not type(dataset).__module__.startswith("torchvision.datasets."):
-        return False
-    return all(_draws_nothing(getattr(dataset, name, None)) for name in ("transform", "target_transform"))
+            yield BatchIndex(self.epoch, order[self.rows(batch)].tolist())
 
 
 class Batches(Dataset[Any]):
@@ -95,52 +82,31 @@ class Batches(Dataset[Any]):
         collate_fn: Callable[[list[Any]], Any] | None = None,
         seed: int = 0,
     ) -> None:
-        self.dataset, self.augment, self.seed = dataset, list(augment), seed
-        self.collate_fn = collate_fn
-        self.own = all(hasattr(a, "num_draws") for a in self.augment)
-        self.num_draws = sum(a.num_draws for a in self.augment if hasattr(a, "num_draws"))
-        self.is_deterministic = is_deterministic(dataset) and self.own and collate_fn is None
-        self._table: tuple[int, Tensor] | None = None
-
-    def _draws(self, batch: BatchIndex) -> Tensor:
-        """(len(batch), num_draws) random numbers in [0, 1)."""
-        if self._table is None or self._table[0] != batch.epoch:
-            generator = torch.Generator().manual_seed(derive(self.seed, "augment", batch.epoch))
-            self._table = (batch.epoch, torch.rand(len(self.dataset), self.num_draws, generator=generator))
-        return self._table[1][batch.indices]
-
-    def _augmented(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Applies every augmentation to images (N, C, H, W) with its columns of draws (N, num_draws)."""
-        at = 0
-        for augmentation in self.augment:
-            if hasattr(augmentation, "num_draws"):
-                own: Augmentation = augmentation
-                images = own(images, draws[:, at : at + own.num_draws])
-                at += own.num_draws
-            else:
-                images = augmentation(images.squeeze(0)).unsqueeze(0)
-        return images
+        self.dataset, self.collate_fn, self.seed = dataset, collate_fn, seed
+        self.augment = Augmentations(augment, len(dataset), seed)
+        self.is_deterministic = is_deterministic(dataset) and not self.augment.foreign and collate_fn is None
 
     def __getitem__(self, batch: BatchIndex) -> Any:
         if self.is_deterministic:
             data, target = default_collate([self.dataset[i] for i in batch.indices])
-            return (self._augmented(data, self._draws(batch)) if self.augment else data), target
+            if not self.augment:
+                return data, target
+            return self.augment(data, self.augment.table(batch.epoch, CPU)[batch.indices]), target
         before = rng_state(CPU)
         try:
-            samples = [self._seeded_sample(batch, row) for row in range(len(batch.indices))]
+            samples = [self._seeded_sample(batch.epoch, index) for index in batch.indices]
             seed_cpu(derive(self.seed, "collate", batch.epoch, batch.indices[0]))
             return (self.collate_fn or default_collate)(samples)
         finally:
             set_rng_state(before, CPU)
 
-    def _seeded_sample(self, batch: BatchIndex, row: int) -> Any:
-        index = batch.indices[row]
-        seed_cpu(derive(self.seed, "sample", batch.epoch, index))
+    def _seeded_sample(self, epoch: int, index: int) -> Any:
+        seed_cpu(derive(self.seed, "sample", epoch, index))
         sample = self.dataset[index]
         if not self.augment:
             return sample
-        draws = self._draws(batch)[row : row + 1] if self.num_draws else torch.empty(1, 0)
-        return self._augmented(sample[0].unsqueeze(0), draws).squeeze(0), *sample[1:]
+        draws = self.augment.table(epoch, CPU)[index : index + 1]
+        return self.augment(sample[0].unsqueeze(0), draws).squeeze(0), *sample[1:]
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -157,75 +123,198 @@ def _init_worker(worker_id: int) -> None:
 
 @dataclass(frozen=True)
 class Loading:
-    """The `dataloader` group: torch.utils.data.DataLoader's arguments, and eval_batch_size.
+    """The `dataloader` group: where batches are made, eval_batch_size, and torch.utils.data.DataLoader's arguments.
+
+    Args:
+        placement: "memory" decodes the datasets once into tensors on the device; "workers" is torch's DataLoader;
+            "auto" takes memory where that gives the same tensors and fits, and none of WORKERS_ONLY is given.
+        memory_limit: GiB that "memory" may take; None: a quarter of what is free.
 
     Raises:
-        ValueError: a count out of range, or settings that torch's DataLoader refuses together.
+        ValueError: a value out of range, or settings that do not go together.
     """
 
     batch_size: int = 64
     eval_batch_size: int = 1000
     shuffle: bool = True
     drop_last: bool = False
-    num_workers: int = 0
+    placement: str = "auto"
+    memory_limit: float | None = None
+    num_workers: int | None = None
     pin_memory: bool | None = None
     collate_fn: Callable[[list[Any]], Any] | None = None
-    persistent_workers: bool = False
+    persistent_workers: bool | None = None
     prefetch_factor: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("eval_batch_size", 1), ("num_workers", 0), ("prefetch_factor", 1)):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < least):
+            if value is None and name in WORKERS_ONLY:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name}={value}: must be a whole number of at least {least}")
-        if not isinstance(self.pin_memory, (bool, type(None))):
-            raise ValueError(f"pin_memory={self.pin_memory}: must be true, false or null (on CUDA only)")
+        for name in ("pin_memory", "persistent_workers"):
+            if not isinstance(getattr(self, name), (bool, type(None))):
+                raise ValueError(f"{name}={getattr(self, name)}: must be true, false or null")
         for name in ("persistent_workers", "prefetch_factor"):
-            if getattr(self, name) and self.num_workers == 0:
+            if getattr(self, name) and not self.num_workers:
                 raise ValueError(f"{name}={getattr(self, name)}: needs num_workers of at least 1")
+        if self.placement not in PLACEMENTS:
+            raise ValueError(f"placement={self.placement}: unknown; choices: {', '.join(PLACEMENTS)}")
+        limit = self.memory_limit
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float)) or limit < 0):
+            raise ValueError(f"memory_limit={limit}: must be a number of GiB, or null for a quarter of what is free")
+        if self.placement == "memory" and self.for_workers:
+            raise ValueError(f"placement=memory: {self.for_workers} is for placement=workers only")
+
+    @property
+    def for_workers(self) -> str | None:
+        """The first setting that only torch's DataLoader knows, where one is given."""
+        given = [name for name in WORKERS_ONLY if getattr(self, name) is not None]
+        return f"{given[0]}={getattr(self, given[0])}" if given else None
+
+    def place(self, parts: Sequence[Part], augment: Sequence[Any], device: torch.device) -> "Placement":
+        """Where batches are made, and why.
+
+        Raises:
+            ValueError: placement=memory, where it is not possible.
+        """
+        datasets = list({id(part.dataset): part.dataset for part in parts}.values())
+        try:
+            if self.placement == "workers" or self.for_workers:
+                raise Unfit(self.for_workers or "as asked for")
+            for thing in [*(d for d in datasets if not is_deterministic(d)), *Augmentations(augment, 0, 0).foreign]:
+                raise Unfit(f"{name_of(thing)} may draw random numbers, or differ from one time to the next")
+            free = free_bytes(device)
+            limit = free / 4 if self.memory_limit is None else self.memory_limit * GIB
+            stores = [Store(dataset, device) for dataset in datasets]
+            size = sum(store.num_bytes for store in stores)
+            sizes = f"{in_words(size)} of a limit of {in_words(limit)} ({in_words(free)} are free)"
+            if size > limit:
+                raise Unfit(f"the datasets do not fit: {sizes}")
+        except Unfit as reason:
+            if self.placement == "memory":
+                raise ValueError(f"placement=memory: {reason}; choices: auto, workers") from reason
+            return Placement("workers", str(reason), {})
+        by_dataset = {id(dataset): store.open() for dataset, store in zip(datasets, stores, strict=True)}
+        return Placement("memory", sizes, by_dataset)
 
     def training(
-        self, part: Part, augment: Sequence[Any], seed: int, device: torch.device, limit: int | None
+        self,
+        part: Part,
+        augment: Sequence[Any],
+        seed: int,
+        device: torch.device,
+        limit: int | None,
+        placement: "Placement | None" = None,
     ) -> "Loader":
         if self.drop_last and len(part) < self.batch_size:
             raise ValueError(f"batch_size={self.batch_size}: with drop_last no batch is left of {len(part)} examples")
         order = EpochOrder(part, self.batch_size, self.shuffle, self.drop_last, seed, limit)
-        return Loader(self, Batches(part.dataset, augment, self.collate_fn, seed), order, device)
+        return self._loader(order, augment, seed, device, placement)
 
-    def evaluation(self, part: Part, seed: int, device: torch.device, limit: int | None) -> "Loader":
+    def evaluation(
+        self, part: Part, seed: int, device: torch.device, limit: int | None, placement: "Placement | None" = None
+    ) -> "Loader":
         order = EpochOrder(part, self.eval_batch_size, False, False, seed, limit)
-        return Loader(self, Batches(part.dataset, (), self.collate_fn, derive(seed, "evaluation")), order, device)
+        return self._loader(order, (), derive(seed, "evaluation"), device, placement)
+
+    def _loader(
+        self,
+        order: EpochOrder,
+        augment: Sequence[Any],
+        seed: int,
+        device: torch.device,
+        placement: "Placement | None",
+    ) -> "Loader":
+        if placement is None or placement.where == "workers":
+            return WorkersLoader(self, Batches(order.part.dataset, augment, self.collate_fn, seed), order, device)
+        dataset = order.part.dataset
+        return MemoryLoader(placement.stores[id(dataset)], Augmentations(augment, len(dataset), seed), order)
 
 
-class Loader:
-    """torch's DataLoader over batches, from any position: `for batch in loader.batches(epoch, start)`."""
+def in_words(num_bytes: float) -> str:
+    return f"{num_bytes / GIB:.2f} GiB" if num_bytes >= GIB / 10 else f"{num_bytes / 2**20:.1f} MiB"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a run's batches are made, and why; in memory, the store of each dataset by its id()."""
+
+    where: str  # memory | workers
+    reason: str
+    stores: dict[int, Store]
+
+
+class Loader(Protocol):
+    """Batches from any position: `for batch in loader.batches(epoch, start)`."""
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch."""
+        ...
+
+    def examples(self, count: int) -> Any:
+        """A batch of the part's first examples, made in this process."""
+        ...
+
+    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Any]:
+        """The epoch's batches from `start` on, as (data, target) or whatever the collate function gives."""
+        ...
+
+
+class MemoryLoader:
+    """A Loader that takes batches out of a Store, by index, on the device."""
+
+    def __init__(self, store: Store, augment: Augmentations, order: EpochOrder) -> None:
+        self.store, self.augment, self.order = store, augment, order
+
+    def __len__(self) -> int:
+        return self.order.num_batches
+
+    def examples(self, count: int) -> Any:
+        indices = self.order.part.indices[:count]
+        return self._taken(indices, indices.to(self.store.device), 0)
+
+    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Any]:
+        indices = self.order.indices(epoch)
+        on_device = indices.to(self.store.device)  # once an epoch
+        for batch in range(start, self.order.num_batches):
+            rows = self.order.rows(batch)
+            yield self._taken(indices[rows], on_device[rows], epoch)
+
+    def _taken(self, indices: Tensor, on_device: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        self.store.fill(indices)
+        images, targets = self.store.take(on_device)
+        if self.augment:
+            images = self.augment(images, self.augment.table(epoch, self.store.device)[on_device])
+        return images, targets
+
+
+class WorkersLoader:
+    """A Loader that is torch's DataLoader over batches."""
 
     def __init__(self, settings: Loading, batches: Batches, order: EpochOrder, device: torch.device) -> None:
         self.order = order
-        pin = settings.pin_memory if settings.pin_memory is not None else device.type == "cuda"
         self._loader: DataLoader[Any] = DataLoader(
             batches,
             batch_size=None,  # the sampler names whole batches, and the dataset makes them
             sampler=order,
             collate_fn=_as_it_is,
-            num_workers=settings.num_workers,
-            pin_memory=pin,
-            persistent_workers=settings.persistent_workers,
+            num_workers=settings.num_workers or 0,
+            pin_memory=device.type == "cuda" if settings.pin_memory is None else settings.pin_memory,
+            persistent_workers=bool(settings.persistent_workers),
             prefetch_factor=settings.prefetch_factor,
             worker_init_fn=_init_worker,
             generator=torch.Generator(),  # its own: otherwise each iter() draws from the default one
         )
 
     def __len__(self) -> int:
-        """Batches in a whole epoch."""
         return self.order.num_batches
 
     def examples(self, count: int) -> Any:
-        """A batch of the part's first examples, made in this process."""
         return self._loader.dataset[BatchIndex(0, self.order.part.indices[:count].tolist())]
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Any]:
-        """The epoch's batches from `start` on, as (data, target) or whatever the collate function gives."""
         self.order.epoch, self.order.start = epoch, start
         # A worker is born with the stop signals blocked, until it has chosen to ignore them: one that is sent to
         # the whole process group then cannot kill it in between.

@@ -25,8 +25,9 @@ log = logging.getLogger("runner")
 
 # What cannot change what has been trained already. trainer.epochs has rules of its own.
 FREE = (
-    *("device.", "checkpoint.", "quiet", "name", "tags", "notes", "trainer.log_every", "dataloader.num_workers"),
-    *("dataloader.pin_memory", "dataloader.persistent_workers", "dataloader.prefetch_factor"),
+    *("device.", "checkpoint.", "quiet", "name", "tags", "notes", "trainer.log_every"),
+    *("dataloader.placement", "dataloader.memory_limit", "dataloader.num_workers", "dataloader.pin_memory"),
+    *("dataloader.persistent_workers", "dataloader.prefetch_factor"),
 )
 SET_ASIDE = ".set-aside"
 NOT_CHECKPOINTS = ("model_state_dict.pt", "model.pt")

@@ -19,7 +19,8 @@ from runner.records import flatten
 
 NO_RESULT = (
     *("sweep.", "derived.", "checkpoint.", "name", "tags", "notes", "quiet", "trainer.log_every"),
-    *("dataloader.num_workers", "dataloader.pin_memory", "dataloader.persistent_workers", "dataloader.prefetch_factor"),
+    *("dataloader.placement", "dataloader.memory_limit", "dataloader.num_workers", "dataloader.pin_memory"),
+    *("dataloader.persistent_workers", "dataloader.prefetch_factor"),
 )
 LONGEST_NAME = 120
 

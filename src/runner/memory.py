@@ -1,0 +1,183 @@
+"""A dataset decoded once into tensors on the training device, for batches by index.
+
+Contract: on a CPU, rows are bit for bit what default_collate makes of the dataset's own samples. So only datasets
+whose samples are known never to change are taken.
+"""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from runner.errors import InputError
+
+# Transforms of torchvision (v1 and v2) that draw nothing.
+DETERMINISTIC_TRANSFORMS = {
+    *("ToTensor", "PILToTensor", "ToImage", "ToDtype", "ToPureTensor", "ConvertImageDtype"),
+    *("Normalize", "Resize", "CenterCrop", "Pad", "Grayscale"),
+}
+ON_IMAGES = {"Resize", "CenterCrop", "Pad", "Grayscale"}  # those that take and give a PIL image
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def _steps(transform: Any) -> list[Any]:
+    """The transforms of a Compose, one by one; none for None."""
+    if type(transform).__name__ == "Compose":
+        return [step for part in transform.transforms for step in _steps(part)]
+    return [] if transform is None else [transform]
+
+
+def _draws_nothing(transform: Any) -> bool:
+    return all(
+        type(step).__module__.startswith("torchvision.") and type(step).__name__ in DETERMINISTIC_TRANSFORMS
+        for step in _steps(transform)
+    )
+
+
+def is_deterministic(dataset: Any) -> bool:
+    """Whether dataset[i] is known to draw no random number: this project's datasets, torchvision's by transform."""
+    if getattr(dataset, "is_deterministic", False):
+        return True
+    if not type(dataset).__module__.startswith("torchvision.datasets."):
+        return False
+    return all(_draws_nothing(getattr(dataset, name, None)) for name in ("transform", "target_transform"))
+
+
+class Unfit(ValueError):
+    """Why a dataset's samples cannot be kept in one tensor."""
+
+
+class Store:
+    """The samples of a deterministic dataset: a row of `images` and of `targets` each, decoded when first asked for.
+
+    8-bit images that torchvision would turn into floats by ToTensor and Normalize stay 8-bit here, and those two are
+    done for a batch at a time.
+
+    Raises:
+        Unfit: the samples are not pairs of tensors or numbers.
+    """
+
+    def __init__(self, dataset: Any, device: torch.device) -> None:
+        self.device, self.count = device, len(dataset)
+        self._dataset, self._finish = _as_bytes(dataset)
+        self._row, self._target = _collated(self._dataset, [0])
+        self.num_bytes = self.count * sum(t.numel() * t.element_size() for t in (self._row, self._target))
+
+    def open(self) -> "Store":
+        """Reserves the memory, and fills it where the dataset lies in memory already."""
+        whole = _whole_images(self._dataset) if self._finish else None
+        if whole is not None:
+            self.images = whole.to(self.device)
+            self.targets = torch.as_tensor(self._dataset.targets, dtype=torch.int64).to(self.device)
+        else:
+            made = [
+                torch.empty((self.count, *row.shape[1:]), dtype=row.dtype, device=self.device)
+                for row in (self._row, self._target)
+            ]
+            self.images, self.targets = made
+        self._filled = None if whole is not None else torch.zeros(self.count, dtype=torch.bool)  # None: all
+        self._steps = _batched(self._finish, self.device)
+        return self
+
+    def fill(self, indices: Tensor) -> None:
+        """Decodes the rows among indices (int64, on the CPU) that are not there yet."""
+        if self._filled is None:
+            return
+        missing = indices[~self._filled[indices]]
+        if not len(missing):
+            return
+        images, targets = _collated(self._dataset, missing.tolist())
+        for given, kept in ((images, self.images), (targets, self.targets)):
+            if given.shape[1:] != kept.shape[1:] or given.dtype != kept.dtype:
+                raise InputError(
+                    f"dataset: the samples differ, {given.dtype} of {list(given.shape[1:])} and {kept.dtype} of"
+                    f" {list(kept.shape[1:])}; dataloader.placement=workers takes them where the batch does"
+                )
+        rows = missing.to(self.device)
+        self.images[rows], self.targets[rows] = images.to(self.device), targets.to(self.device)
+        self._filled[missing] = True
+        if bool(self._filled.all()):
+            self._filled = None
+
+    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(images, targets) of rows (int64, on the store's device) that were filled."""
+        images = self.images.index_select(0, rows)
+        for step in self._steps:
+            images = step(images)
+        return images, self.targets.index_select(0, rows)
+
+
+def _collated(dataset: Any, indices: list[int]) -> tuple[Tensor, Tensor]:
+    batch = default_collate([dataset[i] for i in indices])
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
+        raise Unfit(f"{name_of(dataset)} gives samples that are not pairs of tensors")
+    return batch[0], batch[1]
+
+
+def _as_bytes(dataset: Any) -> tuple[Any, list[Any]]:
+    """The dataset with 8-bit samples, and the transforms that are left for batches; else itself and none."""
+    if not type(dataset).__module__.startswith("torchvision.datasets."):
+        return dataset, []
+    from torchvision.datasets import CIFAR10, MNIST, DatasetFolder
+    from torchvision.datasets.folder import default_loader
+    from torchvision.transforms import Compose, PILToTensor
+
+    known = MNIST.__getitem__, CIFAR10.__getitem__, DatasetFolder.__getitem__
+    if type(dataset).__getitem__ not in known or getattr(dataset, "loader", default_loader) is not default_loader:
+        return dataset, []
+    steps = _steps(dataset.transform)
+    names = [type(step).__name__ for step in steps]
+    at = names.index("ToTensor") if "ToTensor" in names else len(names)
+    if at == len(names) or not set(names[:at]) <= ON_IMAGES or set(names[at + 1 :]) - {"Normalize"}:
+        return dataset, []
+    as_bytes = copy.copy(dataset)
+    as_bytes.transform = Compose([*steps[:at], PILToTensor()])
+    return as_bytes, steps[at:]
+
+
+def _whole_images(as_bytes: Any) -> Tensor | None:
+    """uint8 (N, C, H, W) where the dataset holds all of its images so, and its targets, else None."""
+    from torchvision.datasets import CIFAR10, MNIST
+
+    if as_bytes.target_transform is not None or len(_steps(as_bytes.transform)) > 1:
+        return None
+    if isinstance(as_bytes, MNIST):
+        return as_bytes.data.unsqueeze(1)  # type: ignore[no-any-return]
+    return torch.from_numpy(as_bytes.data).permute(0, 3, 1, 2).contiguous() if isinstance(as_bytes, CIFAR10) else None
+
+
+def _batched(steps: list[Any], device: torch.device) -> list[Callable[[Tensor], Tensor]]:
+    """torchvision's ToTensor and then Normalize for uint8 (N, C, H, W), with the same roundings."""
+    if not steps:
+        return []
+
+    def column(values: Any) -> Tensor:
+        return torch.as_tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
+
+    made: list[Callable[[Tensor], Tensor]] = [lambda images: images.float().div_(255)]
+    for step in steps[1:]:
+        mean, std = column(step.mean), column(step.std)
+        made.append(lambda images, mean=mean, std=std: images.sub_(mean).div_(std))  # type: ignore[misc]
+    return made
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free for a dataset on the device: a container's limit counts too."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit = CGROUP_LIMIT.read_text().strip()
+    except OSError:
+        return free
+    return min(free, int(limit)) if limit.isdecimal() else free
+
+
+def name_of(thing: Any) -> str:
+    """module.Class of an object."""
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"

@@ -1,0 +1,140 @@
+"""Data in memory: the same tensors as from torch's DataLoader, bit for bit, and a clear choice between the two."""
+
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+from torchvision import datasets, transforms
+
+from runner import loading as loading_module
+from runner.augment import RandomAffine, RandomCrop, RandomErasing, RandomHorizontalFlip
+from runner.data import Digits, Fake, Part
+from runner.loading import GIB, Loading, MemoryLoader
+
+CPU = torch.device("cpu")
+AUGMENT = [RandomCrop(2), RandomHorizontalFlip(), RandomAffine(10, 0.1), RandomErasing()]
+
+
+def normalized(channels, *before):
+    means, stds = [0.1307, 0.5, 0.447][:channels], [0.3081, 0.25, 0.261][:channels]
+    return transforms.Compose([*before, transforms.ToTensor(), transforms.Normalize(means, stds)])
+
+
+SMALL = [transforms.Resize(24), transforms.CenterCrop(20)]
+MADE = {
+    "digits": lambda root: Digits((0.3,), (0.4,)),
+    "fake": lambda root: Fake(70, (3, 9, 7), 5),
+    "mnist": lambda root: datasets.MNIST(root, transform=normalized(1)),
+    "mnist, resized": lambda root: datasets.MNIST(root, transform=normalized(1, *SMALL)),
+    "mnist, other targets": lambda root: datasets.MNIST(
+        root, transform=normalized(1), target_transform=transforms.Compose([])
+    ),
+    "mnist, to half": lambda root: datasets.MNIST(
+        root, transform=transforms.Compose([normalized(1), transforms.ConvertImageDtype(torch.float16)])
+    ),
+    "cifar10": lambda root: datasets.CIFAR10(root, transform=normalized(3)),
+    "cifar100, padded": lambda root: datasets.CIFAR100(root, transform=normalized(3, transforms.Pad(2))),
+    "image folder": lambda root: datasets.ImageFolder(root / "images", transform=normalized(3, *SMALL)),
+}
+
+
+def placed(part, augment=(), **settings):
+    placement = Loading(8, **settings).place([part], augment, CPU)
+    return Loading(8).training(part, augment, 3, CPU, None, placement), placement
+
+
+@pytest.mark.parametrize("augment", [[], AUGMENT], ids=["plain", "augmented"])
+@pytest.mark.parametrize("name", MADE)
+def test_memory_gives_the_tensors_of_workers(name, augment, tiny_data, torchvision_unchecked):
+    dataset = MADE[name](tiny_data)
+    if name == "mnist, to half" and augment:
+        augment = [RandomCrop(2)]  # grid_sample takes no half here
+    part = Part(dataset, torch.arange(3, min(60, len(dataset))))
+    memory, placement = placed(part, augment)
+    assert isinstance(memory, MemoryLoader), placement.reason
+    workers = Loading(8).training(part, augment, 3, CPU, None)
+    for epoch, start in ((0, 0), (1, 0), (4, 2), (4, len(memory))):
+        expected = list(workers.batches(epoch, start))
+        given = list(memory.batches(epoch, start))
+        assert len(given) == len(expected) == len(memory) - start
+        for one, two in zip(given, expected, strict=True):
+            for a, b in zip(one, two, strict=True):
+                assert a.dtype == b.dtype and torch.equal(a, b)
+    for one, two in zip(memory.examples(2), workers.examples(2), strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("mnist", "uint8"), ("cifar10", "uint8"), ("image folder", "uint8")])
+def test_images_of_8_bits_stay_so(name, kind, tiny_data, torchvision_unchecked):
+    dataset = MADE[name](tiny_data)
+    _, placement = placed(Part(dataset, torch.arange(4)))
+    (store,) = placement.stores.values()
+    assert str(store.images.dtype) == f"torch.{kind}"
+
+
+def test_a_sample_is_decoded_once_and_only_if_it_is_asked_for():
+    read = []
+
+    class Recording(Fake):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    memory, _ = placed(Part(Recording(50, (1, 4, 4)), torch.arange(10, 42)))
+    read.clear()
+    next(memory.batches(0))
+    assert len(read) == 8
+    for epoch in range(3):
+        list(memory.batches(epoch))
+    assert sorted(read) == list(range(10, 42))
+
+
+class Unknown(Fake):
+    is_deterministic = False
+
+
+class Pair(Fake):
+    def __getitem__(self, index):
+        return {"image": super().__getitem__(index)[0]}
+
+
+FAKE = Fake(40, (1, 8, 8))
+REASONS = [
+    (FAKE, [], {"num_workers": 0}, "num_workers=0"),
+    (FAKE, [], {"pin_memory": True}, "pin_memory=True"),
+    (FAKE, [], {"placement": "workers"}, "as asked for"),
+    (FAKE, [], {"memory_limit": 0}, "do not fit"),
+    (FAKE, [transforms.RandomCrop(4)], {}, "torchvision.transforms.transforms.RandomCrop may draw"),
+    (Unknown(40, (1, 8, 8)), [], {}, "test_memory.Unknown may draw"),
+    (TensorDataset(torch.zeros(9, 1), torch.zeros(9)), [], {}, "TensorDataset may draw"),
+    (Pair(40, (1, 8, 8)), [], {}, "test_memory.Pair gives samples that are not pairs"),
+]
+
+
+@pytest.mark.parametrize(("dataset", "augment", "settings", "reason"), REASONS, ids=[case[-1] for case in REASONS])
+def test_auto_takes_workers_and_says_why(dataset, augment, settings, reason):
+    _, placement = placed(Part(dataset, torch.arange(9)), augment, **settings)
+    assert (placement.where, placement.stores) == ("workers", {})
+    assert reason in placement.reason
+    if "placement" not in settings:
+        with pytest.raises(ValueError, match="placement=memory: ") as refused:
+            Loading(8, **settings, placement="memory").place([Part(dataset, torch.arange(9))], augment, CPU)
+        assert reason in str(refused.value)
+
+
+def test_what_does_not_fit_is_refused_with_both_sizes(monkeypatch):
+    monkeypatch.setattr(loading_module, "free_bytes", lambda device: 3 * GIB)
+    part = Part(FAKE, torch.arange(9))
+    with pytest.raises(ValueError, match=r"0\.0 MiB of a limit of 0\.0 MiB \(3\.00 GiB are free\)"):
+        Loading(placement="memory", memory_limit=1e-6).place([part], [], CPU)
+    assert "of a limit of 0.75 GiB" in Loading().place([part], [], CPU).reason
+
+
+def test_samples_of_other_shapes_are_named():
+    class Growing(Fake):
+        def __getitem__(self, index):
+            return torch.zeros(1, 2 + index // 8), 0
+
+    memory, _ = placed(Part(Growing(20, (1, 8, 8)), torch.arange(20)))
+    with pytest.raises(ValueError, match=r"\[1, 3\].*\[1, 2\].*placement=workers"):
+        memory.order.shuffle = False
+        list(memory.batches(0))
