@@ -64,6 +64,14 @@ CASES: list[tuple[list[str], list[str]]] = [
     ),
     (["dataloader.memory_limit=-1"], ["dataloader.memory_limit=-1"]),
     (["dataloader.persistent_workers=true"], ["dataloader.persistent_workers=True", "num_workers"]),
+    (["precision=fp8"], ["precision=fp8", "bf16"]),
+    (["precision.type=fp8"], ["precision.type=fp8", "fp32, tf32, bf16, fp16"]),
+    (["trainer.compile=fastest"], ["trainer.compile=fastest", "max-autotune"]),
+    (["trainer.grad_clip=-1"], ["trainer.grad_clip=-1", "above 0"]),
+    (["trainer.grad_clip=1", "trainer.grad_clip_by=sum"], ["trainer.grad_clip_by=sum", "norm, value"]),
+    (["trainer.accumulate=0"], ["trainer.accumulate=0", "at least 1"]),
+    (["trainer.accumulate=3"], ["trainer.accumulate=3", "batch_size=16", "1, 2, 4, 8, 16"]),
+    (["trainer.channels_last=true", "model=mlp"], ["trainer.channels_last=true", "no convolution"]),
     (["dataloader.drop_last=true", "dataloader.batch_size=5000"], ["dataloader.batch_size=5000", "drop_last"]),
     ([LAMBDA, 'scheduler.lr_lambda="0.95 ** ("'], ["0.95 ** (", "does not parse"]),
     ([LAMBDA, 'scheduler.lr_lambda="bar + 1"'], ["bar", "variables: epoch, step"]),
@@ -117,6 +125,8 @@ CASES: list[tuple[list[str], list[str]]] = [
 ]
 if NO_CUDA:
     CASES += [
+        (["precision=fp16"], ["precision=fp16", "fp32, bf16"]),
+        (["precision=tf32"], ["precision=tf32", "CUDA"]),
         (["device=cuda"], ["device=cuda", "device=cpu"]),
         (["device=cuda", "device.index=-1"], ["device.index=-1"]),
     ]
@@ -180,6 +190,13 @@ def test_an_output_folder_without_permission_is_named(cli):
     (cli.cwd / "locked").mkdir(mode=0o500)
     done = cli("hydra.run.dir=locked/run")
     assert done.returncode == 2 and "locked/run: cannot be written" in done.stderr
+
+
+def test_compile_without_a_compiler_is_refused_before_anything_is_made(cli):
+    done = cli("trainer.compile=true", CXX="absent-compiler")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1 and "trainer.compile=true" in done.stderr and "absent-compiler" in done.stderr
+    assert not list(cli.cwd.rglob("run.json"))
 
 
 def test_no_network_while_downloading_names_the_folder(cli):

@@ -21,7 +21,7 @@ WEIGHT = [0.1, 0.2, 0.3, 0.4, 0.5]
 
 FLOORS = {
     **dict.fromkeys(("errors", "events", "conf_dir", "files", "processes"), 0),
-    **dict.fromkeys(("seeding", "memory", "losses", "metrics", "models", "schedulers", "provenance"), 1),
+    **dict.fromkeys(("seeding", "memory", "precision", "losses", "metrics", "models", "schedulers", "provenance"), 1),
     **dict.fromkeys(("device", "augment", "data", "checkpoint", "logs", "run_dir"), 2),
     **dict.fromkeys(("loading", "steps", "records", "config", "tables", "checks"), 3),
     **dict.fromkeys(("trainer", "listeners"), 4),

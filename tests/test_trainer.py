@@ -14,7 +14,7 @@ from runner.loading import Loading
 from runner.losses import NLL
 from runner.metrics import Accuracy
 from runner.seeding import derive, seed_everything
-from runner.steps import evaluate, train_step
+from runner.steps import StepOptions, evaluate, train_step
 from runner.trainer import Listeners, Schedule, StopRequest, Trainer
 
 CPU = torch.device("cpu")
@@ -198,7 +198,7 @@ def test_modes_are_restored_layer_by_layer():
     model.train()
     model[1].eval()
     trainer = make(model=model)
-    evaluate(model, NLL(), trainer.eval_loader.batches(), 2, {}, CPU)
+    evaluate(model, NLL(), trainer.eval_loader.batches(), 2, {}, CPU, StepOptions())
     assert (model.training, model[1].training, model[2].training) == (True, False, True)
 
 
@@ -283,7 +283,7 @@ def test_step_rows_hold_the_mean_loss_since_the_last_one():
 def test_train_step_gives_detached_results():
     trainer = make()
     data, target = next(iter(trainer.train_loader.batches(0)))
-    output, loss = train_step(trainer.model, NLL(), trainer.optimizer, data, target)
+    output, loss = train_step(trainer.model, NLL(), trainer.optimizer, data, target, StepOptions())
     assert not output.requires_grad and not loss.requires_grad
 
 

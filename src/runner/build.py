@@ -19,14 +19,14 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 from torch.optim import Optimizer
 
-from runner import checkpoint, device, metrics, models
+from runner import checkpoint, device, metrics, models, precision
 from runner.checkpoint import Checkpoints
 from runner.checks import SCHEDULE_KEYS, check, complaint, locate
 from runner.data import Parts, count_classes, integer_targets, split
 from runner.errors import InputError
 from runner.loading import Loader, Loading, Placement
 from runner.seeding import derive, isolated, seed_everything
-from runner.steps import to_device
+from runner.steps import StepOptions, to_device
 from runner.trainer import Listeners, Schedule, StopRequest, Trainer
 
 log = logging.getLogger("runner")
@@ -44,11 +44,14 @@ class Built:
     config: dict[str, Any]
 
 
-def build(cfg: DictConfig, listeners: Listeners | None = None, stop: StopRequest | None = None) -> Built:
+def build(
+    cfg: DictConfig, listeners: Listeners | None = None, stop: StopRequest | None = None, is_new: bool = False
+) -> Built:
     """Makes the objects of a run.
 
     Args:
         cfg: as composed, without hydra.*; what the data decides (num_classes, derived.*) is filled in.
+        is_new: two examples are taken through the parts, to see that they fit.
 
     Raises:
         InputError: whatever is wrong with the config.
@@ -57,9 +60,11 @@ def build(cfg: DictConfig, listeners: Listeners | None = None, stop: StopRequest
     where = call(device.resolve, cfg.device, "device")
     cfg.device.threads = where.threads  # the resolved count is part of the result, and so of the config
     device.set_deterministic(cfg.deterministic)
+    options = make_options(cfg, where.torch)
     loading = call(Loading, {**cfg.dataloader, "collate_fn": make(cfg.dataloader, "collate_fn", "dataloader")})
     checkpoints = call(Checkpoints, cfg.checkpoint, "checkpoint")
     epochs, limit = run_limits(cfg)
+    check_accumulate(options.accumulate, loading.batch_size)
 
     parts = make_parts(cfg)
     fill_classes(cfg, parts)
@@ -94,6 +99,7 @@ def build(cfg: DictConfig, listeners: Listeners | None = None, stop: StopRequest
             seed=cfg.seed,
             epochs=epochs,
             eval_split=parts.eval_split,
+            options=options,
             checkpoints=checkpoints,
             listeners=listeners,
             stop=stop,
@@ -102,7 +108,13 @@ def build(cfg: DictConfig, listeners: Listeners | None = None, stop: StopRequest
         {key: resolved["trainer"][key] for key in ("monitor", "mode", "log_every")},
         "trainer",
     )
-    return Built(trainer, parts, test_loader, where, placement, resolved)
+    built = Built(trainer, parts, test_loader, where, placement, resolved)
+    if is_new:
+        probe(built)
+    if mode := cfg.trainer.get("compile"):
+        # Each shape gets code of its own: what a shape computes must not depend on the ones that came before.
+        model.compile(mode="default" if mode is True else mode, dynamic=False)
+    return built
 
 
 # ------------------------------------------------------------------------------------------------ instantiation
@@ -268,6 +280,33 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     return plain_node({"config": cfg}, "config")  # type: ignore[no-any-return]
 
 
+def make_options(cfg: DictConfig, where: torch.device) -> StepOptions:
+    """How a batch is computed. What a config of an older version does not say is as it was then."""
+    check_compile(cfg.trainer.get("compile"), where)
+    made = call(functools.partial(precision.resolve, device=where), cfg.get("precision", {}), "precision")
+    names = ("grad_clip", "grad_clip_by", "accumulate", "channels_last")
+    given = {name: cfg.trainer[name] for name in names if name in cfg.trainer}
+    return call(functools.partial(StepOptions, made), given, "trainer")  # type: ignore[no-any-return]
+
+
+def check_accumulate(accumulate: int, batch_size: int) -> None:
+    if batch_size % accumulate:
+        divisors = ", ".join(str(n) for n in range(1, batch_size + 1) if batch_size % n == 0)
+        raise InputError(
+            f"trainer.accumulate={accumulate}: does not divide dataloader.batch_size={batch_size}; choices: {divisors}"
+        )
+
+
+def check_compile(mode: Any, where: torch.device) -> None:
+    """Refuses an unknown mode of torch.compile, and a machine without the compiler that it calls."""
+    if mode is None or mode is False:
+        return
+    modes = list(torch._inductor.list_mode_options())
+    if mode is not True and mode not in modes:
+        raise InputError(f"trainer.compile={mode}: unknown; choices: null, true, {', '.join(modes)}")
+    device.check_compiler(where, f"trainer.compile={str(mode).lower()}")
+
+
 def make_model(cfg: DictConfig, where: torch.device) -> nn.Module:
     """The model on its device, with initial weights from the seed, or from model_weights."""
     seed_everything(derive(cfg.seed, "model"))
@@ -278,6 +317,10 @@ def make_model(cfg: DictConfig, where: torch.device) -> nn.Module:
         load_weights(model, path, cfg.strict)
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
         raise InputError("model: lazy layers, which take their shape from the first batch, are not supported")
+    if cfg.trainer.get("channels_last"):
+        if not any(p.dim() == 4 for p in model.parameters()):
+            raise InputError("trainer.channels_last=true: the model has no convolution of images")
+        model.to(memory_format=torch.channels_last)
     return model.to(where)
 
 
@@ -387,10 +430,12 @@ def probe(built: Built) -> None:
     trainer, part = built.trainer, "dataset"
     try:
         with isolated(0, built.device.torch), torch.no_grad():
-            data, target = to_device(trainer.train_loader.examples(2), built.device.torch)
+            examples = trainer.train_loader.examples(2)
+            data, target = to_device(examples, built.device.torch, trainer.options.channels_last)
             part = "model"
             was_training = trainer.model.training
-            output = trainer.model.eval()(data)
+            with trainer.options.precision.autocast():
+                output = precision.as_fp32(trainer.model.eval()(data))
             trainer.model.train(was_training)
             part = "loss"
             loss = trainer.criterion(output, target)
@@ -413,7 +458,10 @@ def describe(built: Built) -> list[str]:
     width = max(len(row["name"]) for row in rows)
     lines = [f"{row['name']:{width}}  {row['type']:18}{row['parameters']:>12,}" for row in rows]
     lines.append(f"{count_parameters(trainer.model):,} parameters")
-    lines.append(f"device {built.device.name}, {built.device.threads} CPU threads, seed {trainer.seed}")
+    precision_type = trainer.options.precision.type
+    lines.append(
+        f"device {built.device.name}, {precision_type}, {built.device.threads} CPU threads, seed {trainer.seed}"
+    )
     lines.append(f"batches from {built.placement.where}: {built.placement.reason}")
     lines.append("examples: " + ", ".join(f"{name} {len(part):,}" for name, part in sizes.items() if part))
     return lines

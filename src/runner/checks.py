@@ -12,6 +12,7 @@ from runner.errors import InputError
 
 GROUPS = (
     "device",
+    "precision",
     "dataset",
     "dataloader",
     "model",
@@ -28,7 +29,10 @@ ROOT_KEYS = (
     *("model_weights", "init_from", "strict", "derived", "sweep"),
 )
 DATASET_KEYS = ("train", "test", "input_shape", "num_classes", "mean", "std", "augment", "test_size", "val_size")
-TRAINER_KEYS = ("epochs", "monitor", "mode", "log_every", "limit_batches", "dry_run")
+TRAINER_KEYS = (
+    *("epochs", "monitor", "mode", "log_every", "limit_batches", "dry_run"),
+    *("grad_clip", "grad_clip_by", "accumulate", "channels_last", "compile"),
+)
 SPECIAL = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 SCHEDULE_KEYS = ("interval", "monitor")  # ours; a scheduler's constructor gets them only if it takes them
 

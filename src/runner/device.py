@@ -1,6 +1,9 @@
 """Which device computes, with how many CPU threads, and how strictly."""
 
+import importlib.util
 import os
+import shutil
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -52,8 +55,25 @@ def resolve(type: str = "auto", index: int = 0, threads: int | None = None) -> D
     return Device(torch.device(type, index) if type == "cuda" else torch.device(type), threads)
 
 
+def check_compiler(where: torch.device, key: str) -> None:
+    """Refuses a machine where torch.compile would not find what it calls: a C++ compiler, and on CUDA triton.
+
+    Raises:
+        InputError: begins with the key.
+    """
+    command = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # as torch._inductor.config.cpp
+    if shutil.which(command) is None:
+        raise InputError(
+            f"{key}: torch.compile needs a C++ compiler, and there is no {command}; set CXX, or choose null"
+        )
+    if where.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise InputError(f"{key}: torch.compile on CUDA needs triton; install it, or choose null")
+
+
 def set_deterministic(enabled: bool) -> None:
     """Switches torch's deterministic algorithms, and cuDNN's, on or off for this process."""
+    if enabled == torch.are_deterministic_algorithms_enabled() == torch.backends.cudnn.deterministic:
+        return
     if enabled:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(enabled)

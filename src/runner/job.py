@@ -83,17 +83,15 @@ def prepare(
 ) -> tuple["Built", dict[str, Any]]:
     """Builds the run's objects and its record, and puts a resumed run's state back."""
     from runner import listeners
-    from runner.build import build, describe, probe
+    from runner.build import build, describe
     from runner.checks import check_known
 
     if resumed is None:
         check_known(cfg)
     source = resumed.record["config_source"] if resumed else plain_source(cfg)
     told = Listeners()
-    built = build(cfg, told, stop)
+    built = build(cfg, told, stop, is_new=resumed is None)
     trainer = built.trainer
-    if resumed is None:
-        probe(built)
     record = new_record(built, source)
     for line in describe(built):
         log.info(line)
@@ -146,6 +144,7 @@ def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
         "device": str(built.device.torch),
         "device_name": built.device.name,
         "threads": built.device.threads,
+        "precision": trainer.options.precision.type,
         "placement": built.placement.where,
         "deterministic": built.config["deterministic"],
         "examples": {name: len(part) for name, part in vars(built.parts).items() if part is not None},

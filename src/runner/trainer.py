@@ -20,9 +20,11 @@ from runner.events import EpochEnd, Progress
 from runner.loading import Loader
 from runner.metrics import can_be_saved, load_metric
 from runner.seeding import derive, isolated, rng_state, seed_everything, set_rng_state
-from runner.steps import Criterion, MeanLoss, computed, evaluate, to_device, train_step
+from runner.steps import Criterion, MeanLoss, StepOptions, computed, evaluate, to_device, train_step
 
 log = logging.getLogger("runner")
+
+SECONDS_BETWEEN_WAITS = 1.0  # a device that computes on its own is asked for its losses no more often inside an epoch
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Trainer:
         eval_loader: the part that is evaluated each epoch, named eval_split; None: nothing is.
         epochs: the run's whole length.
         monitor: the metric of the rows that says which epoch is best; mode: "min" or "max".
+        options: how a batch is computed.
         log_every: batches between two rows of steps.jsonl, where the loss is also checked; 0: only at an epoch's end.
         config: the resolved configuration as YAML text, kept in every checkpoint.
 
@@ -85,6 +88,7 @@ class Trainer:
         monitor: str,
         mode: str,
         eval_split: str = "val",
+        options: StepOptions | None = None,
         log_every: int = 10,
         checkpoints: Checkpoints | None = None,
         listeners: Listeners | None = None,
@@ -102,6 +106,7 @@ class Trainer:
         self.train_metrics, self.eval_metrics = metrics
         self.device, self.seed, self.epochs = device, seed, epochs
         self.monitor, self.mode, self.log_every = monitor, mode, log_every
+        self.options = options or StepOptions()
         self.checkpoints = checkpoints or Checkpoints(save="none")
         self.listeners, self.stop, self.config = listeners or Listeners(), stop or StopRequest(), config
         self.progress = Progress()
@@ -109,7 +114,10 @@ class Trainer:
         self.lr = self.current_lr()
         self.last_row: dict[str, Any] = {}  # the metrics of the last completed epoch
         self.best_weights: dict[str, Any] | None = None  # in memory only where best.pt is not written
-        self.last_save = time.monotonic()
+        self.last_save = self.last_wait = time.monotonic()
+        self.pending: list[
+            tuple[int, int, dict[str, Any]]
+        ] = []  # rows of steps.jsonl, without the loss of batches i to j
         buffers = self.model.named_buffers()
         self.finite_buffers = {name for name, buffer in buffers if bool(buffer.isfinite().all())}
         self._resumed_rng: dict[str, Any] | None = None
@@ -144,13 +152,14 @@ class Trainer:
         self.begin_epoch()
         self.model.train()
         for batch in self.train_loader.batches(self.progress.epoch, self.progress.batch):
-            data, target = to_device(batch, self.device)
+            data, target = to_device(batch, self.device, self.options.channels_last)
             self.lr = self.current_lr()
-            output, loss = train_step(self.model, self.criterion, self.optimizer, data, target)
+            output, loss = train_step(self.model, self.criterion, self.optimizer, data, target, self.options)
             self.train_loss.add(loss, len(target))
             for metric in self.train_metrics.values():
                 metric.update(output, target)
             self.after_batch()
+        self.tell_steps()
         loss_mean = self.finite_loss()
         return {"train/loss": loss_mean, **_prefixed("train", computed(self.train_metrics))}
 
@@ -173,13 +182,23 @@ class Trainer:
         for listener in self.listeners.batch:
             listener(progress, len(self.train_loader))
         if self.log_every and progress.step % self.log_every == 0:
-            loss = self.finite_loss(last=self.log_every)
-            row = {"step": progress.step, "epoch": progress.epoch + 1, "lr": self.lr, "train/loss": loss}
-            for tell in self.listeners.steps:
-                tell(row)
+            row = {"step": progress.step, "epoch": progress.epoch + 1, "lr": self.lr}
+            count = self.train_loss.count
+            self.pending.append((max(0, count - self.log_every), count, row))
+            if self.device.type == "cpu" or time.monotonic() - self.last_wait >= SECONDS_BETWEEN_WAITS:
+                self.tell_steps()
         if progress.batch < len(self.train_loader) and self.is_save_due():
             self.save_checkpoint(is_epoch_end=False)
         self.stop.check()
+
+    def tell_steps(self) -> None:
+        """Tells the rows of steps.jsonl that are due, each with the mean loss since the one before."""
+        for start, stop, row in self.pending:
+            row["train/loss"] = self.finite_loss(start, stop)
+            for tell in self.listeners.steps:
+                tell(row)
+        self.pending.clear()
+        self.last_wait = time.monotonic()
 
     def evaluate(self) -> dict[str, float]:
         """The loss and metrics of the evaluated part, as val/* or test/*."""
@@ -197,6 +216,7 @@ class Trainer:
                 len(loader),
                 self.eval_metrics,
                 self.device,
+                self.options,
                 after_batch=self.stop.check,
             )
 
@@ -266,6 +286,7 @@ class Trainer:
             if unsaved := [n for n, m in self.train_metrics.items() if not can_be_saved(m)]:
                 log.warning("not saved inside the epoch: metrics.%s has no state_dict", unsaved[0])
                 return
+            self.tell_steps()
             self.finite_loss()
             self.check_finite()
         for listener in self.listeners.saving:
@@ -292,6 +313,7 @@ class Trainer:
             "scheduler_state_dict": self.schedule.scheduler.state_dict(),
             "progress": asdict(self.progress),
             "criterion_state_dict": self.criterion.state_dict() if isinstance(self.criterion, nn.Module) else {},
+            "precision_state_dict": self.options.precision.state_dict(),
             "lr": self.lr,
             "rng": rng_state(self.device),
             "config": self.config,
@@ -310,6 +332,7 @@ class Trainer:
         self.schedule.scheduler.load_state_dict(state["scheduler_state_dict"])
         if isinstance(self.criterion, nn.Module):
             self.criterion.load_state_dict(state["criterion_state_dict"])
+        self.options.precision.load_state_dict(state.get("precision_state_dict", {}))
         self.progress = Progress(**state["progress"])
         # torch's own mark that a step came before the scheduler's; in this process none may have yet.
         self.optimizer._opt_called = self.progress.step > 0  # type: ignore[attr-defined]
@@ -336,20 +359,24 @@ class Trainer:
         for index, state in self.optimizer.state_dict()["state"].items():
             kept = {f"the optimizer's {key} of parameter {index}": value for key, value in state.items()}
             tensors |= {key: value for key, value in kept.items() if isinstance(value, torch.Tensor)}
+        tensors = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+        is_finite = [tensor.isfinite().all().to(self.device) for tensor in tensors.values()]
+        if not is_finite or bool(torch.stack(is_finite).all()):  # waits for the device once
+            return
         for name, tensor in tensors.items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
+            if not tensor.isfinite().all():
                 raise Diverged(
                     f"{name} is not finite in epoch {self.progress.epoch + 1}, after batch {self.progress.batch} of"
                     f" {len(self.train_loader)}"
                 )
 
-    def finite_loss(self, last: int = 0) -> float:
-        """The mean loss of the epoch so far, or of its last batches. The one place that waits for the device.
+    def finite_loss(self, start: int = 0, stop: int | None = None) -> float:
+        """The mean loss of the epoch so far, or of its batches start to stop. The one place that waits for the device.
 
         Raises:
             Diverged: a loss among them is not finite.
         """
-        loss, first_bad = self.train_loss.compute(max(0, self.train_loss.count - last) if last else 0)
+        loss, first_bad = self.train_loss.compute(start, stop)
         if first_bad is not None:
             raise Diverged(
                 f"the loss is not finite ({float(self.train_loss.losses[first_bad])}) in epoch"

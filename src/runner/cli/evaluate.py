@@ -55,14 +55,16 @@ def predictions(built: "Built", loader: Any) -> tuple["Tensor", "Tensor"]:
     """(scores (N, C), targets (N,)) of every example, in the order of the part."""
     import torch
 
+    from runner.precision import as_fp32
     from runner.steps import to_device
 
-    model = built.trainer.model.eval()
+    model, options = built.trainer.model.eval(), built.trainer.options
     scores, targets = [], []
     with torch.no_grad():
         for batch in loader.batches():
-            data, target = to_device(batch, built.device.torch)
-            scores.append(model(data).cpu())
+            data, target = to_device(batch, built.device.torch, options.channels_last)
+            with options.precision.autocast():
+                scores.append(as_fp32(model(data)).cpu())
             targets.append(target.cpu())
     return torch.cat(scores), torch.cat(targets)
 

@@ -108,7 +108,7 @@ def compare(one: Any, two: Any, name: str) -> Iterator[str]:
     if isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor):
         if one.dtype != two.dtype or one.shape != two.shape:
             yield f"{name}: {one.dtype} {list(one.shape)} and {two.dtype} {list(two.shape)}"
-        elif not torch.equal(one.view(-1).view(torch.uint8), two.view(-1).view(torch.uint8)):
+        elif not torch.equal(*(t.reshape(-1).view(torch.uint8) for t in (one, two))):
             yield f"{name}: tensors of shape {list(one.shape)} differ"
     elif isinstance(one, dict) and isinstance(two, dict):
         for key in sorted({*one, *two}, key=str):

@@ -1,0 +1,80 @@
+"""In which floating-point format the model computes. Parameters, loss and metrics are always fp32."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from runner.errors import InputError
+
+CPU = torch.device("cpu")
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+TYPES = ("fp32", "tf32", "bf16", "fp16")
+
+
+class Precision:
+    """A format by name: fp32, tf32 (fp32 with shorter products), or bf16 and fp16 by torch.autocast.
+
+    fp16 scales the loss (torch.amp.GradScaler), so that small gradients do not vanish; a step whose gradients
+    overflow is left out, and the scale halved.
+    """
+
+    def __init__(self, type: str = "fp32", device: torch.device = CPU) -> None:
+        if type not in TYPES:
+            raise InputError(f"precision.type={type}: unknown; choices: {', '.join(TYPES)}")
+        self.type, self.device = type, device
+        self.scaler = torch.amp.GradScaler(device.type) if type == "fp16" else None
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context in which the model is called."""
+        if self.type not in AUTOCAST:
+            return nullcontext()
+        return torch.autocast(self.device.type, AUTOCAST[self.type])
+
+    def backward(self, loss: Tensor) -> None:
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+
+    def unscale(self, optimizer: Optimizer) -> None:
+        """Gives the gradients their true size, to be clipped."""
+        if self.scaler is not None:
+            self.scaler.unscale_(optimizer)
+
+    def step(self, optimizer: Optimizer) -> None:
+        if self.scaler is None:
+            optimizer.step()
+        else:
+            self.scaler.step(optimizer)
+            self.scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.scaler is None else self.scaler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state)
+
+
+def as_fp32(output: Any) -> Any:
+    """A model's output for the loss and the metrics."""
+    return output.float() if isinstance(output, Tensor) and output.dtype in AUTOCAST.values() else output
+
+
+def resolve(type: str = "fp32", device: torch.device = CPU) -> Precision:
+    """The Precision on a device; says to CUDA whether fp32 may be computed as tf32.
+
+    Raises:
+        InputError: an unknown type, or one that the device does not compute.
+    """
+    precision = Precision(type, device)
+    if type in ("tf32", "fp16") and device.type != "cuda":
+        choices = "fp32, bf16"
+        raise InputError(f"precision={type}: needs a CUDA GPU, and the device is {device}; choices: {choices}")
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = type == "tf32"
+        capability = torch.cuda.get_device_capability(device)
+        if type in ("tf32", "bf16") and capability < (8, 0):
+            name = torch.cuda.get_device_name(device)
+            raise InputError(f"precision={type}: {name} has no {type}, which came with compute capability 8.0")
+    return precision
