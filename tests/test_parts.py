@@ -103,6 +103,28 @@ def test_net_is_the_official_network_and_fits_other_shapes():
     assert sum(row["parameters"] for row in layer_table(Net())) == 1_199_882
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_net_gives_the_bits_of_the_official_order_of_relu_and_pool(dtype):
+    net = Net()
+    data = torch.randn(32, 1, 28, 28)
+
+    def official(x):
+        x = F.relu(net.conv2(F.relu(net.conv1(x))))
+        x = net.dropout1(F.max_pool2d(x, 2))
+        return net.fc2(net.dropout2(F.relu(net.fc1(torch.flatten(x, 1)))))
+
+    results = []
+    for forward in (net, official):
+        torch.manual_seed(1)
+        net.zero_grad()
+        with torch.autocast("cpu", dtype, enabled=dtype is torch.bfloat16):
+            output = forward(data)
+        F.cross_entropy(output.float(), torch.arange(32) % 10).backward()
+        results.append([output.detach(), *(p.grad for p in net.parameters())])
+    for one, two in zip(*results, strict=True):
+        assert torch.equal(one, two)
+
+
 def test_mlp_and_resnet_fit_the_input():
     assert MLP((3, 5, 4), 6, [8, 7], batch_norm=True, dropout=0.1)(torch.zeros(2, 3, 5, 4)).shape == (2, 6)
     for small in (True, False):
