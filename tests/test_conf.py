@@ -32,6 +32,7 @@ def overrides_for(path: Path, data: Path) -> list[str]:
         text = path.read_text()
         words += [f"dataset.root={data}"] if "mnist" in text or "cifar" in text else []
         words += ["dataloader.batch_size=8", "dataloader.eval_batch_size=8"]
+        words += ["dataset.val_size=12"] if choice == "mnist_fast" else []
     else:
         words += FAKE[:-1] if group == "model" else FAKE
     if choice == "resnet18":

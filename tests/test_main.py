@@ -126,9 +126,21 @@ def test_config_and_wrong_overrides_answer_without_torch(tmp_path, words):
     assert shown.returncode == 0, shown.stderr
 
 
+def test_ls_and_the_other_readers_of_json_import_nothing_heavy(cli):
+    assert cli("trainer.dry_run=true", "hydra.run.dir=outputs/one").returncode == 0
+    for words in (["ls"], ["show", "outputs/one"], ["best", "outputs"]):
+        probe = f"import sys; sys.argv=['runner', *{words!r}]\nfrom runner.__main__ import main\n"
+        probe += "try: main()\nexcept SystemExit as end: assert not end.code\n"
+        probe += "heavy = {'torch', 'torchvision', 'sklearn', 'scipy', 'numpy', 'hydra', 'omegaconf', 'psutil'}\n"
+        probe += "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+        shown = subprocess.run([sys.executable, "-c", probe], cwd=cli.cwd, capture_output=True, text=True)
+        assert shown.returncode == 0, shown.stderr
+
+
 def test_the_default_run_imports_neither_torchvision_nor_sklearn(tmp_path):
     probe = "import sys, runner; runner.run(['trainer.dry_run=true'], run_dir='run')\n"
-    probe += "assert not {'torchvision', 'sklearn', 'scipy', 'pandas', 'matplotlib', 'simpleeval'} & set(sys.modules)"
+    probe += "unused = {'torchvision', 'sklearn', 'scipy', 'pandas', 'matplotlib', 'simpleeval', 'rich'}\n"
+    probe += "assert not unused & set(sys.modules), unused & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", probe], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

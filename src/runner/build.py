@@ -377,7 +377,7 @@ def make_optimizer(cfg: DictConfig, model: nn.Module) -> Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     try:
         optimizer = factory(parameters)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(complaint("optimizer", target.__name__, error)) from error
     if not isinstance(optimizer, Optimizer):
         raise InputError(f"optimizer: must be a torch.optim.Optimizer, got {type(optimizer).__name__}")

@@ -61,6 +61,32 @@ class MLP(nn.Sequential):
         super().__init__(*layers, nn.Linear(width, num_classes))
 
 
+class StridedNet(nn.Sequential):
+    """Convolutions of stride 2 without padding, then a dense layer, each with batch norm and ReLU."""
+
+    def __init__(
+        self,
+        input_shape: Sequence[int] = (1, 28, 28),
+        num_classes: int = 10,
+        widths: Sequence[int] = (12, 48),
+        kernel_size: int = 5,
+        hidden: int = 256,
+    ) -> None:
+        channels, height, width = input_shape
+        layers: list[nn.Module] = []
+        for out in widths:
+            height, width = (height - kernel_size) // 2 + 1, (width - kernel_size) // 2 + 1
+            if min(height, width) < 1:
+                raise ValueError(
+                    f"input_shape={list(input_shape)}: too small for {len(widths)} convolutions of"
+                    f" {kernel_size}x{kernel_size} with stride 2"
+                )
+            layers += [nn.Conv2d(channels, out, kernel_size, 2, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+            channels = out
+        dense = [nn.Linear(channels * height * width, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU()]
+        super().__init__(*layers, nn.Flatten(), *dense, nn.Linear(hidden, num_classes))
+
+
 def resnet18(
     input_shape: Sequence[int] = (3, 32, 32),
     num_classes: int = 10,

@@ -1,0 +1,22 @@
+"""What the Trainer costs beside a loop by hand, as a ratio in one process: far above its budget, something is wrong."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BUDGET, MARGIN = 1.10, 0.40  # the dense network's budget; a shared machine's noise
+
+
+@pytest.mark.slow
+def test_the_loop_stays_within_its_budget(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import loop
+    from benchmarks.measure import DENSE, write_mnist
+
+    root = write_mnist(tmp_path / "data", 25_000, 2_000)
+    words = [*DENSE, f"dataset.root={root}", "dataset.download=false", "device.threads=1"]
+    by_hand, ours = loop.ratio(words, rounds=7)
+    print(f"ratio {ours / by_hand:.3f}", file=sys.stderr)
+    assert ours / by_hand < BUDGET + MARGIN
