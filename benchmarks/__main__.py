@@ -101,7 +101,7 @@ def template(folder: Path, root: Path, rounds: int) -> str:
     cases = {
         "Lightning, its defaults": by_lightning,
         "ours": by_us,
-        "ours, `optimizer.fused=true`": lambda: by_us("optimizer.fused=true"),
+        "ours, `+optimizer.fused=true`": lambda: by_us("+optimizer.fused=true"),
         "ours, `precision=bf16`": lambda: by_us("precision=bf16"),
         "ours, `dataloader.placement=workers`": lambda: by_us("dataloader.placement=workers"),
     }

@@ -69,7 +69,7 @@ CASES: list[tuple[list[str], list[str]]] = [
     (["trainer.compile=fastest"], ["trainer.compile=fastest", "max-autotune"]),
     (["trainer.grad_clip=-1"], ["trainer.grad_clip=-1", "above 0"]),
     (["trainer.grad_clip=1", "trainer.grad_clip_by=sum"], ["trainer.grad_clip_by=sum", "norm, value"]),
-    (["optimizer=sgd", "optimizer.fused=true", "optimizer.foreach=true"], ["optimizer", "SGD", "fused", "foreach"]),
+    (["optimizer=sgd", "+optimizer.fused=true", "+optimizer.foreach=true"], ["optimizer", "SGD", "fused", "foreach"]),
     (["trainer.accumulate=0"], ["trainer.accumulate=0", "at least 1"]),
     (["trainer.accumulate=3"], ["trainer.accumulate=3", "batch_size=16", "1, 2, 4, 8, 16"]),
     (["trainer.channels_last=true", "model=mlp"], ["trainer.channels_last=true", "no convolution"]),
@@ -101,13 +101,7 @@ CASES: list[tuple[list[str], list[str]]] = [
     (["hydra.run.dir=/proc/nowhere/run"], ["/proc/nowhere/run", "cannot be written"]),
     (["hydra.run.dir=foreign.pt/run"], ["foreign.pt/run", "cannot be written"]),
     (
-        [
-            "optimizer._target_=torch.optim.LBFGS",
-            "~optimizer.rho",
-            "~optimizer.eps",
-            "~optimizer.weight_decay",
-            "~optimizer.foreach",
-        ],
+        ["optimizer._target_=torch.optim.LBFGS", "~optimizer.rho", "~optimizer.eps", "~optimizer.weight_decay"],
         ["LBFGS", "closure"],
     ),
     (["~loss"], ["loss", "missing"]),

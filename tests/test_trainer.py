@@ -275,7 +275,7 @@ def test_step_rows_hold_the_mean_loss_since_the_last_one():
     rows = []
     trainer = make(epochs=1, log_every=2, listeners=Listeners(steps=[rows.append]))
     trainer.fit()
-    losses, sizes = trainer.train_loss.losses.double(), trainer.train_loss.sizes
+    losses, sizes = trainer.train_loss.losses.double(), torch.tensor(trainer.train_loss.sizes)
     assert [row["step"] for row in rows] == [2, 4, 6]
     assert rows[2]["train/loss"] == float((losses[4:] * sizes[4:]).sum() / 11)
 

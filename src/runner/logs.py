@@ -14,7 +14,7 @@ from runner.events import Progress
 
 RESULT = 25  # a level between INFO and WARNING: what --quiet still shows
 logging.addLevelName(RESULT, "RESULT")
-REFRESH_SECONDS = 0.1
+REFRESH_SECONDS = 0.5  # rich takes 3 ms to draw the bar
 
 
 class Screen(logging.Handler):
@@ -23,7 +23,7 @@ class Screen(logging.Handler):
     def __init__(self, quiet: bool) -> None:
         super().__init__(RESULT if quiet else logging.INFO)
         self.live: Any = None
-        self.due = 0.0
+        self.due = time.monotonic() + REFRESH_SECONDS
         if not quiet and sys.stdout.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -53,7 +53,7 @@ class Screen(logging.Handler):
 
     def on_batch(self, progress: Progress, num_batches: int) -> None:
         now = time.monotonic()
-        if self.live is None or (now < self.due and progress.batch < num_batches):
+        if self.live is None or now < self.due:
             return
         self.due = now + REFRESH_SECONDS
         self.live.start()

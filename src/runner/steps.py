@@ -19,34 +19,36 @@ class MeanLoss:
 
     def __init__(self, num_batches: int, device: torch.device) -> None:
         self.losses = torch.zeros(num_batches, dtype=torch.float32, device=device)
-        self.sizes = torch.zeros(num_batches, dtype=torch.int64)  # examples in each batch, on the CPU
-        self.count = 0  # batches added
+        self.sizes: list[int] = []  # examples in each batch
 
     def add(self, loss: Tensor, size: int) -> None:
-        self.losses[self.count] = loss
-        self.sizes[self.count] = size
-        self.count += 1
+        self.losses[len(self.sizes)] = loss
+        self.sizes.append(size)
+
+    @property
+    def count(self) -> int:
+        """Batches added."""
+        return len(self.sizes)
 
     @property
     def examples(self) -> int:
-        return int(self.sizes[: self.count].sum())
+        return sum(self.sizes)
 
     def compute(self, start: int = 0, stop: int | None = None) -> tuple[float, int | None]:
         """The mean over the batches start to stop, and the first of them whose loss is not finite. Synchronises."""
         stop = self.count if stop is None else stop
         losses = self.losses[start:stop].cpu().double()
-        sizes = self.sizes[start:stop]
+        sizes = torch.tensor(self.sizes[start:stop])
         bad = (~losses.isfinite()).nonzero()
         first_bad = start + int(bad[0]) if len(bad) else None
         return float((losses * sizes).sum() / sizes.sum()) if len(losses) else float("nan"), first_bad
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"losses": self.losses[: self.count].cpu(), "sizes": self.sizes[: self.count].clone()}
+        return {"losses": self.losses[: self.count].cpu(), "sizes": torch.tensor(self.sizes)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.count = len(state["losses"])
+        self.sizes = state["sizes"].tolist()
         self.losses[: self.count] = state["losses"].to(self.losses.device)
-        self.sizes[: self.count] = state["sizes"]
 
 
 @dataclass(frozen=True)
