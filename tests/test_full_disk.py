@@ -75,7 +75,7 @@ def whole(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("last.pt", 3), ("best.pt", 1), ("metrics.jsonl", 3), ("run.json", 3), ("steps.jsonl", 5), ("runner.log", 9)],
+    [("last.pt", 3), ("best.pt", 1), ("metrics.jsonl", 3), ("run.json", 3), ("steps.jsonl", 5), ("runner.log", 10)],
 )
 def test_no_room_for_one_kind_of_file(whole, tmp_path, name, count):
     (tmp_path / "inject.py").write_text(INJECT)
