@@ -5,7 +5,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -38,27 +37,33 @@ class Done(NamedTuple):
     output: str
 
 
+# A small process in between: a child starts with its parent's highest memory on its own account.
+STARTER = """
+import resource, subprocess, sys, time
+began = time.perf_counter()
+done = subprocess.run([sys.executable, *sys.argv[1:]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+seconds = time.perf_counter() - began
+print(done.returncode, seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+print(done.stdout)
+"""
+
+
 def command(words: Iterable[str]) -> Done:
     """Runs `python WORDS` in the current folder."""
-    with tempfile.TemporaryFile("w+") as file:
-        began = time.perf_counter()
-        process = subprocess.Popen([sys.executable, *words], stdout=file, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - began
-        process.returncode = os.waitstatus_to_exitcode(status)
-        file.seek(0)
-        output = file.read()
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(words)} ended with {process.returncode}:\n{output}")
-    return Done(seconds, usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1024), output)
+    started = [sys.executable, "-S", "-c", STARTER, *words]
+    first, _, output = subprocess.run(started, check=True, capture_output=True, text=True).stdout.partition("\n")
+    code, seconds, peak = first.split()
+    if code != "0":
+        raise RuntimeError(f"{' '.join(words)} ended with {code}:\n{output}")
+    return Done(float(seconds), float(peak) / (1e6 if sys.platform == "darwin" else 1024), output)
 
 
 def in_turn(rounds: int, cases: dict[str, Callable[[], Any]]) -> dict[str, list[Any]]:
     """Every case's results, one after the other, round by round: what disturbs the machine disturbs all of them."""
     results: dict[str, list[Any]] = {name: [] for name in cases}
     for number in range(rounds):
-        for name, case in cases.items():
-            results[name].append(case())
+        for name in list(cases) if number % 2 == 0 else reversed(cases):
+            results[name].append(cases[name]())
             print(f"  round {number + 1} of {rounds}: {name}", flush=True)
     return results
 

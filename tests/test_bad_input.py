@@ -69,7 +69,7 @@ CASES: list[tuple[list[str], list[str]]] = [
     (["trainer.compile=fastest"], ["trainer.compile=fastest", "max-autotune"]),
     (["trainer.grad_clip=-1"], ["trainer.grad_clip=-1", "above 0"]),
     (["trainer.grad_clip=1", "trainer.grad_clip_by=sum"], ["trainer.grad_clip_by=sum", "norm, value"]),
-    (["optimizer=sgd", "+optimizer.fused=true", "+optimizer.foreach=true"], ["optimizer", "SGD", "fused", "foreach"]),
+    (["optimizer=sgd", "+optimizer.foreach=true"], ["optimizer", "SGD", "fused", "foreach"]),
     (["trainer.accumulate=0"], ["trainer.accumulate=0", "at least 1"]),
     (["trainer.accumulate=3"], ["trainer.accumulate=3", "batch_size=16", "1, 2, 4, 8, 16"]),
     (["trainer.channels_last=true", "model=mlp"], ["trainer.channels_last=true", "no convolution"]),

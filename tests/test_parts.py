@@ -20,7 +20,7 @@ OUTPUT, TARGET = torch.randn(20, 5), torch.randint(5, (20,))
 WEIGHT = [0.1, 0.2, 0.3, 0.4, 0.5]
 
 FLOORS = {
-    **dict.fromkeys(("errors", "events", "conf_dir", "files", "processes"), 0),
+    **dict.fromkeys(("errors", "events", "conf_dir", "files", "processes", "lease"), 0),
     **dict.fromkeys(("seeding", "memory", "precision", "losses", "metrics", "models", "schedulers", "provenance"), 1),
     **dict.fromkeys(("device", "augment", "data", "checkpoint", "logs", "run_dir"), 2),
     **dict.fromkeys(("loading", "steps", "records", "config", "tables", "checks"), 3),
@@ -57,7 +57,16 @@ def test_hydra_is_imported_by_the_entry_and_build_only():
         if (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hydra")
         or (isinstance(node, ast.Import) and any(a.name.split(".")[0] == "hydra" for a in node.names))
     }
-    assert users == {"__main__", "config", "launch", "checks", "build", "pool", "run"}  # the last two: runner.sweep
+    assert users == {
+        "__main__",
+        "config",
+        "launch",
+        "checks",
+        "build",
+        "job",
+        "search",
+        "run",
+    }  # the last three: runner.sweep
 
 
 def test_nll_and_cross_entropy_are_torchs():

@@ -1,6 +1,9 @@
-"""Hydra's doors to our sweeps: a sweeper and a launcher that leave everything to runner.sweep."""
+"""Hydra's doors to our sweeps: sweepers and launchers that leave everything to runner.sweep."""
 
-from collections.abc import Sequence
+import importlib.util
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -9,18 +12,157 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+OnChange = Callable[..., None]
 
-class LocalLauncher(Launcher):
+
+def need(package: str, choice: str, extra: str) -> None:
+    """Refuses a choice whose package is not installed."""
+    from runner.errors import InputError
+
+    if importlib.util.find_spec(package) is None:
+        raise InputError(f"{choice}: needs {package}, which is not installed; pip install 'torch-runner[{extra}]'")
+
+
+def check_at_least(least: float, **values: Any) -> None:
+    from runner.errors import InputError
+
+    for key, value in values.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < least):
+            raise InputError(f"hydra.launcher.{key}={value}: must be a number of at least {least}")
+
+
+def check_whole(**values: Any) -> None:
+    from runner.errors import InputError
+
+    for key, value in values.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise InputError(f"hydra.launcher.{key}={value}: must be a whole number of at least 1")
+
+
+class OurLauncher(Launcher):
+    """A launcher that is handed composed jobs by our sweepers: check() what it needs, then a pool() that runs them."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config = config
+
+    def check(self) -> None:
+        """Refuses what cannot work, before anything is written.
+
+        Raises:
+            InputError
+        """
+        raise NotImplementedError
+
+    def pool(self, place: Path, jobs: Sequence[Any], options: Any, on_change: OnChange) -> Any:
+        """What runs the jobs: run(jobs) gives an outcome for each; a signal's number in stopped_by stops it."""
+        raise NotImplementedError
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        raise NotImplementedError(f"{type(self).__name__} works with our sweepers: hydra/sweeper=runner, optuna")
+
+
+class LocalLauncher(OurLauncher):
     """Worker processes on this machine (runner.sweep.pool)."""
 
     def __init__(self, jobs: int | None = None, jobs_per_gpu: int = 1) -> None:
         self.jobs, self.jobs_per_gpu = jobs, jobs_per_gpu
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.config = config
+    def check(self) -> None:
+        check_whole(jobs=self.jobs, jobs_per_gpu=self.jobs_per_gpu)
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        raise NotImplementedError("hydra/launcher=local is for hydra/sweeper=runner, which hands it composed jobs")
+    def pool(self, place: Path, jobs: Sequence[Any], options: Any, on_change: OnChange) -> Any:
+        from runner.sweep.pool import Pool, default_jobs
+
+        count, gpus = default_jobs(str(jobs[0].composed.device.type), self.jobs_per_gpu)
+        at_once = self.jobs or count
+        return Pool(place, at_once, gpus, self.jobs_per_gpu, options.retries, options.fail_fast, on_change)
+
+
+class RayLauncher(OurLauncher):
+    """Ray's cluster, or a Ray of this machine (runner.sweep.ray_pool)."""
+
+    def __init__(
+        self,
+        address: str | None = None,
+        cpus: int = 1,
+        gpus: float = 0.0,
+        memory: float | None = None,
+        init: DictConfig | None = None,
+    ) -> None:
+        self.address, self.cpus, self.gpus, self.memory = address, cpus, gpus, memory
+        self.settings = {str(key): value for key, value in (init or {}).items()}
+
+    def check(self) -> None:
+        check_whole(cpus=self.cpus)
+        check_at_least(0, gpus=self.gpus, memory=self.memory)
+        need("ray", "hydra/launcher=ray", "ray")
+        from runner.sweep.ray_pool import check_address
+
+        check_address(self.address)
+
+    def pool(self, place: Path, jobs: Sequence[Any], options: Any, on_change: OnChange) -> Any:
+        from runner.sweep.ray_pool import GIB, RayPool
+
+        resources: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": self.gpus}
+        if self.memory is not None:
+            resources["memory"] = int(self.memory * GIB)
+        retries, fail_fast = options.retries, options.fail_fast
+        return RayPool(self.address, resources, self.settings, self.cpus, retries, fail_fast, on_change)
+
+
+class SubmititLauncher(OurLauncher):
+    """SLURM, or processes of this machine that outlive the sweep's (runner.sweep.submitit_pool)."""
+
+    def __init__(
+        self,
+        cluster: str,
+        jobs: int | None = None,
+        cpus: int = 1,
+        gpus: int = 0,
+        memory: float | None = None,
+        timeout: float = 60.0,
+        max_timeouts: int = 3,
+        parameters: DictConfig | None = None,
+    ) -> None:
+        self.cluster, self.jobs, self.cpus, self.gpus, self.memory = cluster, jobs, cpus, gpus, memory
+        self.timeout, self.max_timeouts = timeout, max_timeouts
+        self.parameters = {str(key): value for key, value in (parameters or {}).items()}
+
+    def check(self) -> None:
+        from runner.errors import InputError
+
+        check_whole(jobs=self.jobs, cpus=self.cpus)
+        check_at_least(0, gpus=self.gpus, memory=self.memory, timeout=self.timeout, max_timeouts=self.max_timeouts)
+        need("submitit", f"hydra/launcher=submitit_{self.cluster}", "slurm")
+        if self.cluster == "slurm" and shutil.which("srun") is None:
+            raise InputError(
+                "hydra/launcher=submitit_slurm: there is no SLURM here (no command srun);"
+                " hydra/launcher=submitit_local does the same with processes of this machine"
+            )
+
+    def pool(self, place: Path, jobs: Sequence[Any], options: Any, on_change: OnChange) -> Any:
+        from runner.sweep.pool import cores
+        from runner.sweep.submitit_pool import SubmititPool
+
+        parameters: dict[str, Any] = {"timeout_min": self.timeout, "cpus_per_task": self.cpus, "name": place.name}
+        parameters |= {"gpus_per_node": self.gpus} if self.gpus else {}
+        parameters |= {"mem_gb": self.memory} if self.memory is not None else {}
+        at_once = self.jobs
+        if self.cluster == "local":
+            at_once = self.jobs or max(1, cores() // self.cpus)
+        elif self.jobs is not None:
+            parameters["slurm_array_parallelism"], at_once = self.jobs, None
+        return SubmititPool(
+            self.cluster,
+            place.absolute() / ".submitit",
+            at_once,
+            {**parameters, **self.parameters},
+            self.max_timeouts,
+            self.cpus,
+            options.retries,
+            options.fail_fast,
+            on_change,
+        )
 
 
 class RunnerSweeper(BasicSweeper):
@@ -35,3 +177,26 @@ class RunnerSweeper(BasicSweeper):
 
         assert self.config is not None and self.launcher is not None and self.hydra_context is not None
         return sweep(self, [*self._parse_config(), *arguments])
+
+
+class OptunaSweeper(RunnerSweeper):
+    """Asks Optuna for the jobs, and tells it what came out (runner.sweep.search)."""
+
+    def __init__(
+        self,
+        params: dict[str, str] | None,
+        n_trials: int,
+        at_once: int | None,
+        storage: str | None,
+        sampler: DictConfig,
+        max_batch_size: int | None = None,
+    ) -> None:
+        super().__init__(max_batch_size, params)
+        self.n_trials, self.at_once, self.storage, self.sampler = n_trials, at_once, storage, sampler
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from runner.sweep.search import search
+
+        need("optuna", "hydra/sweeper=optuna", "optuna")
+        assert self.config is not None and self.launcher is not None and self.hydra_context is not None
+        return search(self, [*self._parse_config(), *arguments])

@@ -2,12 +2,13 @@
 
 import contextlib
 import errno
+import gc
 import io
 import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,8 +16,8 @@ from runner import provenance
 from runner.errors import Diverged, InputError, Interrupted
 from runner.events import Progress
 from runner.files import write_atomically
-from runner.loading import STOP_SIGNALS
 from runner.logs import RESULT, Screen, open_logs
+from runner.processes import STOP_SIGNALS
 from runner.run_dir import RunDir, now, resume_command
 from runner.trainer import Listeners, StopRequest
 
@@ -47,6 +48,7 @@ def train(
     resumed: Resumed | None = None,
     on_batch: OnBatch | None = None,
     is_shown: bool = True,
+    stop_on: Sequence[signal.Signals] = STOP_SIGNALS,
 ) -> dict[str, Any]:
     """Runs a config in a directory that is locked, and returns what run.json says at the end.
 
@@ -54,16 +56,20 @@ def train(
         notes: lines for the log's beginning.
         resumed: what a run that is continued has left; None: a new run.
         on_batch: told after each batch, before anything is saved.
+        stop_on: the signals that ask for a stop; all others keep their handlers.
         is_shown: False keeps the screen for somebody else; runner.log has everything.
 
     Raises:
         InputError: before training; a new run's directory then holds no run.
         Diverged, Interrupted, OSError, or what user code raises: run.json and the log say so.
     """
-    with open_logs(run_dir.log, bool(cfg.quiet), is_shown) as screen, stop_signals() as stop:
+    with open_logs(run_dir.log, bool(cfg.quiet), is_shown) as screen, stop_signals(stop_on) as stop:
         for note in notes:
             log.info(note)
         built, record = prepare(cfg, run_dir, screen, stop, resumed)
+        if not gc.isenabled():  # in our own process, see runner.__main__
+            gc.freeze()
+            gc.enable()
         if on_batch is not None:
             built.trainer.listeners.batch.append(on_batch)
         with outcome(run_dir, record, built):
@@ -213,8 +219,8 @@ def say_failure(run_dir: RunDir, error: BaseException) -> None:
 
 
 @contextmanager
-def stop_signals() -> Iterator[StopRequest]:
-    """The first SIGINT, SIGTERM or SIGUSR1 asks for a stop after the batch; the second ends the process at once."""
+def stop_signals(numbers: Sequence[signal.Signals]) -> Iterator[StopRequest]:
+    """The first of these signals asks for a stop after the batch; the second ends the process at once."""
     stop = StopRequest()
 
     def handle(signum: int, frame: object) -> None:
@@ -226,7 +232,7 @@ def stop_signals() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield stop
     finally:

@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from runner.augment import Augmentations
 from runner.data import Part
 from runner.memory import Store, Unfit, free_bytes, is_deterministic, name_of
-from runner.processes import die_with_parent
+from runner.processes import STOP_SIGNALS, die_with_parent
 from runner.seeding import derive, rng_state, seed_cpu, set_rng_state
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+IGNORED_SIGNALS = (*STOP_SIGNALS, signal.SIGUSR2)  # by loader workers; the last one is what SLURM sends
 CPU = torch.device("cpu")
 GIB = 2**30
 PLACEMENTS = ("auto", "memory", "workers")
@@ -115,9 +115,9 @@ def _as_it_is(batch: Any) -> Any:
 
 def _init_worker(worker_id: int) -> None:
     """Leaves signals to the main process, which asks the workers to end; and ends with it, however it dies."""
-    for number in STOP_SIGNALS:
+    for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED_SIGNALS)
     die_with_parent()  # where it cannot, torch's own watchdog takes 5 s
 
 
@@ -318,9 +318,9 @@ class WorkersLoader:
         self.order.epoch, self.order.start = epoch, start
         # A worker is born with the stop signals blocked, until it has chosen to ignore them: one that is sent to
         # the whole process group then cannot kill it in between.
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED_SIGNALS)
         try:
             iterator = iter(self._loader)
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED_SIGNALS)
         yield from iterator

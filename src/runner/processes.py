@@ -1,9 +1,10 @@
-"""Processes that end with the one that started them."""
+"""Signals that stop a run, and processes that end with the one that started them."""
 
 import ctypes
 import signal
 import sys
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 
 

@@ -4,7 +4,9 @@ import logging
 import os
 import re
 import shlex
+import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from runner.config import overridden
 from runner.errors import InputError
 from runner.files import fsync_directory
 from runner.job import OnBatch, train
+from runner.processes import STOP_SIGNALS
 from runner.records import flatten
 from runner.run_dir import RunDir, as_it_was_started, now
 from runner.trainer import Trainer
@@ -33,7 +36,13 @@ SET_ASIDE = ".set-aside"
 NOT_CHECKPOINTS = ("model_state_dict.pt", "model.pt")
 
 
-def resume(path: Path, overrides: list[str], on_batch: OnBatch | None = None, is_shown: bool = True) -> dict[str, Any]:
+def resume(
+    path: Path,
+    overrides: list[str],
+    on_batch: OnBatch | None = None,
+    is_shown: bool = True,
+    stop_on: Sequence[signal.Signals] = STOP_SIGNALS,
+) -> dict[str, Any]:
     """Continues the run in `path`, and returns what its run.json says at the end.
 
     Raises:
@@ -57,7 +66,7 @@ def resume(path: Path, overrides: list[str], on_batch: OnBatch | None = None, is
         if resumed.state is not None:
             config.model_weights = config.init_from = None
         with as_it_was_started(record):
-            return train(config, run_dir, notes, resumed, on_batch, is_shown)
+            return train(config, run_dir, notes, resumed, on_batch, is_shown, stop_on)
     finally:
         run_dir.release()
 

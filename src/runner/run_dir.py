@@ -2,7 +2,7 @@
 
 Contract: a directory with a run.json holds a run, and no start ever overwrites it. A kernel lock (fcntl.lockf: it
 ends with the process, and forked workers do not inherit it) says that a process is writing; the text in the lock
-file only says which.
+file only says which. A lease (runner.lease) keeps other hosts out where the lock does not reach them.
 """
 
 import errno
@@ -22,10 +22,23 @@ from typing import Any
 
 from runner.errors import InputError
 from runner.files import write_atomically
+from runner.lease import Lease, Taken, other_holder
 
 # What a run writes; only the first three are there (and git.diff, and an empty checkpoints/) when a start dies early.
-OURS = (".hydra", "runner.log", "run.lock", "git.diff", "checkpoints", "metrics.jsonl", "steps.jsonl", "run.json")
-_held: dict[Path, int] = {}  # lock files that this process holds; closing any descriptor of one would free it
+OURS = (
+    ".hydra",
+    "runner.log",
+    "run.lock",
+    "run.lease",
+    "git.diff",
+    "checkpoints",
+    "metrics.jsonl",
+    "steps.jsonl",
+    "run.json",
+)
+# Lock files that this process holds: the kernel's lock, which closing any descriptor of the file would free, and the
+# lease against other hosts.
+_held: dict[Path, tuple[int, Lease]] = {}
 
 
 def now() -> str:
@@ -62,6 +75,7 @@ class RunDir:
         self.git_diff = path / "git.diff"
         self.checkpoints = path / "checkpoints"
         self.lock_file = path / "run.lock"
+        self.lease_file = path / "run.lease"
         self.before: set[Path] | None = None  # what was there when a start claimed it; None: the folder was not
 
     def claim(self) -> None:
@@ -122,14 +136,21 @@ class RunDir:
         if not path.exists() or os.fstat(descriptor).st_ino != path.stat().st_ino:
             os.close(descriptor)  # its last holder removed the file meanwhile: the lock of a file without a name
             return self.lock()
+        try:
+            lease = Lease(path.with_name("run.lease"))
+        except Taken as taken:
+            os.close(descriptor)
+            raise InputError(f"{self.path}: a process of another host is running it ({taken})") from taken
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"host {socket.gethostname()}, pid {os.getpid()}\n".encode(), 0)
-        _held[path] = descriptor
+        _held[path] = descriptor, lease
 
     def release(self) -> None:
         """Gives the lock back. The lock file stays: removing it would let two processes lock two files."""
-        descriptor = _held.pop(self.lock_file.resolve(), None)
-        if descriptor is not None:
+        held = _held.pop(self.lock_file.resolve(), None)
+        if held is not None:
+            descriptor, lease = held
+            lease.release()
             os.close(descriptor)
 
     def discard(self) -> None:
@@ -137,7 +158,7 @@ class RunDir:
         if self.run_json.exists():
             return
         before = self.before or set()
-        for path in (self.log, self.git_diff, *(self.path / ".hydra").glob("*.yaml"), self.lock_file):
+        for path in (self.log, self.git_diff, *(self.path / ".hydra").glob("*.yaml"), self.lock_file, self.lease_file):
             if path not in before:
                 path.unlink(missing_ok=True)
         for folder in (self.path / ".hydra", self.checkpoints, self.path if self.before is None else None):
@@ -185,7 +206,7 @@ def as_it_was_started(record: Mapping[str, Any]) -> Iterator[None]:
 def is_locked(run_dir: RunDir) -> bool:
     """Whether a process is running in the directory now."""
     path = run_dir.lock_file.resolve()
-    if path in _held:
+    if path in _held or other_holder(path.with_name("run.lease")) is not None:
         return True
     try:
         descriptor = os.open(path, os.O_RDWR)

@@ -39,4 +39,4 @@ def resume_sweep(path: Path, overrides: list[str]) -> None:
         arguments, config_dir = record["arguments"], record["config_dir"]
     except (ValueError, KeyError) as error:
         raise InputError(f"{path / 'sweep.json'}: cannot be read; give the sweep's command again") from error
-    multirun([*arguments, f"hydra.sweep.dir='{path}'", *overrides], config_dir)
+    multirun([*arguments, *record.get("hydra", []), f"hydra.sweep.dir='{path}'", *overrides], config_dir)

@@ -17,9 +17,10 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
-from runner.errors import Diverged, InputError, Interrupted
-from runner.run_dir import RunDir, holder, now
-from runner.sweep.plan import Job, record_death
+from runner.errors import InputError
+from runner.run_dir import RunDir, holder
+from runner.sweep.job import died, work
+from runner.sweep.plan import Job
 
 log = logging.getLogger("runner")
 
@@ -79,39 +80,6 @@ def claim_gpu(folder: Path, gpus: Sequence[str], jobs_per_gpu: int) -> str:
             _gpu_locks.append(descriptor)
             return gpu
     raise RuntimeError("no GPU is free for another worker")
-
-
-def work(composed: Any, folder: str, threads: int) -> dict[str, Any]:
-    """Runs one job in a worker. What goes wrong is returned, as plain values, and stands in the job's own log."""
-    from hydra._internal.callbacks import Callbacks
-    from hydra.core.utils import JobStatus, run_job
-    from hydra.types import HydraContext
-
-    from runner import config
-    from runner.sweep.job import run_or_resume
-
-    config.set_up()
-    if composed.device.threads is None:
-        composed.device.threads = threads
-    try:
-        job = run_job(
-            hydra_context=HydraContext(config_loader=None, callbacks=Callbacks(composed)),  # type: ignore[arg-type]
-            task_function=lambda cfg: run_or_resume(cfg, Path(folder), is_shown=False),
-            config=composed,
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-            configure_logging=False,
-        )
-        if job.status != JobStatus.COMPLETED:
-            raise job._return_value
-        return {"state": "done"}
-    except Interrupted as stopped:
-        return {"state": "interrupted", "error": str(stopped)}
-    except Diverged as error:
-        return {"state": "failed", "kind": "diverged", "error": str(error)}
-    except Exception as error:
-        kind = "input" if isinstance(error, InputError) else "exception"
-        return {"state": "failed", "kind": kind, "error": f"{type(error).__name__}: {error}"}
 
 
 class Pool:
@@ -194,14 +162,9 @@ class Pool:
         try:
             return future.result()
         except ProcessExpired as death:
-            code = death.exitcode
-            name = f" ({signal.Signals(-code).name})" if code < 0 else ""
-            error = f"its worker died with exit code {code}{name}"
-            record_death(job.folder, {"at": now(), "exit_code": code})
-            run_dir = RunDir(job.folder)
-            if run_dir.run_json.exists():
-                run_dir.write_run({**run_dir.read_run(), "state": "failed", "ended": now(), "error": error})
-            return {"state": "failed", "kind": "death", "error": error, "exit_code": code}
+            name = f" ({signal.Signals(-death.exitcode).name})" if death.exitcode < 0 else ""
+            error = f"its worker died with exit code {death.exitcode}{name}"
+            return died(job, error, exit_code=death.exitcode)
         except (BrokenProcessPool, RuntimeError) as broken:
             raise InputError(f"no worker can start: {broken}") from broken
 

@@ -4,7 +4,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,8 @@ def sweep(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
     master = sweeper.config
     options = master.sweep
     place = Path(master.hydra.sweep.dir)
-    for key in ("jobs", "jobs_per_gpu"):
-        value = getattr(sweeper.launcher, key, None)
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise InputError(f"hydra.launcher.{key}={value}: must be a whole number of at least 1")
+    if hasattr(sweeper.launcher, "check"):
+        sweeper.launcher.check()
     jobs, swept = compose_jobs(sweeper, arguments)
     base, code = plan.base_of(jobs[0].config, swept), provenance.code_state(*provenance.git_state())
     plan.check_same(place, base, swept, code, bool(options.force))
@@ -46,15 +44,7 @@ def sweep(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
         show_plan(jobs, place)
         return []
     with locked(place), screen():
-        facts = {
-            "command": provenance.command_line(),
-            "started": now(),
-            "arguments": arguments,
-            "config_dir": user_config_dir(master),
-            "swept": swept,
-            "base": base,
-            "code": code,
-        }
+        facts = sweep_facts(sweeper, arguments, swept, base, code)
         for job in jobs:
             plan.write_job(job)
         write_record(place, facts)
@@ -62,12 +52,27 @@ def sweep(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
         return finish(jobs, place, facts, outcomes)
 
 
+def sweep_facts(
+    sweeper: Any, arguments: list[str], swept: Sequence[str], base: Mapping[str, Any], code: Any
+) -> dict[str, Any]:
+    """What sweep.json says besides its jobs: all that the sweep can be continued from."""
+    hydra = [w for w in sweeper.config.hydra.overrides.hydra if not w.startswith(("hydra.mode=", "hydra.sweep.dir="))]
+    return {
+        "command": provenance.command_line(),
+        "started": now(),
+        "arguments": arguments,
+        "hydra": hydra,
+        "config_dir": user_config_dir(sweeper.config),
+        "swept": list(swept),
+        "base": dict(base),
+        "code": code,
+    }
+
+
 def compose_jobs(sweeper: Any, arguments: list[str]) -> tuple[list[Job], list[str]]:
     """Every job, composed and checked; a mistake in the last one is found before the first one trains."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    from runner.checks import check, check_known
 
     parsed = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader).parse_overrides(arguments)
     swept = [override.get_key_element() for override in parsed if override.is_sweep_override()]
@@ -79,18 +84,29 @@ def compose_jobs(sweeper: Any, arguments: list[str]) -> tuple[list[Job], list[st
         raise InputError(f"{' '.join(arguments)}: an empty list leaves no job to run")
     jobs = []
     for number, overrides in enumerate(batch):
-        cfg = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, list(overrides))
         try:
-            task = task_config(cfg)
-            check_known(task)
-            check(task)
+            jobs.append(compose_job(sweeper, list(overrides), swept))
         except InputError as error:
             raise InputError(f"job {number} ({' '.join(overrides)}): {error}") from error
-        values = dict(override.split("=", 1) for override in overrides)
-        named = swept or [key for key in values if not key.startswith("sweep.")]
-        settings = {key.lstrip("+"): values[key] for key in named if key in values}
-        jobs.append(Job(list(overrides), plain(task), settings, cfg))
     return plan.unique(jobs), [key.lstrip("+") for key in swept]
+
+
+def compose_job(sweeper: Any, overrides: list[str], swept: Sequence[str]) -> Job:
+    """One job, composed and checked.
+
+    Raises:
+        InputError: what is wrong with its config.
+    """
+    from runner.checks import check, check_known
+
+    cfg = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, overrides)
+    task = task_config(cfg)
+    check_known(task)
+    check(task)
+    values = dict(override.split("=", 1) for override in overrides if "=" in override)
+    named = swept or [key for key in values if not key.startswith("sweep.")]
+    settings = {key.lstrip("+"): values[key] for key in named if key in values}
+    return Job(overrides, plain(task), settings, cfg)
 
 
 def task_config(cfg: Any) -> Any:
@@ -140,26 +156,15 @@ def run_jobs(
     HydraConfig.instance().set_config(sweeper.config)
     if not pending:
         return outcomes, None
-    if type(sweeper.launcher).__name__ != "LocalLauncher":
+    if not hasattr(sweeper.launcher, "pool"):
         words = [[*job.overrides, f"hydra.sweep.subdir='{job.name}'"] for job in pending]
         for result, job in zip(sweeper.launcher.launch(words, initial_job_idx=0), pending, strict=True):
             outcomes[job.name] = outcome_of_return(result)
         return outcomes, None
-    from runner.sweep.pool import Pool, default_jobs
     from runner.sweep.watch import Watch
 
-    launcher, options = sweeper.launcher, sweeper.config.sweep
-    count, gpus = default_jobs(str(pending[0].composed.device.type), launcher.jobs_per_gpu)
     with Watch(pending, done=len(outcomes)) as watch:
-        pool = Pool(
-            place,
-            launcher.jobs or count,
-            gpus,
-            launcher.jobs_per_gpu,
-            options.retries,
-            options.fail_fast,
-            watch.change,
-        )
+        pool = sweeper.launcher.pool(place, pending, sweeper.config.sweep, watch.change)
         with stop_signals(pool):
             outcomes |= pool.run(pending)
     return outcomes, pool.stopped_by
