@@ -14,6 +14,7 @@ from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -207,6 +208,16 @@ def search_path(config_dir: str | None) -> Any:
     return path
 
 
+def main_hydra(config_dir: str | None) -> Hydra:
+    """Hydra with its plugins. A plugin's stored config gives way to our file of the same name (hydra/launcher=ray):
+    Hydra would take it for a schema of ours.
+    """
+    hydra = Hydra.create_main_hydra2("runner", search_path(config_dir))
+    for path in Path(conf_dir(), "hydra").glob("*/*.yaml"):
+        ConfigStore.instance().repo.get("hydra", {}).get(path.parent.name, {}).pop(path.name, None)
+    return hydra
+
+
 def compose(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Hydra, DictConfig]:
     """Hydra and the config of one run, hydra.* included.
 
@@ -215,7 +226,7 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Hy
     """
     set_up()
     with own_hydra():
-        hydra = Hydra.create_main_hydra2("runner", search_path(config_dir))
+        hydra = main_hydra(config_dir)
         cfg = hydra.compose_config(CONFIG_NAME, list(overrides), RunMode.RUN, with_log_configuration=False)
     if cfg.hydra.mode is not None and cfg.hydra.mode != RunMode.RUN:
         raise InputError(f"hydra.mode={cfg.hydra.mode.name}: to run a sweep, use -m")

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
-from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobStatus, run_job
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.config import CONFIG_NAME, compose, one_line, own_hydra, replaced_files, search_path, set_up
+from runner.config import CONFIG_NAME, compose, main_hydra, one_line, own_hydra, replaced_files, set_up
 from runner.errors import InputError
 from runner.run_dir import RunDir
 
@@ -25,7 +24,7 @@ def multirun(overrides: Sequence[str], config_dir: str | None = None) -> Any:
     """
     set_up()
     with own_hydra():
-        hydra = Hydra.create_main_hydra2("runner", search_path(config_dir))
+        hydra = main_hydra(config_dir)
         words = [*overrides, "hydra.mode=MULTIRUN"]
         return hydra.multirun(CONFIG_NAME, sweep_job, words, with_log_configuration=False)
 
