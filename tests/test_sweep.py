@@ -232,3 +232,82 @@ def test_statistics_are_scipys_and_the_best_goes_by_validation():
     assert summed["paired"]["ci95"] == pytest.approx(list(test))
     assert summary.statistics([0.5])["ci95"] is None
     assert summary.statistics([0.5, 0.5])["ci95"] == [0.5, 0.5]
+
+
+def test_two_sweeps_at_once_on_one_name_run_every_job_once(cli):
+    words = ["-m", "seed=1,2,3,4", "sweep.name=shared", *WORDS]
+    both = [cli.start(*words) for _ in range(2)]
+    outputs = [process.communicate(timeout=120)[0] for process in both]
+    place = cli.cwd / "outputs" / "sweeps" / "shared"
+    assert sorted(process.returncode for process in both) == [0, 2], outputs
+    assert any("another process is running it" in output for output in outputs)
+    assert states(place) == {f"seed={seed}": "done" for seed in (1, 2, 3, 4)}
+    for seed in (1, 2, 3, 4):
+        assert (place / f"seed={seed}" / "runner.log").read_text().count("examples: ") == 1
+        assert len((place / f"seed={seed}" / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("choice", "package", "extra"),
+    [
+        ("hydra/launcher=ray", "ray", "ray"),
+        ("hydra/launcher=submitit_local", "submitit", "slurm"),
+        ("hydra/launcher=submitit_slurm", "submitit", "slurm"),
+        ("hydra/sweeper=optuna", "optuna", "optuna"),
+    ],
+)
+def test_an_engine_that_is_not_installed_names_the_line_that_installs_it(choice, package, extra, monkeypatch, capsys):
+    import importlib.util
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == package else real(name, *a))
+    line = refused(["-m", "seed=1,2", choice], monkeypatch, capsys)
+    assert f"{choice}: needs {package}" in line and f"pip install 'torch-runner[{extra}]'" in line
+
+
+def refused(words, monkeypatch, capsys):
+    """The one line that a command gets, which leaves nothing behind."""
+    from runner.__main__ import main
+
+    monkeypatch.setattr(sys, "argv", ["runner", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert ended.value.code == 2
+    assert not list(Path.cwd().rglob("run.json")) and not list(Path.cwd().rglob("sweep.json"))
+    return line
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["hydra/launcher=ray", "hydra.launcher.address=127.0.0.1:1"], ["127.0.0.1:1", "no Ray cluster answers"]),
+        (["hydra/launcher=ray", "hydra.launcher.address=here"], ["address=here", "HOST:PORT"]),
+        (["hydra/launcher=ray", "hydra.launcher.cpus=0"], ["hydra.launcher.cpus=0", "at least 1"]),
+        (["hydra/launcher=ray", "hydra.launcher.gpus=-1"], ["hydra.launcher.gpus=-1"]),
+        (["hydra/launcher=ray", "hydra.launcher.adress=x"], ["hydra.launcher.adress"]),
+        (["hydra/launcher=submitit_local", "hydra.launcher.jobs=0"], ["hydra.launcher.jobs=0"]),
+        (["hydra/launcher=submitit_slurm"], ["submitit_slurm", "no SLURM here", "submitit_local"]),
+        (["hydra/launcher=slurm"], ["hydra/launcher=slurm", "submitit_slurm"]),
+    ],
+    ids=lambda value: value[-1],
+)
+def test_an_engine_that_cannot_work_is_refused_in_one_line(words, parts, monkeypatch, capsys):
+    for package in ("ray", "submitit"):
+        if package in words[0]:
+            pytest.importorskip(package)
+    monkeypatch.setenv("PATH", "/nowhere")
+    line = refused(["-m", "seed=1,2", *words], monkeypatch, capsys)
+    assert all(part in line for part in parts), line
+
+
+@pytest.mark.slow
+def test_what_listens_but_is_no_ray_cluster_is_refused_within_half_a_minute(monkeypatch, capsys):
+    pytest.importorskip("ray")
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        began = time.monotonic()
+        address = f"hydra.launcher.address=127.0.0.1:{server.getsockname()[1]}"
+        line = refused(["-m", "seed=1,2", "hydra/launcher=ray", address], monkeypatch, capsys)
+        assert address in line and time.monotonic() - began < 35

@@ -114,10 +114,14 @@ class Resumed:
         record["seconds"] = round(sum(row["seconds"] for row in rows.values()), 3)
         for which, epoch in (("best", progress.best_epoch), ("last", progress.epoch)):
             record[which] = {k: v for k, v in rows.get(epoch, {}).items() if k == "lr" or "/" in k}
-        if (record["device"], record["threads"]) != (self.record["device"], self.record["threads"]):
+        before, after = (
+            [r["device"], f"{r['threads']} threads", *([r.get("placement")] if r["device"] != "cpu" else [])]
+            for r in (self.record, record)
+        )
+        if before != after:  # on a CPU the placement changes no bit
             log.warning(
-                "another device or thread count (%s, %s; before: %s, %s): from here on the last digits may differ",
-                *(record["device"], record["threads"], self.record["device"], self.record["threads"]),
+                "another device, thread count or placement (%s; before: %s): from here on the last digits may differ",
+                *(", ".join(map(str, facts)) for facts in (after, before)),
             )
         log.info("resumed after %d epochs and %d batches", progress.epoch, progress.batch)
 

@@ -123,7 +123,8 @@ def forward_and_backward(
     if share != 1:
         loss = loss * share
     precision.backward(loss)
-    return output.detach(), loss.detach()
+    output = output.detach()
+    return (output if share == 1 else output.clone()), loss.detach()  # a CUDA graph's next piece overwrites its output
 
 
 def pieces(data: Tensor, target: Tensor, count: int) -> Iterable[tuple[Tensor, Tensor]]:
