@@ -2,7 +2,7 @@
 
     python -m benchmarks.kill9 --runs 200
 
-For each run a random model, optimizer, scheduler, number of workers, augmentation and checkpoint policy is drawn; it
+For each run a random model, optimizer, scheduler, placement or number of workers, precision, ... is drawn; it
 is trained once without a fault, and once with one to four kills: at a random time, or right before a random system
 call of a write (os.replace, os.fsync, os.link, os.unlink, os.open), which only this campaign's child patches. Every
 tensor and value of the final checkpoints and every row of the metrics must then be equal.
@@ -34,6 +34,12 @@ SCHEDULERS = (
     *("constant", "step", "multistep", "exponential", "cosine", "plateau", "lambda", "onecycle"),
     *("cosine_restarts", "polynomial", "warmup_cosine"),
 )
+STEPS = {
+    "fp32": [],
+    "bf16": ["precision=bf16"],
+    "accumulate and clip": ["trainer.accumulate=4", "trainer.grad_clip=0.5"],
+    "channels_last": ["trainer.channels_last=true"],
+}
 AUGMENTATIONS = {
     "none": "[]",
     "own": "[{_target_: runner.augment.RandomCrop, padding: 2}, {_target_: runner.augment.RandomErasing}]",
@@ -47,8 +53,9 @@ def draw(rng: random.Random) -> dict[str, Any]:
         "model": rng.choice(list(MODELS)),
         "optimizer": rng.choice(OPTIMIZERS),
         "scheduler": rng.choice(SCHEDULERS),
-        "workers": rng.choice([0, 0, 0, 1, 3]),
+        "workers": rng.choice([None, None, None, 0, 1, 3]),
         "augment": rng.choice(list(AUGMENTATIONS)),
+        "step": rng.choice([name for name in STEPS if name != "channels_last"]),
         "saves": rng.choice(
             ["each epoch", "each epoch", "every 3 batches", "every epoch kept", "best only", "last only"]
         ),
@@ -65,9 +72,13 @@ def draw(rng: random.Random) -> dict[str, Any]:
         *("dataset.input_shape=[1,8,8]", "dataset.num_classes=4", "dataloader.batch_size=8", "device.threads=1"),
         *MODELS[choice["model"]],
         *(f"optimizer={choice['optimizer']}", f"scheduler={choice['scheduler']}", f"seed={rng.randrange(1000)}"),
-        *(f"dataloader.num_workers={choice['workers']}", f"dataset.augment={AUGMENTATIONS[choice['augment']]}"),
+        *(
+            f"dataloader.num_workers={'null' if choice['workers'] is None else choice['workers']}",
+            f"dataset.augment={AUGMENTATIONS[choice['augment']]}",
+        ),
         *("trainer.epochs=4", "trainer.log_every=5", "quiet=true", "deterministic=false"),
         *saves,
+        *STEPS[choice["step"]],
     ]
     return {"choice": choice, "words": words}
 

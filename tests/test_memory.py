@@ -75,6 +75,8 @@ def test_a_sample_is_decoded_once_and_only_if_it_is_asked_for():
     read = []
 
     class Recording(Fake):
+        is_deterministic = True
+
         def __getitem__(self, index):
             read.append(index)
             return super().__getitem__(index)
@@ -89,10 +91,19 @@ def test_a_sample_is_decoded_once_and_only_if_it_is_asked_for():
 
 
 class Unknown(Fake):
-    is_deterministic = False
+    """It may draw, whatever the class says that it refines."""
+
+
+class Broken(Fake):
+    is_deterministic = True
+
+    def __getitem__(self, index):
+        raise OSError("a broken file")
 
 
 class Pair(Fake):
+    is_deterministic = True
+
     def __getitem__(self, index):
         return {"image": super().__getitem__(index)[0]}
 
@@ -106,6 +117,7 @@ REASONS = [
     (FAKE, [transforms.RandomCrop(4)], {}, "torchvision.transforms.transforms.RandomCrop may draw"),
     (Unknown(40, (1, 8, 8)), [], {}, "test_memory.Unknown may draw"),
     (TensorDataset(torch.zeros(9, 1), torch.zeros(9)), [], {}, "TensorDataset may draw"),
+    (Broken(40, (1, 8, 8)), [], {}, "first sample of test_memory.Broken gives OSError: a broken file"),
     (Pair(40, (1, 8, 8)), [], {}, "test_memory.Pair gives samples that are not pairs"),
 ]
 
@@ -131,10 +143,60 @@ def test_what_does_not_fit_is_refused_with_both_sizes(monkeypatch):
 
 def test_samples_of_other_shapes_are_named():
     class Growing(Fake):
+        is_deterministic = True
+
         def __getitem__(self, index):
             return torch.zeros(1, 2 + index // 8), 0
 
     memory, _ = placed(Part(Growing(20, (1, 8, 8)), torch.arange(20)))
+    mixed = Loading(6, shuffle=False).training(memory.order.part, [], 3, CPU, None, memory_of(memory))
+    with pytest.raises(ValueError, match="samples of a batch differ"):
+        list(mixed.batches(0))
     with pytest.raises(ValueError, match=r"\[1, 3\].*\[1, 2\].*placement=workers"):
         memory.order.shuffle = False
         list(memory.batches(0))
+
+
+def memory_of(loader):
+    dataset = loader.order.part.dataset
+    return Loading().place([Part(dataset, torch.arange(9))], [], CPU)
+
+
+def test_what_may_draw_through_a_back_door_is_left_to_the_workers(tiny_data):
+    flips = transforms.RandomHorizontalFlip()
+    joint = datasets.ImageFolder(tiny_data / "images", transform=normalized(3, *SMALL))
+    joint.transforms = lambda image, target: (flips(image), target)
+    own_loader = datasets.ImageFolder(
+        tiny_data / "images",
+        transform=normalized(3, *SMALL),
+        loader=lambda path: flips(datasets.folder.pil_loader(path)),
+    )
+    for dataset in (joint, own_loader):
+        assert placed(Part(dataset, torch.arange(9)))[1].where == "workers"
+
+
+def test_images_without_a_fixed_size_are_left_to_the_workers(tiny_data):
+    for step in (transforms.Resize(24), transforms.Grayscale()):
+        dataset = datasets.ImageFolder(tiny_data / "images", transform=normalized(1, step))
+        assert "of different sizes" in placed(Part(dataset, torch.arange(9)))[1].reason
+    fixed = datasets.ImageFolder(tiny_data / "images", transform=normalized(3, transforms.Resize((24, 20))))
+    assert placed(Part(fixed, torch.arange(9)))[1].where == "memory"
+
+
+def test_a_std_of_zero_is_refused(tiny_data):
+    zero = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5], [0.0])])
+    with pytest.raises(ValueError, match=r"std=\[0\.0\]"):
+        placed(Part(datasets.MNIST(tiny_data, transform=zero), torch.arange(9)))
+
+
+def test_a_containers_limit_counts_without_what_is_used(tmp_path, monkeypatch):
+    from runner import memory
+
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    whole = memory.free_bytes(CPU)
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("900000\n")
+    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 300000\n")
+    assert memory.free_bytes(CPU) == 400_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free_bytes(CPU) > 400_000 and whole > 400_000

@@ -125,6 +125,34 @@ def test_the_scale_of_fp16_is_in_the_checkpoint(tmp_path, looks):
     assert_equal_states(dict(whole.model.state_dict()), dict(resumed.model.state_dict()))
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_first_step_that_fp16_leaves_out_leaves_nothing_behind(momentum):
+    weights = []
+    for overflows in (True, False):
+        torch.manual_seed(0)
+        model = nn.Linear(20, 5)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=momentum, fused=True)
+        options = StepOptions(Precision("fp16"))
+        options.precision.scaler._init_scale = 2.0**10
+        options.precision.prepare(optimizer)
+        data, target = torch.randn(8, 20), torch.arange(8) % 5
+        if overflows:
+            torch.utils.deterministic.fill_uninitialized_memory = True
+            train_step(model, lambda out, y: NLL()(out, y) * torch.inf, optimizer, data, target, options)
+            options.precision.scaler.update(2.0**10)
+        for _ in range(2):
+            train_step(model, NLL(), optimizer, data, target, options)
+        weights.append(model.weight.detach())
+    assert torch.equal(*weights)
+
+
+def test_a_short_batch_leaves_batch_norm_no_piece_of_one():
+    model = nn.Sequential(nn.Linear(20, 8), nn.BatchNorm1d(8), nn.Linear(8, 5))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for batch in (8, 5, 3, 1 + 1):
+        train_step(model, NLL(), optimizer, torch.randn(batch, 20), torch.arange(batch) % 5, StepOptions(accumulate=4))
+
+
 OPTIONS = {
     "bf16": ["precision=bf16"],
     "accumulate and clip": ["trainer.accumulate=4", "trainer.grad_clip=0.5"],
@@ -154,11 +182,12 @@ def test_bf16_differs_from_fp32_and_trains(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
-def test_a_compiled_run_resumes_exactly_and_saves_the_bare_models_keys(tmp_path):
+def test_a_compiled_run_resumes_exactly_and_saves_the_bare_models_keys(tmp_path, cli):
     words = [*WORDS, "trainer.compile=true", "trainer.epochs=2"]
     runner.run(words, run_dir=tmp_path / "whole")
     crash_at(5, "crashed", [*words, "checkpoint.every_batches=1"])
-    resume(Path("crashed"), [])
+    resumed = cli("resume", "crashed", timeout=300)  # in a process that has compiled nothing yet
+    assert resumed.returncode == 0, resumed.stderr
     assert_equal_runs(tmp_path / "whole", "crashed")
     runner.run([*WORDS, "trainer.epochs=2"], run_dir=tmp_path / "plain")
     states = [torch.load(tmp_path / n / "checkpoints" / "last.pt", weights_only=True) for n in ("whole", "plain")]

@@ -336,7 +336,7 @@ def test_a_device_change_is_allowed_and_other_threads_are_said(whole):
         assert_equal_runs(whole, "run")
     crash_at(13, "other")
     resume(Path("other"), ["device.threads=2"])
-    assert "another device or thread count" in Path("other/runner.log").read_text()
+    assert "another device, thread count or placement" in Path("other/runner.log").read_text()
 
 
 @pytest.mark.parametrize("name", ["epoch_0004", "best"])

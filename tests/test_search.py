@@ -78,8 +78,8 @@ def test_each_trial_is_a_run_and_the_search_goes_on_to_its_total(cli):
     assert study["history"][:2] == first and study["trials"] == study["complete"] == 5
     runs = [path for path in place.glob("*/run.json")]
     assert len(runs) == len({json.dumps(trial["params"]) for trial in study["history"]})
-    best = json.loads((place / study["best"]["folder"] / "run.json").read_text())
-    assert best["best_value"] == study["best"]["value"] == max(trial["value"] for trial in study["history"])
+    values = [json.loads(path.read_text())["best_value"] for path in runs]
+    assert max(values) == study["best"]["value"] == max(trial["value"] for trial in study["history"])
     assert "importances: " in more.stdout and "best of 5 trials" in more.stdout
     assert set(study["importances"]) == {"optimizer.lr", "scheduler"}
     summed = json.loads((place / "summary.json").read_text())
@@ -102,7 +102,12 @@ def killed_after(cli, words, place, count):
 @pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_a_search_that_was_killed_twice_is_the_search_that_never_was(cli, at_once):
-    words = [*FIND, "hydra.sweeper.n_trials=6", f"hydra.sweeper.at_once={at_once}", "hydra.sweeper.sampler.seed=null"]
+    words = [
+        *FIND,
+        "hydra.sweeper.n_trials=6",
+        f"hydra.sweeper.at_once={at_once}",
+        "+hydra.sweeper.sampler.n_startup_trials=2",
+    ]
     place = cli.cwd / "outputs" / "sweeps"
     whole = cli(*words, "sweep.name=whole")
     assert whole.returncode == 0, whole.stderr
@@ -121,6 +126,7 @@ def test_a_search_that_was_killed_twice_is_the_search_that_never_was(cli, at_onc
         ([*FIND, "hydra.sweeper.storage=nosuch://x"], ["hydra.sweeper.storage=nosuch://x"]),
         ([*FIND, "hydra.sweeper.sampler._target_=optuna.samplers.Nope"], ["hydra.sweeper.sampler", "Nope"]),
         ([*FIND, "hydra.sweeper.sampler._target_=builtins.dict"], ["hydra.sweeper.sampler", "dict"]),
+        (["-m", "hydra/sweeper=optuna", "optimizer.lr=interval(0.1,1)", "scheduler=step,cosin"], ["cosin", "cosine"]),
         (["-m", "hydra/sweeper=optuna", "seed=1"], ["nothing to search over"]),
     ],
     ids=lambda value: " ".join(value[-1:]),
@@ -144,3 +150,22 @@ def test_a_storage_that_holds_another_study_is_refused(cli):
     other = cli(*[w.replace("0.01, 10", "0.1, 10") for w in words], "sweep.name=one")
     assert other.returncode == 2 and "holds another study under the name one" in other.stderr, other.stderr
     assert "sqlite:///studies.db" in other.stderr and other.stderr.count("\n") == 1
+
+
+def test_a_trial_whose_worker_dies_stays_open_and_the_search_ends(cli):
+    (cli.cwd / "dying.py").write_text(
+        "import os, signal\nfrom runner.models import MLP\n"
+        "class Dying(MLP):\n"
+        "    def forward(self, x):\n"
+        "        if self.training and not os.path.exists('healed'): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return super().forward(x)\n"
+    )
+    words = [*FIND, "model._target_=dying.Dying", "hydra.sweeper.n_trials=2", "sweep.name=dying"]
+    place = cli.cwd / "outputs" / "sweeps" / "dying"
+    done = cli(*words)
+    assert done.returncode == 1 and "its worker died" in done.stderr, done.stdout + done.stderr
+    assert [trial["state"] for trial in study_of(place)["history"]] == ["running"]
+    (cli.cwd / "healed").touch()
+    again = cli(*words)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert [trial["state"] for trial in study_of(place)["history"]] == ["complete"] * 2

@@ -283,10 +283,13 @@ def refused(words, monkeypatch, capsys):
     [
         (["hydra/launcher=ray", "hydra.launcher.address=127.0.0.1:1"], ["127.0.0.1:1", "no Ray cluster answers"]),
         (["hydra/launcher=ray", "hydra.launcher.address=here"], ["address=here", "HOST:PORT"]),
+        (["hydra/launcher=ray", "hydra.launcher.cpus=1000"], ["hydra.launcher.cpus=1000", "no node has so many"]),
         (["hydra/launcher=ray", "hydra.launcher.cpus=0"], ["hydra.launcher.cpus=0", "at least 1"]),
         (["hydra/launcher=ray", "hydra.launcher.gpus=-1"], ["hydra.launcher.gpus=-1"]),
         (["hydra/launcher=ray", "hydra.launcher.adress=x"], ["hydra.launcher.adress"]),
         (["hydra/launcher=submitit_local", "hydra.launcher.jobs=0"], ["hydra.launcher.jobs=0"]),
+        (["hydra/launcher=submitit_local", "hydra.launcher.timeout=0.5"], ["hydra.launcher.timeout=0.5", "whole"]),
+        (["hydra/launcher=submitit_local", "+hydra.launcher.parameters.typo=1"], ["hydra.launcher", "typo"]),
         (["hydra/launcher=submitit_slurm"], ["submitit_slurm", "no SLURM here", "submitit_local"]),
         (["hydra/launcher=slurm"], ["hydra/launcher=slurm", "submitit_slurm"]),
     ],

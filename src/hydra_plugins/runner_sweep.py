@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 OnChange = Callable[..., None]
 
@@ -21,6 +22,11 @@ def need(package: str, choice: str, extra: str) -> None:
 
     if importlib.util.find_spec(package) is None:
         raise InputError(f"{choice}: needs {package}, which is not installed; pip install 'torch-runner[{extra}]'")
+
+
+def plain(node: DictConfig | None) -> dict[str, Any]:
+    made = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
+    return {str(key): value for key, value in made.items()} if isinstance(made, dict) else {}
 
 
 def check_at_least(least: float, **values: Any) -> None:
@@ -90,15 +96,15 @@ class RayLauncher(OurLauncher):
         init: DictConfig | None = None,
     ) -> None:
         self.address, self.cpus, self.gpus, self.memory = address, cpus, gpus, memory
-        self.settings = {str(key): value for key, value in (init or {}).items()}
+        self.settings = plain(init)
 
     def check(self) -> None:
         check_whole(cpus=self.cpus)
         check_at_least(0, gpus=self.gpus, memory=self.memory)
         need("ray", "hydra/launcher=ray", "ray")
-        from runner.sweep.ray_pool import check_address
+        from runner.sweep.ray_pool import check_cluster
 
-        check_address(self.address)
+        check_cluster(self.address, self.settings, self.cpus, self.gpus)
 
     def pool(self, place: Path, jobs: Sequence[Any], options: Any, on_change: OnChange) -> Any:
         from runner.sweep.ray_pool import GIB, RayPool
@@ -120,19 +126,19 @@ class SubmititLauncher(OurLauncher):
         cpus: int = 1,
         gpus: int = 0,
         memory: float | None = None,
-        timeout: float = 60.0,
+        timeout: int = 60,
         max_timeouts: int = 3,
         parameters: DictConfig | None = None,
     ) -> None:
         self.cluster, self.jobs, self.cpus, self.gpus, self.memory = cluster, jobs, cpus, gpus, memory
         self.timeout, self.max_timeouts = timeout, max_timeouts
-        self.parameters = {str(key): value for key, value in (parameters or {}).items()}
+        self.parameters = plain(parameters)
 
     def check(self) -> None:
         from runner.errors import InputError
 
-        check_whole(jobs=self.jobs, cpus=self.cpus)
-        check_at_least(0, gpus=self.gpus, memory=self.memory, timeout=self.timeout, max_timeouts=self.max_timeouts)
+        check_whole(jobs=self.jobs, cpus=self.cpus, timeout=self.timeout, gpus=self.gpus or None)
+        check_at_least(0, memory=self.memory, max_timeouts=self.max_timeouts)
         need("submitit", f"hydra/launcher=submitit_{self.cluster}", "slurm")
         if self.cluster == "slurm" and shutil.which("srun") is None:
             raise InputError(
@@ -140,23 +146,29 @@ class SubmititLauncher(OurLauncher):
                 " hydra/launcher=submitit_local does the same with processes of this machine"
             )
 
+        from runner.sweep.submitit_pool import make_executor
+
+        with tempfile.TemporaryDirectory() as folder:
+            make_executor(self.cluster, Path(folder), self.of_executor("name"), self.max_timeouts)
+
+    def of_executor(self, name: str) -> dict[str, Any]:
+        """The parameters as submitit names them."""
+        parameters: dict[str, Any] = {"timeout_min": self.timeout, "cpus_per_task": self.cpus, "name": name}
+        parameters |= {"gpus_per_node": self.gpus} if self.gpus else {}
+        parameters |= {"mem_gb": self.memory} if self.memory is not None else {}
+        if self.cluster == "slurm" and self.jobs is not None:
+            parameters["slurm_array_parallelism"] = self.jobs
+        return {**parameters, **self.parameters}
+
     def pool(self, place: Path, jobs: Sequence[Any], options: Any, on_change: OnChange) -> Any:
         from runner.sweep.pool import cores
         from runner.sweep.submitit_pool import SubmititPool
 
-        parameters: dict[str, Any] = {"timeout_min": self.timeout, "cpus_per_task": self.cpus, "name": place.name}
-        parameters |= {"gpus_per_node": self.gpus} if self.gpus else {}
-        parameters |= {"mem_gb": self.memory} if self.memory is not None else {}
-        at_once = self.jobs
-        if self.cluster == "local":
-            at_once = self.jobs or max(1, cores() // self.cpus)
-        elif self.jobs is not None:
-            parameters["slurm_array_parallelism"], at_once = self.jobs, None
         return SubmititPool(
             self.cluster,
             place.absolute() / ".submitit",
-            at_once,
-            {**parameters, **self.parameters},
+            None if self.cluster == "slurm" else self.jobs or max(1, cores() // self.cpus),
+            self.of_executor(place.name),
             self.max_timeouts,
             self.cpus,
             options.retries,

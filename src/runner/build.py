@@ -84,6 +84,7 @@ def build(
     if isinstance(criterion, nn.Module):
         criterion.to(where.torch)
     optimizer = make_optimizer(cfg, model)
+    options.precision.prepare(optimizer)
     schedule = make_schedule(cfg, optimizer)
     trainer = call(
         functools.partial(
@@ -290,10 +291,11 @@ def make_options(cfg: DictConfig, where: torch.device) -> StepOptions:
 
 
 def check_accumulate(accumulate: int, batch_size: int) -> None:
-    if batch_size % accumulate:
-        divisors = ", ".join(str(n) for n in range(1, batch_size + 1) if batch_size % n == 0)
+    choices = [n for n in range(1, max(1, batch_size // 2) + 1) if batch_size % n == 0]
+    if accumulate not in choices:
         raise InputError(
-            f"trainer.accumulate={accumulate}: does not divide dataloader.batch_size={batch_size}; choices: {divisors}"
+            f"trainer.accumulate={accumulate}: does not divide dataloader.batch_size={batch_size} into pieces of at"
+            f" least two examples; choices: {', '.join(map(str, choices))}"
         )
 
 

@@ -5,6 +5,10 @@ class InputError(ValueError):
     """Something the user gave is wrong: one line that names the key, the value and the choices. Exit code 2."""
 
 
+class Held(InputError):
+    """Another process is writing in the folder."""
+
+
 class Diverged(RuntimeError):
     """The loss or a parameter is no longer finite. Exit code 1; the last good checkpoint is left alone."""
 

@@ -6,6 +6,7 @@ one of this host never holds anybody up: here the kernel's lock, which is taken 
 """
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -47,6 +48,17 @@ def other_holder(path: Path, by_disk: bool = False) -> tuple[str, float] | None:
     return (text, age) if age < STALE_SECONDS else None
 
 
+def _link(source: Path, path: Path) -> None:
+    """A second name for source, unless there is such a file; on a disk without such names, a new file as exclusive."""
+    try:
+        os.link(source, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        with open(path, "x") as file:
+            file.write(source.read_text())
+
+
 class Lease:
     """A lease that is held from construction to release().
 
@@ -68,7 +80,7 @@ class Lease:
         try:
             while True:
                 try:
-                    os.link(mine, self.path)
+                    _link(mine, self.path)
                     return
                 except FileExistsError:
                     self._clear()
@@ -77,11 +89,11 @@ class Lease:
 
     def _clear(self) -> None:
         """Moves a dead owner's lease away. Of several that find it dead, each moves only the one that it has read."""
-        if (held := other_holder(self.path, by_disk=True)) is not None:
-            who, age = held
-            raise Taken(f"{who.rsplit(',', 1)[0]}, heard of {age:.0f} s ago")
         with contextlib.suppress(FileNotFoundError):
             seen = self.path.stat().st_ino, self.path.read_text()
+            if (held := other_holder(self.path, by_disk=True)) is not None:
+                who, age = held
+                raise Taken(f"{who.rsplit(',', 1)[0]}, heard of {age:.0f} s ago")
             aside = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}")
             os.rename(self.path, aside)
             if (aside.stat().st_ino, aside.read_text()) != seen:  # it was somebody else's by then

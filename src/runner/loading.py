@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from runner.augment import Augmentations
 from runner.data import Part
+from runner.errors import InputError
 from runner.memory import Store, Unfit, free_bytes, is_deterministic, name_of
 from runner.processes import STOP_SIGNALS, die_with_parent
 from runner.seeding import derive, rng_state, seed_cpu, set_rng_state
@@ -164,6 +165,10 @@ class Loading:
         limit = self.memory_limit
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float)) or limit < 0):
             raise ValueError(f"memory_limit={limit}: must be a number of GiB, or null for a quarter of what is free")
+        if limit is not None and (self.placement == "workers" or self.for_workers):
+            raise ValueError(
+                f"memory_limit={limit}: is for data in memory, and {self.for_workers or 'placement=workers'}"
+            )
         if self.placement == "memory" and self.for_workers:
             raise ValueError(f"placement=memory: {self.for_workers} is for placement=workers only")
 
@@ -187,7 +192,7 @@ class Loading:
                 raise Unfit(f"{name_of(thing)} may draw random numbers, or differ from one time to the next")
             free = free_bytes(device)
             limit = free / 4 if self.memory_limit is None else self.memory_limit * GIB
-            stores = [Store(dataset, device) for dataset in datasets]
+            stores = [stored(dataset, device) for dataset in datasets]
             size = sum(store.num_bytes for store in stores)
             sizes = f"{in_words(size)} of a limit of {in_words(limit)} ({in_words(free)} are free)"
             if size > limit:
@@ -231,6 +236,16 @@ class Loading:
             return WorkersLoader(self, Batches(order.part.dataset, augment, self.collate_fn, seed), order, device)
         dataset = order.part.dataset
         return MemoryLoader(placement.stores[id(dataset)], Augmentations(augment, len(dataset), seed), order)
+
+
+def stored(dataset: Any, device: torch.device) -> Store:
+    """A Store; a dataset whose first sample cannot be read is left to the workers, and to whoever asks it next."""
+    try:
+        return Store(dataset, device)
+    except (Unfit, InputError):
+        raise
+    except Exception as error:
+        raise Unfit(f"the first sample of {name_of(dataset)} gives {type(error).__name__}: {error}") from error
 
 
 def in_words(num_bytes: float) -> str:

@@ -22,7 +22,7 @@ DETERMINISTIC_TRANSFORMS = {
     *("Normalize", "Resize", "CenterCrop", "Pad", "Grayscale"),
 }
 ON_IMAGES = {"Resize", "CenterCrop", "Pad", "Grayscale"}  # those that take and give a PIL image
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def _steps(transform: Any) -> list[Any]:
@@ -41,9 +41,15 @@ def _draws_nothing(transform: Any) -> bool:
 
 def is_deterministic(dataset: Any) -> bool:
     """Whether dataset[i] is known to draw no random number: this project's datasets, torchvision's by transform."""
-    if getattr(dataset, "is_deterministic", False):
+    if vars(type(dataset)).get("is_deterministic", False):  # its own word, not that of a class which it refines
         return True
     if not type(dataset).__module__.startswith("torchvision.datasets."):
+        return False
+    from torchvision.datasets.folder import default_loader
+    from torchvision.datasets.vision import StandardTransform
+
+    is_plain = isinstance(getattr(dataset, "transforms", None), (StandardTransform, type(None)))
+    if not is_plain or getattr(dataset, "loader", default_loader) is not default_loader:
         return False
     return all(_draws_nothing(getattr(dataset, name, None)) for name in ("transform", "target_transform"))
 
@@ -64,6 +70,8 @@ class Store:
 
     def __init__(self, dataset: Any, device: torch.device) -> None:
         self.device, self.count = device, len(dataset)
+        if not _is_of_one_size(dataset):
+            raise Unfit(f"{name_of(dataset)} may give images of different sizes: no transform gives them a fixed one")
         self._dataset, self._finish = _as_bytes(dataset)
         self._row, self._target = _collated(self._dataset, [0])
         self.num_bytes = self.count * sum(t.numel() * t.element_size() for t in (self._row, self._target))
@@ -91,7 +99,10 @@ class Store:
         missing = indices[~self._filled[indices]]
         if not len(missing):
             return
-        images, targets = _collated(self._dataset, missing.tolist())
+        try:
+            images, targets = _collated(self._dataset, missing.tolist())
+        except RuntimeError as error:  # torch.stack's
+            raise InputError(f"dataset: the samples of a batch differ; {' '.join(str(error).split())}") from error
         for given, kept in ((images, self.images), (targets, self.targets)):
             if given.shape[1:] != kept.shape[1:] or given.dtype != kept.dtype:
                 raise InputError(
@@ -117,6 +128,17 @@ def _collated(dataset: Any, indices: list[int]) -> tuple[Tensor, Tensor]:
     if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
         raise Unfit(f"{name_of(dataset)} gives samples that are not pairs of tensors")
     return batch[0], batch[1]
+
+
+def _is_of_one_size(dataset: Any) -> bool:
+    """Whether images read from files are cut to one size; a dataset that holds an array has them so."""
+    if not type(dataset).__module__.startswith("torchvision.datasets.") or hasattr(dataset, "data"):
+        return True
+    for step in _steps(getattr(dataset, "transform", None)):
+        size = getattr(step, "size", None)
+        if type(step).__name__ == "CenterCrop" or (isinstance(size, (list, tuple)) and len(size) == 2):
+            return True
+    return False
 
 
 def _as_bytes(dataset: Any) -> tuple[Any, list[Any]]:
@@ -162,6 +184,8 @@ def _batched(steps: list[Any], device: torch.device) -> list[Callable[[Tensor], 
     made: list[Callable[[Tensor], Tensor]] = [lambda images: images.float().div_(255)]
     for step in steps[1:]:
         mean, std = column(step.mean), column(step.std)
+        if bool((std == 0).any()):
+            raise InputError(f"dataset: Normalize with std={list(step.std)}: must not hold a zero")
         made.append(lambda images, mean=mean, std=std: images.sub_(mean).div_(std))  # type: ignore[misc]
     return made
 
@@ -172,10 +196,13 @@ def free_bytes(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0])
     free = int(psutil.virtual_memory().available)
     try:
-        limit = CGROUP_LIMIT.read_text().strip()
-    except OSError:
+        limit = (CGROUP / "memory.max").read_text().strip()
+        used = int((CGROUP / "memory.current").read_text())
+        pages = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
         return free
-    return min(free, int(limit)) if limit.isdecimal() else free
+    cached = int(pages.get("inactive_file", 0))  # given back when it is needed
+    return max(0, min(free, int(limit) - used + cached)) if limit.isdecimal() else free
 
 
 def name_of(thing: Any) -> str:

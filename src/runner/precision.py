@@ -33,6 +33,21 @@ class Precision:
             return nullcontext()
         return torch.autocast(self.device.type, AUTOCAST[self.type])
 
+    def prepare(self, optimizer: Optimizer) -> None:
+        """Gives a fused SGD its momentum at once: torch leaves it uninitialised where fp16 leaves out the first step.
+
+        Raises:
+            InputError: a dampening, with which a momentum of zero is another beginning.
+        """
+        if self.scaler is None or not isinstance(optimizer, torch.optim.SGD):
+            return
+        for group in optimizer.param_groups:
+            if group["fused"] and group["momentum"] != 0:
+                if group["dampening"] != 0:
+                    raise InputError(f"optimizer.dampening={group['dampening']}: with fp16 needs optimizer.fused=false")
+                for parameter in group["params"]:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
     def backward(self, loss: Tensor) -> None:
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
 
@@ -72,9 +87,19 @@ def resolve(type: str = "fp32", device: torch.device = CPU) -> Precision:
         choices = "fp32, bf16"
         raise InputError(f"precision={type}: needs a CUDA GPU, and the device is {device}; choices: {choices}")
     if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = type == "tf32"
+        allow_tf32(type == "tf32")
         capability = torch.cuda.get_device_capability(device)
         if type in ("tf32", "bf16") and capability < (8, 0):
             name = torch.cuda.get_device_name(device)
             raise InputError(f"precision={type}: {name} has no {type}, which came with compute capability 8.0")
     return precision
+
+
+def allow_tf32(is_allowed: bool) -> None:
+    """Says for the whole process whether CUDA may compute products and convolutions of fp32 as tf32."""
+    cuda: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    if hasattr(cudnn, "conv"):  # torch 2.9 on, which warns about the older switches
+        cuda.fp32_precision = cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "tf32" if is_allowed else "ieee"
+    else:
+        cuda.allow_tf32 = cudnn.allow_tf32 = is_allowed

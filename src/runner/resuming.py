@@ -22,6 +22,7 @@ from runner.job import OnBatch, train
 from runner.processes import STOP_SIGNALS
 from runner.records import flatten
 from runner.run_dir import RunDir, as_it_was_started, now
+from runner.saved import keep_placement
 from runner.trainer import Trainer
 
 log = logging.getLogger("runner")
@@ -62,6 +63,7 @@ def resume(
         if record["state"] == "done" and config.trainer.epochs == record["config"]["trainer"]["epochs"]:
             print(finished)
             return record
+        keep_placement(config, record)
         resumed, notes = choose(run_dir, record)
         if resumed.state is not None:
             config.model_weights = config.init_from = None

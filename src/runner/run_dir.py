@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from runner.errors import InputError
+from runner.errors import Held, InputError
 from runner.files import write_atomically
 from runner.lease import Lease, Taken, other_holder
 
@@ -122,7 +122,7 @@ class RunDir:
         """
         path = self.lock_file.resolve()
         if path in _held:
-            raise InputError(f"{self.path}: this process is already running it")
+            raise Held(f"{self.path}: this process is already running it")
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -132,7 +132,7 @@ class RunDir:
                 raise
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "an unknown process"
             os.close(descriptor)
-            raise InputError(f"{self.path}: another process is running it ({holder})") from error
+            raise Held(f"{self.path}: another process is running it ({holder})") from error
         if not path.exists() or os.fstat(descriptor).st_ino != path.stat().st_ino:
             os.close(descriptor)  # its last holder removed the file meanwhile: the lock of a file without a name
             return self.lock()
@@ -140,7 +140,10 @@ class RunDir:
             lease = Lease(path.with_name("run.lease"))
         except Taken as taken:
             os.close(descriptor)
-            raise InputError(f"{self.path}: a process of another host is running it ({taken})") from taken
+            raise Held(f"{self.path}: a process of another host is running it ({taken})") from taken
+        except BaseException:
+            os.close(descriptor)
+            raise
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"host {socket.gethostname()}, pid {os.getpid()}\n".encode(), 0)
         _held[path] = descriptor, lease

@@ -50,7 +50,14 @@ def saved_config(record: dict[str, Any]) -> "DictConfig":
     config = OmegaConf.create(record["config_yaml"])
     assert isinstance(config, DictConfig)
     config.model_weights = config.init_from = None
+    keep_placement(config, record)
     return config
+
+
+def keep_placement(config: "DictConfig", record: dict[str, Any]) -> None:
+    """Where it may change last digits, and on a CPU it does not, what `auto` took at first is taken again."""
+    if record["device"] != "cpu" and record.get("placement") and config.dataloader.get("placement") == "auto":
+        config.dataloader.placement = record["placement"]
 
 
 def rebuilt(saved: Saved) -> "Built":

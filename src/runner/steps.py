@@ -77,6 +77,8 @@ class StepOptions:
             raise ValueError(f"grad_clip={clip}: must be above 0, or null for no bound")
         if self.grad_clip_by not in ("norm", "value"):
             raise ValueError(f"grad_clip_by={self.grad_clip_by}: unknown; choices: norm, value")
+        if clip is None and self.grad_clip_by != "norm":
+            raise ValueError(f"grad_clip_by={self.grad_clip_by}: needs a grad_clip")
         if isinstance(self.accumulate, bool) or not isinstance(self.accumulate, int) or self.accumulate < 1:
             raise ValueError(f"accumulate={self.accumulate}: must be a whole number of at least 1")
 
@@ -128,10 +130,11 @@ def forward_and_backward(
 
 
 def pieces(data: Tensor, target: Tensor, count: int) -> Iterable[tuple[Tensor, Tensor]]:
-    """A batch cut into up to count pieces of the same size; the last one may be smaller."""
-    if count == 1:
+    """A batch cut into up to count pieces, of sizes that differ by one at most and of at least two examples."""
+    count = min(count, len(target) // 2)  # batch norm takes no batch of one
+    if count <= 1:
         return [(data, target)]
-    return zip(data.chunk(count), target.chunk(count), strict=True)
+    return zip(data.tensor_split(count), target.tensor_split(count), strict=True)
 
 
 def clip_gradient(model: nn.Module, bound: float, by: str) -> None:

@@ -120,6 +120,7 @@ class Trainer:
         ] = []  # rows of steps.jsonl, without the loss of batches i to j
         buffers = self.model.named_buffers()
         self.finite_buffers = {name for name, buffer in buffers if bool(buffer.isfinite().all())}
+        self.examples_before = 0
         self._resumed_rng: dict[str, Any] | None = None
         self._check_names()
 
@@ -165,6 +166,7 @@ class Trainer:
 
     def begin_epoch(self) -> None:
         """Seeds from (seed, epoch) and clears the sums; in the middle of an epoch, puts back what was saved."""
+        self.examples_before = self.train_loss.examples if self.progress.batch else 0  # in another process
         if self.progress.batch == 0:
             seed_everything(derive(self.seed, "epoch", self.progress.epoch))
             self.train_loss = MeanLoss(len(self.train_loader), self.device)
@@ -241,7 +243,10 @@ class Trainer:
         return is_best
 
     def tell(self, metrics: dict[str, float], is_best: bool, began: float, trained: float) -> None:
-        seconds, rate = time.perf_counter() - began, self.train_loss.examples / (trained - began)
+        seconds, rate = (
+            time.perf_counter() - began,
+            (self.train_loss.examples - self.examples_before) / (trained - began),
+        )
         row: dict[str, Any] = {"epoch": self.progress.epoch, "step": self.progress.step, **metrics}
         row |= {"seconds": round(seconds, 3), "examples_per_second": round(rate, 1)}
         end = EpochEnd(self.progress, metrics, seconds, rate, is_best, row)

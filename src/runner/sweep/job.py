@@ -1,13 +1,15 @@
 """One job of a sweep, under any launcher: run, resumed, or skipped because it is finished."""
 
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.errors import Diverged, InputError, Interrupted
+from runner.errors import Diverged, Held, InputError, Interrupted
+from runner.lease import BEAT_SECONDS, STALE_SECONDS, other_holder
 from runner.processes import STOP_SIGNALS
-from runner.run_dir import RunDir, now
+from runner.run_dir import RunDir, is_locked, now
 from runner.sweep.plan import Job, record_death
 
 
@@ -42,6 +44,7 @@ def work(composed: Any, folder: str, threads: int, stop_on: Sequence[signal.Sign
     from runner import config
 
     config.set_up()
+    wait_for_dead_host(RunDir(Path(folder)))
     if composed.device.threads is None:
         composed.device.threads = threads
     try:
@@ -61,14 +64,29 @@ def work(composed: Any, folder: str, threads: int, stop_on: Sequence[signal.Sign
     except Diverged as error:
         return {"state": "failed", "kind": "diverged", "error": str(error)}
     except Exception as error:
-        kind = "input" if isinstance(error, InputError) else "exception"
+        kind = "held" if isinstance(error, Held) else "input" if isinstance(error, InputError) else "exception"
         return {"state": "failed", "kind": kind, "error": f"{type(error).__name__}: {error}"}
+
+
+def wait_for_dead_host(run_dir: RunDir) -> None:
+    """An engine may run a job of a dead host again before the host's lease has run out: waits until it has, unless the
+    host is seen to be alive.
+    """
+    deadline, before = time.monotonic() + STALE_SECONDS + 2 * BEAT_SECONDS, 0.0
+    while (held := other_holder(run_dir.lease_file)) is not None and time.monotonic() < deadline:
+        if held[1] < before:
+            return  # it was touched
+        before = held[1]
+        time.sleep(1)
 
 
 def died(job: Job, error: str, exit_code: int | None = None) -> dict[str, Any]:
     """The outcome of a job whose worker died, which is recorded in its folder."""
-    record_death(job.folder, {"at": now(), "exit_code": exit_code, "error": error})
     run_dir = RunDir(job.folder)
-    if run_dir.run_json.exists():
-        run_dir.write_run({**run_dir.read_run(), "state": "failed", "ended": now(), "error": error})
+    record = run_dir.read_run() if run_dir.run_json.exists() else None
+    if record is not None and record["state"] == "done":
+        return {"state": "done"}  # it died afterwards
+    record_death(job.folder, {"at": now(), "exit_code": exit_code, "error": error})
+    if record is not None and not is_locked(run_dir):
+        run_dir.write_run({**record, "state": "failed", "ended": now(), "error": error})
     return {"state": "failed", "kind": "death", "error": error, "exit_code": exit_code}

@@ -1,9 +1,11 @@
 """A sweep's jobs on a Ray cluster, or on a Ray of this machine for the length of the sweep.
 
-Contract: Ray runs a job again whose worker died, up to `sweep.retries` times, and the job finds its own folder and
-goes on there. The folders lie on a disk that every node sees under the same path.
+Contract: a job whose worker died is given to Ray again, up to `sweep.retries` times, and finds its own folder and goes
+on there. (Ray's own retries are off: it repeats a job that ran out of memory without a bound.) The folders lie on a
+disk that every node sees under the same path.
 """
 
+import json
 import logging
 import os
 import signal
@@ -12,48 +14,61 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
-from runner.run_dir import RunDir, is_locked, now
 from runner.sweep.job import died, work
-from runner.sweep.plan import Job, record_death
+from runner.sweep.plan import Job
+from runner.sweep.pool import cores, visible_gpus
 
 log = logging.getLogger("runner")
 
 POLL_SECONDS = 0.25
 ANSWER_SECONDS = 25  # a cluster that does not answer within this time is not there
 GIB = 2**30
+LOOK = """
+import json, sys, ray
+ray.init(log_to_driver=False, **json.loads(sys.argv[1]))
+print(json.dumps([node["Resources"] for node in ray.nodes() if node["Alive"]]))
+"""
 
 
-def check_address(address: str | None) -> None:
-    """Refuses an address where no Ray cluster answers.
+def check_cluster(address: str | None, settings: Mapping[str, Any], cpus: int, gpus: float) -> None:
+    """Refuses an address where no Ray cluster answers, and a job that none of its nodes could ever hold.
 
     Raises:
-        InputError: names the address.
+        InputError: names the key.
     """
-    if address in (None, "local", "auto"):
-        return
-    assert address is not None
-    host, _, port = address.removeprefix("ray://").rpartition(":")
     wrong = f"hydra.launcher.address={address}"
+    if address in (None, "local"):
+        nodes = [{"CPU": settings.get("num_cpus", cores()), "GPU": settings.get("num_gpus", len(visible_gpus()))}]
+    else:
+        assert address is not None
+        if address != "auto":
+            check_port(address, wrong)
+        words = [sys.executable, "-c", LOOK, json.dumps({"address": address, **settings})]
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, timeout=ANSWER_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise InputError(f"{wrong}: what listens there is no Ray cluster, or does not answer") from error
+        if done.returncode:
+            last = " ".join(done.stderr.strip().splitlines()[-1:])
+            raise InputError(f"{wrong}: no Ray cluster answers there, or not so ({last})")
+        nodes = json.loads(done.stdout.strip().splitlines()[-1])
+    for key, name, wanted in (("cpus", "CPU", cpus), ("gpus", "GPU", gpus)):
+        most = max((node.get(name, 0) for node in nodes), default=0)
+        if wanted > most:
+            raise InputError(f"hydra.launcher.{key}={wanted}: no node has so many for a job; the most is {most:g}")
+
+
+def check_port(address: str, wrong: str) -> None:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         raise InputError(f"{wrong}: must be HOST:PORT, ray://HOST:PORT, auto, or null for a Ray of this machine")
     try:
         socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS / 5).close()
     except OSError as error:
         raise InputError(f"{wrong}: no Ray cluster answers there ({error.strerror or error})") from error
-    if address.startswith("ray://"):
-        return  # a client's door has no status; ray.init asks it for a version, within 30 s
-    words = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "status", "--address", address]
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=ANSWER_SECONDS)
-    except subprocess.TimeoutExpired as error:
-        raise InputError(f"{wrong}: what listens there is no Ray cluster, or does not answer") from error
-    if done.returncode:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise InputError(f"{wrong}: no Ray cluster answers there ({' '.join(last)})")
 
 
 @contextmanager
@@ -80,9 +95,6 @@ def work_on_node(composed: Any, folder: str, threads: int, cwd: str) -> dict[str
         os.chdir(cwd)
         if cwd not in sys.path:
             sys.path.insert(0, cwd)
-    run_dir = RunDir(Path(folder))
-    if run_dir.run_json.exists() and run_dir.read_run()["state"] == "running" and not is_locked(run_dir):
-        record_death(run_dir.path, {"at": now(), "exit_code": None, "error": "its Ray worker died"})
     return work(composed, folder, threads)
 
 
@@ -112,11 +124,13 @@ class RayPool:
         """Runs the jobs; returns each one's outcome by name."""
         outcomes: dict[str, dict[str, Any]] = {}
         with connected(self.address, self.settings) as ray:
-            remote = ray.remote(max_retries=self.retries, **self.resources)(work_on_node)
-            cwd, running = os.getcwd(), {}
-            for job in jobs:
-                running[remote.remote(job.composed, str(job.folder.absolute()), self.threads, cwd)] = job
-            is_stopping = False
+            remote = ray.remote(max_retries=0, **self.resources)(work_on_node)
+            cwd, tries, is_stopping = os.getcwd(), {job.name: 0 for job in jobs}, False
+
+            def start(job: Job) -> Any:
+                return remote.remote(job.composed, str(job.folder.absolute()), self.threads, cwd)
+
+            running = {start(job): job for job in jobs}
             while running:
                 done, _ = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)
                 self.on_change()
@@ -125,9 +139,15 @@ class RayPool:
                     self.stop(ray, running)
                 for ref in done:
                     job = running.pop(ref)
-                    outcomes[job.name] = self.outcome_of(ray, ref, job)
-                    self.on_change(job, outcomes[job.name])
-                    if outcomes[job.name]["state"] == "failed" and self.fail_fast and not is_stopping:
+                    outcome = self.outcome_of(ray, ref, job)
+                    if outcome.get("kind") == "death" and tries[job.name] < self.retries and not is_stopping:
+                        tries[job.name] += 1
+                        log.warning("%s: %s; it is resumed", job.name, outcome["error"])
+                        running[start(job)] = job
+                        continue
+                    outcomes[job.name] = outcome
+                    self.on_change(job, outcome)
+                    if outcome["state"] == "failed" and self.fail_fast and not is_stopping:
                         log.error("fail_fast: stopping the other jobs")
                         is_stopping = True
                         self.stop(ray, running)

@@ -289,6 +289,9 @@ def finish(
         raise Interrupted(stopped_by)
     if failures:
         log.error("%d of %d jobs failed", len(failures), len(jobs))
+    if open_jobs := [job.name for job in jobs if outcomes.get(job.name, {}).get("state") not in ("done", "failed")]:
+        log.error("not finished: %s; continue with: python -m runner resume %s", ", ".join(open_jobs), place)
+    if failures or open_jobs:
         raise SweepFailed
     return [RunDir(job.folder).read_run() for job in jobs]
 

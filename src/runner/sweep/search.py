@@ -1,8 +1,9 @@
 """A search by Optuna: it is asked for settings, the sweep's launcher runs them, and it is told what came out.
 
 Contract: a trial is a job of the sweep, with a run directory of its own. Trials are asked for and told in whole
-generations, each sampler made anew with a seed from (seed, number of the trial): so a search that is killed and
-continued asks for the same settings as one that never was. A trial that has begun is brought to its end first.
+generations, whose bounds stand in the study, and each trial's sampler is made anew with a seed from (seed, number): so
+a search that is killed and continued asks for the same settings as one that never was. A trial that has begun is
+brought to its end first. One that Optuna was killed over while it was asked for has no settings: it does not count.
 """
 
 import copy
@@ -18,7 +19,7 @@ from runner.files import write_atomically
 from runner.run_dir import RunDir, now
 from runner.sweep import plan
 from runner.sweep.plan import Job
-from runner.sweep.run import compose_job, finish, locked, run_jobs, screen, sweep_facts
+from runner.sweep.run import compose_job, finish, locked, run_jobs, screen, sweep_facts, write_record
 
 log = logging.getLogger("runner")
 
@@ -40,91 +41,121 @@ def search(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
         if (value is not None or key == "n_trials") and (not isinstance(value, int) or value < 1):
             raise InputError(f"hydra.sweeper.{key}={value}: must be a whole number of at least 1")
     fixed, space = search_space(sweeper, arguments)
-    first = compose_job(sweeper, [*fixed, *(f"{key}={text_of(any_value(d))}" for key, d in space.items())], list(space))
+    first = check_space(sweeper, fixed, space)
     base, code = plan.base_of(first.config, list(space)), provenance.code_state(*provenance.git_state())
     plan.check_same(place, base, list(space), code, bool(options.force))
-    identity = plan.digest({"base": base, "space": {key: repr(d) for key, d in space.items()}})
+    described = {"base": base, "space": {key: repr(d) for key, d in space.items()}, "place": str(place.resolve())}
     make_sampler(sweeper.sampler, 0, int(first.config["seed"]))
     if options.dry_run:
         for key, distribution in space.items():
             print(f"{key}: {distribution}")
         print(f"up to {sweeper.n_trials} trials in {place}; nothing was run (sweep.dry_run=true)")
         return []
-    mode = direction(first.config)
     is_new = not place.exists()
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        study = open_study(sweeper.storage, place, mode, identity)
-    except OSError as error:
-        raise InputError(f"hydra.sweep.dir={place}: cannot be written ({error.strerror})") from error
-    except InputError:
-        if is_new and not any(place.iterdir()):
-            place.rmdir()
-        raise
     with locked(place), screen():
+        try:
+            study = open_study(sweeper.storage, place, direction(first.config), plan.digest(described))
+        except InputError:
+            if is_new:
+                RunDir(place).discard()
+            raise
         facts = sweep_facts(sweeper, arguments, list(space), base, code)
-        jobs, outcomes, stopped_by = run_trials(sweeper, study, fixed, space, place, facts)
-        plan.write_sweep(place, facts, [])
-        say(study, place)
+        jobs, outcomes, stopped_by = run_trials(sweeper, Trials(study, space), fixed, place, facts)
+        say(Trials(study, space), place)
         return finish(jobs, place, facts, (outcomes, stopped_by))
 
 
-def run_trials(
-    sweeper: Any, study: Any, fixed: list[str], space: Mapping[str, Any], place: Path, facts: dict[str, Any]
-) -> tuple[list[Job], dict[str, Any], int | None]:
-    """Generation by generation; returns the jobs of this start, their outcomes, and the signal that stopped it."""
-    from optuna.trial import TrialState
+def check_space(sweeper: Any, fixed: list[str], space: Mapping[str, Any]) -> Job:
+    """Composes and checks a job for each choice and each bound of the space; returns the first one."""
+    usual = {key: ends(distribution)[0] for key, distribution in space.items()}
+    jobs = [
+        compose_job(sweeper, trial_words(fixed, {**usual, key: value}), list(space))
+        for key, distribution in space.items()
+        for value in ends(distribution)
+    ]
+    return jobs[0]
 
-    jobs: list[Job] = []
+
+class Trials:
+    """The study's trials, counted without those that have no settings."""
+
+    def __init__(self, study: Any, space: Mapping[str, Any]) -> None:
+        self.study, self.space = study, dict(space)
+
+    def all(self) -> list[Any]:
+        from optuna.trial import TrialState
+
+        trials = self.study.get_trials(deepcopy=False)
+        for trial in trials:
+            if trial.state == TrialState.RUNNING and set(trial.params) != set(self.space):
+                self.study.tell(trial.number, state=TrialState.FAIL)
+        return [trial for trial in trials if set(trial.params) == set(self.space)]
+
+    def begun(self) -> list[Any]:
+        from optuna.trial import TrialState
+
+        return [trial for trial in self.all() if trial.state == TrialState.RUNNING]
+
+    def next_generation(self, size: int, total: int, sampler: Any, seed: int) -> list[Any]:
+        """What has begun and is not told, and what is to be asked for with it; nothing when the search is at its end."""
+        count = len(self.all())
+        end = self.study.user_attrs.get("generation", 0)
+        if count >= end and not self.begun():
+            end = min(count + size, total)
+            self.study.set_user_attr("generation", end)
+        for number in range(count, min(end, total)):
+            self.study.sampler = make_sampler(sampler, number, seed)
+            self.study.ask(self.space)
+        return self.begun()
+
+
+def run_trials(
+    sweeper: Any, trials: Trials, fixed: list[str], place: Path, facts: dict[str, Any]
+) -> tuple[list[Job], dict[str, Any], int | None]:
+    """Generation by generation, up to n_trials, or to the first trial that stays open; returns the jobs of this start,
+    their outcomes, and the signal that stopped it.
+    """
+    jobs: dict[str, Job] = {}
     outcomes: dict[str, Any] = {}
-    size = sweeper.at_once or 1
-    while True:
-        trials = study.get_trials(deepcopy=False)
-        begun = [t for t in trials if t.state == TrialState.RUNNING]
-        for trial in [t for t in begun if set(t.params) != set(space)]:  # killed while it was asked for
-            study.tell(trial.number, state=TrialState.FAIL)
-            begun.remove(trial)
-        if not begun and len(trials) >= sweeper.n_trials:
-            return jobs, outcomes, None
-        numbers = {t.number: t.params for t in begun}
-        # A generation that was cut off while it was asked for is asked to its end, as if it had not been.
-        start = len(trials) - len(begun)
-        while len(trials) + len(numbers) - len(begun) < min(sweeper.n_trials, start + size):
-            number = len(trials) + len(numbers) - len(begun)
-            study.sampler = make_sampler(sweeper.sampler, number, int(sweeper.config.seed))
-            trial = study.ask(dict(space))
-            numbers[trial.number] = trial.params
-        made = {n: compose_job(sweeper, trial_words(fixed, params), list(space)) for n, params in numbers.items()}
-        generation = plan.unique(list(made.values()))
-        plan.place_jobs(generation, place)
-        for job in generation:
+    seed = int(sweeper.config.seed)
+    while generation := trials.next_generation(sweeper.at_once or 1, sweeper.n_trials, sweeper.sampler, seed):
+        names = list(trials.space)
+        made = {t.number: compose_job(sweeper, trial_words(fixed, t.params), names) for t in generation}
+        several = plan.unique(list(made.values()))
+        plan.place_jobs(several, place)
+        for job in several:
             plan.write_job(job)
-        plan.write_sweep(place, facts, [])
-        ended, stopped_by = run_jobs(sweeper, generation, place, facts)
-        jobs += [job for job in generation if job.name not in {known.name for known in jobs}]
+        write_record(place, facts)
+        ended, stopped_by = run_jobs(sweeper, several, place, facts)
+        jobs |= {job.name: job for job in several}
         outcomes |= ended
-        names = {job.identity: job for job in generation}
-        for number, made_job in sorted(made.items()):
-            tell(study, number, names[made_job.identity], ended)
-        if stopped_by is not None:
-            return jobs, outcomes, stopped_by
+        by_identity = {job.identity: job for job in several}
+        told = [tell(trials.study, number, by_identity[made[number].identity], ended) for number in sorted(made)]
+        failed = any(outcome["state"] == "failed" for outcome in ended.values())
+        if stopped_by is not None or not all(told) or (failed and sweeper.config.sweep.fail_fast):
+            return list(jobs.values()), outcomes, stopped_by
+    return list(jobs.values()), outcomes, None
 
 
 def trial_words(fixed: Sequence[str], params: Mapping[str, Any]) -> list[str]:
     return [*fixed, *(f"{key}={text_of(value)}" for key, value in params.items())]
 
 
-def tell(study: Any, number: int, job: Job, outcomes: Mapping[str, Any]) -> None:
-    """Tells a trial's value, or that it failed. One that was stopped, or whose worker died, stays open."""
+def tell(study: Any, number: int, job: Job, outcomes: Mapping[str, Any]) -> bool:
+    """Tells a trial's value, or that it failed. False: it stays open, for it was stopped, its worker died, or another
+    process is running it.
+    """
     from optuna.trial import TrialState
 
     outcome = outcomes.get(job.name, {"state": "interrupted"})
-    study._storage.set_trial_user_attr(study.get_trials(deepcopy=False)[number]._trial_id, "folder", job.name)
     if outcome["state"] == "done":
         value = RunDir(job.folder).read_run()["best_value"]
         study.tell(number, value) if value is not None else study.tell(number, state=TrialState.FAIL)
-    elif outcome["state"] == "failed":
+        return True
+    if outcome["state"] == "failed" and outcome.get("kind") not in ("death", "held"):
         study.tell(number, state=TrialState.FAIL)
+        return True
+    return False
 
 
 def search_space(sweeper: Any, arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
@@ -179,9 +210,9 @@ def distribution_of(key: str, override: Any) -> Any:
     return CategoricalDistribution(list(dict.fromkeys(override.sweep_string_iterator())))
 
 
-def any_value(distribution: Any) -> Any:
-    """A value of the space, to compose a first job with."""
-    return distribution.choices[0] if hasattr(distribution, "choices") else distribution.low
+def ends(distribution: Any) -> list[Any]:
+    """Every choice, or the two bounds."""
+    return list(getattr(distribution, "choices", ())) or [distribution.low, distribution.high]
 
 
 def text_of(value: Any) -> str:
@@ -229,21 +260,22 @@ def open_study(storage: str | None, place: Path, mode: Literal["minimize", "maxi
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     where = f"hydra.sweeper.storage={storage}"
+    journal = place.absolute() / "study.journal"
+    if storage is None:  # the folder is ours alone now: a lock that a killed process left holds nobody
+        journal.with_name(journal.name + ".lock").unlink(missing_ok=True)
+    name = place.resolve().name
     try:
-        backend = storage if storage is not None else JournalStorage(JournalFileBackend(str(place / "study.journal")))
-        study = optuna.create_study(storage=backend, study_name=place.name, direction=mode, load_if_exists=True)
-    except OSError:
-        raise
+        backend = storage if storage is not None else JournalStorage(JournalFileBackend(str(journal)))
+        study = optuna.create_study(storage=backend, study_name=name, direction=mode, load_if_exists=True)
     except Exception as error:
-        raise InputError(
-            f"{where}: cannot be opened; {type(error).__name__}: {' '.join(str(error).split())}"
-        ) from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise InputError(f"{where}: cannot be opened; {reason}") from error
     found = study.user_attrs.get(OURS)
     if found is None and not study.get_trials(deepcopy=False):
         study.set_user_attr(OURS, identity)
     elif found != identity or study.direction.name.lower() != mode:
         raise InputError(
-            f"{where}: holds another study under the name {place.name} (another search space, config or direction);"
+            f"{where}: holds another study under the name {name} (another search space, config, direction or folder);"
             " choose another sweep.name or storage"
         )
     return study
@@ -262,23 +294,23 @@ def importances(study: Any) -> dict[str, float]:
     return {key: float(value) for key, value in found.items()}
 
 
-def say(study: Any, place: Path) -> None:
+def say(trials: Trials, place: Path) -> None:
     """Writes study.json, and logs the best trial and the importances."""
     from optuna.trial import TrialState
 
-    trials = study.get_trials(deepcopy=False)
-    complete = [t for t in trials if t.state == TrialState.COMPLETE]
-    record: dict[str, Any] = {"written": now(), "trials": len(trials), "complete": len(complete), "best": None}
+    found = trials.all()
+    complete = [trial for trial in found if trial.state == TrialState.COMPLETE]
+    history = [
+        {"trial": number, "state": trial.state.name.lower(), "value": trial.value, "params": trial.params}
+        for number, trial in enumerate(found)
+    ]
+    record: dict[str, Any] = {"written": now(), "trials": len(found), "complete": len(complete), "best": None}
     if complete:
-        best, weights = study.best_trial, importances(study)
-        record["best"] = {"trial": best.number, "value": best.value, "params": best.params}
-        record["best"]["folder"] = best.user_attrs.get("folder")
+        best, weights = trials.study.best_trial, importances(trials.study)
+        record["best"] = {"trial": found.index(best), "value": best.value, "params": best.params}
         record["importances"] = weights
         settings = " ".join(f"{key}={text_of(value)}" for key, value in best.params.items())
         log.info("best of %d trials: %.4f, %s", len(complete), best.value, settings)
         if weights:
             log.info("importances: %s", ", ".join(f"{key} {value:.2f}" for key, value in weights.items()))
-    record["history"] = [
-        {"trial": t.number, "state": t.state.name.lower(), "value": t.value, "params": t.params} for t in trials
-    ]
-    write_atomically(place / "study.json", (json.dumps(record, indent=2) + "\n").encode())
+    write_atomically(place / "study.json", (json.dumps({**record, "history": history}, indent=2) + "\n").encode())

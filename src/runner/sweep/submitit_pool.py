@@ -7,6 +7,7 @@ queue again, and it goes on exactly. SIGTERM is ignored, as submitit wants it. J
 
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -22,6 +23,22 @@ log = logging.getLogger("runner")
 
 POLL_SECONDS = 0.25
 STOP_ON = (signal.SIGINT, signal.SIGUSR2)
+
+
+def make_executor(cluster: str, folder: Path, parameters: Mapping[str, Any], max_timeouts: int) -> Any:
+    """submitit's executor.
+
+    Raises:
+        InputError: it does not take the parameters.
+    """
+    import submitit
+
+    try:
+        made = submitit.AutoExecutor(folder / "%j", cluster=cluster, **{f"{cluster}_max_num_timeout": max_timeouts})
+        made.update_parameters(**parameters)
+    except (RuntimeError, ValueError, TypeError, NameError, AssertionError) as error:
+        raise InputError(f"hydra.launcher: submitit refuses these settings; {' '.join(str(error).split())}") from error
+    return made
 
 
 class Task:
@@ -75,6 +92,8 @@ class SubmititPool:
 
     def run(self, jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
         """Runs the jobs; returns each one's outcome by name."""
+        import submitit
+
         executor = self.executor()
         outcomes: dict[str, dict[str, Any]] = {}
         waiting, tries = list(jobs), {job.name: 0 for job in jobs}
@@ -89,12 +108,16 @@ class SubmititPool:
             room = len(waiting) if self.at_once is None else min(len(waiting), self.at_once - len(running))
             if room > 0:
                 started, waiting = waiting[:room], waiting[room:]
-                running |= {job.name: task for job, task in zip(started, self.submit(executor, started), strict=True)}
+                try:
+                    submitted = self.submit(executor, started)
+                except submitit.core.utils.FailedJobError as error:  # the cluster refused it
+                    submitted = [error] * len(started)
+                running |= {job.name: task for job, task in zip(started, submitted, strict=True)}
             time.sleep(POLL_SECONDS)
             self.on_change()
-            for name in [name for name, submitted in running.items() if submitted.done()]:
+            for name in [name for name, task in running.items() if isinstance(task, Exception) or task.done()]:
                 job = by_name[name]
-                outcome = self.outcome_of(running.pop(name), job)
+                outcome = self.outcome_of(running.pop(name), job, is_stopping)
                 if outcome.get("kind") == "death" and tries[name] < self.retries and not is_stopping:
                     tries[name] += 1
                     log.warning("%s: %s; it is resumed", name, outcome["error"])
@@ -110,18 +133,11 @@ class SubmititPool:
 
     def stop(self, running: Mapping[str, Any]) -> None:
         for submitted in running.values():
-            submitted.cancel(check=False)
+            if not isinstance(submitted, Exception):
+                submitted.cancel(check=False)
 
     def executor(self) -> Any:
-        import submitit
-
-        options = {f"{self.cluster}_max_num_timeout": self.max_timeouts}
-        try:
-            made = submitit.AutoExecutor(folder=self.folder / "%j", cluster=self.cluster, **options)
-            made.update_parameters(**self.parameters)
-        except (RuntimeError, ValueError, TypeError, NameError, AssertionError) as error:
-            raise InputError(f"hydra/launcher=submitit_{self.cluster}: {' '.join(str(error).split())}") from error
-        return made
+        return make_executor(self.cluster, self.folder, self.parameters, self.max_timeouts)
 
     def submit(self, executor: Any, jobs: Sequence[Job]) -> list[Any]:
         tasks = [Task(job.composed, str(job.folder.absolute()), self.threads, os.getcwd()) for job in jobs]
@@ -130,14 +146,18 @@ class SubmititPool:
         with executor.batch():  # one SLURM array
             return [executor.submit(task) for task in tasks]
 
-    def outcome_of(self, submitted: Any, job: Job) -> dict[str, Any]:
+    def outcome_of(self, submitted: Any, job: Job, is_stopping: bool) -> dict[str, Any]:
         import submitit
 
+        if isinstance(submitted, Exception):
+            return {"state": "failed", "kind": "exception", "error": f"was not submitted: {submitted}"}
+        if is_stopping and not submitted.paths.result_pickle.exists():
+            return {"state": "interrupted", "error": "stopped"}
         try:
             outcome: dict[str, Any] = submitted.result()
             return outcome
         except submitit.core.utils.FailedJobError as error:  # what work() could not return
-            last = str(error).strip().splitlines()[-1]
-            return {"state": "failed", "kind": "exception", "error": last}
+            named = [line for line in str(error).splitlines() if re.match(r"[\w.]+: ", line)]
+            return {"state": "failed", "kind": "exception", "error": named[-1] if named else str(error)}
         except submitit.core.utils.UncompletedJobError:
             return died(job, f"job {submitted.job_id} ended without a result; see {submitted.paths.stderr}")

@@ -49,8 +49,8 @@ class Watch:
         if outcome["state"] == "failed":
             log.error("%s: failed: %s; log: %s", place, outcome["error"], job.folder / "runner.log")
             return
-        record = RunDir(job.folder).read_run()
-        if outcome["state"] == "done" and record["best_value"] is not None:
+        record = RunDir(job.folder).read_run() if outcome["state"] == "done" else {}
+        if record.get("best_value") is not None:
             best = f"{record['monitor']} {record['best_value']:.4f} in epoch {record['best_epoch']}"
             log.info("%s: done, %s, %.1f s", place, best, record["seconds"])
         else:
