@@ -97,7 +97,7 @@ class Trials:
         return [trial for trial in self.all() if trial.state == TrialState.RUNNING]
 
     def next_generation(self, size: int, total: int, sampler: Any, seed: int) -> list[Any]:
-        """What has begun and is not told, and what is to be asked for with it; nothing when the search is at its end."""
+        """What has begun and is not told, and what is asked for with it; nothing at the end of the search."""
         count = len(self.all())
         end = self.study.user_attrs.get("generation", 0)
         if count >= end and not self.begun():
