@@ -43,7 +43,7 @@ def overhead(folder: Path, root: Path, rounds: int) -> str:
     rows = []
     plain = [*DENSE, "optimizer.fused=false"]
     for name, words, factor in (
-        ("`net`, batch 64", loop.NET, 1),
+        ("`net`, batch 64, 200 batches", loop.NET, 3),
         ("dense network, batch 128", plain, 7),
         ("dense network, fused Adam", DENSE, 7),
     ):

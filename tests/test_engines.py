@@ -58,8 +58,8 @@ def two_nodes():
         [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     yield process.stdout.readline().strip()
-    process.stdin.close()
-    process.wait(60)
+    with process:  # closes its pipes, which ends the cluster
+        pass
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def wait_for_rows(path, count):
 def test_a_preempted_job_saves_inside_its_epoch_is_queued_again_and_goes_on_exactly(cli):
     pytest.importorskip("submitit", reason="the optional extra [slurm]")
     (cli.cwd / "slow.py").write_text(SLOW)
-    words = ["-m", "seed=1,", "model=mlp", "model._target_=slow.Slow", "trainer.epochs=2", "trainer.log_every=1"]
+    words = ["-m", "seed=choice(1)", "model=mlp", "model._target_=slow.Slow", "trainer.epochs=2", "trainer.log_every=1"]
     words += ["device.threads=1", "hydra/launcher=submitit_local"]
     whole = cli(*words, "sweep.name=whole", timeout=300)
     assert whole.returncode == 0, whole.stderr

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from runner.config import main_hydra, set_up
+from runner.config import main_hydra, own_hydra, set_up
 from runner.errors import InputError
 
 optuna = pytest.importorskip("optuna", reason="the optional extra [optuna]")
@@ -21,12 +21,13 @@ WORDS += ["trainer.epochs=3", "device.threads=1", "dataloader.batch_size=8", "da
 FIND = ["-m", "hydra/sweeper=optuna", *SPACE, *WORDS]
 
 
-class Sweeper:
+@pytest.fixture
+def sweeper():
     """As much of one as search_space looks at."""
-
-    def __init__(self):
-        set_up()
-        self.hydra_context = type("Context", (), {"config_loader": main_hydra(None).config_loader})
+    set_up()
+    with own_hydra():
+        loader = main_hydra(None).config_loader
+        yield type("Sweeper", (), {"hydra_context": type("Context", (), {"config_loader": loader})})
 
 
 @pytest.mark.parametrize(
@@ -34,16 +35,17 @@ class Sweeper:
     [
         ("a=interval(0.1,1)", FloatDistribution(0.1, 1.0)),
         ("a=tag(log, interval(0.001, 1))", FloatDistribution(0.001, 1.0, log=True)),
-        ("a=interval(1,8)", IntDistribution(1, 8)),
-        ("a=tag(log, interval(8, 256))", IntDistribution(8, 256, log=True)),
+        ("a=interval(1,8)", FloatDistribution(1.0, 8.0)),
+        ("a=int(interval(1,8))", IntDistribution(1, 8)),
+        ("a=tag(log, int(interval(8, 256)))", IntDistribution(8, 256, log=True)),
         ("a=range(1,8)", IntDistribution(1, 7)),
         ("a=range(16, 129, 16)", IntDistribution(16, 128, step=16)),
         ("a=choice(x,y,z)", CategoricalDistribution(["x", "y", "z"])),
         ("a=1,2,null,[1,2]", CategoricalDistribution(["1", "2", "null", "[1,2]"])),
     ],
 )
-def test_hydras_grammar_is_optunas_space(word, distribution):
-    fixed, space = search.search_space(Sweeper(), ["seed=1", word])
+def test_hydras_grammar_is_optunas_space(word, distribution, sweeper):
+    fixed, space = search.search_space(sweeper, ["seed=1", word])
     assert (fixed, space) == (["seed=1"], {"a": distribution})
 
 
@@ -58,9 +60,9 @@ def test_hydras_grammar_is_optunas_space(word, distribution):
         (["sweep.retries=1,2"], "sweep.retries: cannot be searched over"),
     ],
 )
-def test_impossible_spaces_are_refused(words, message):
+def test_impossible_spaces_are_refused(words, message, sweeper):
     with pytest.raises(InputError, match=message):
-        search.search_space(Sweeper(), words)
+        search.search_space(sweeper, words)
 
 
 def study_of(place):

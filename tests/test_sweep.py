@@ -289,7 +289,7 @@ def refused(words, monkeypatch, capsys):
         (["hydra/launcher=ray", "hydra.launcher.adress=x"], ["hydra.launcher.adress"]),
         (["hydra/launcher=submitit_local", "hydra.launcher.jobs=0"], ["hydra.launcher.jobs=0"]),
         (["hydra/launcher=submitit_local", "hydra.launcher.timeout=0.5"], ["hydra.launcher.timeout=0.5", "whole"]),
-        (["hydra/launcher=submitit_local", "+hydra.launcher.parameters.typo=1"], ["hydra.launcher", "typo"]),
+        (["hydra/launcher=submitit_local", "hydra.launcher.parameters={typo: 1}"], ["hydra.launcher", "typo"]),
         (["hydra/launcher=submitit_slurm"], ["submitit_slurm", "no SLURM here", "submitit_local"]),
         (["hydra/launcher=slurm"], ["hydra/launcher=slurm", "submitit_slurm"]),
     ],
