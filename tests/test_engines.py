@@ -153,7 +153,7 @@ def test_a_preempted_job_saves_inside_its_epoch_is_queued_again_and_goes_on_exac
     assert event["epoch"] == 0 and event["batch"] >= 20
     assert list(differences(RunDir(folder.parents[1] / "whole" / "seed=1"), RunDir(folder))) == []
     logs = "".join(p.read_text() for p in Path(folder.parent, ".submitit").rglob("*.err"))
-    assert "Requeued job" in logs and "Bypassing" not in logs
+    assert "Caught signal SIGUSR2" in logs and "Bypassing" not in logs
 
 
 def test_ctrl_c_lets_rays_jobs_save(cli):
