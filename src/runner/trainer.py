@@ -115,9 +115,7 @@ class Trainer:
         self.last_row: dict[str, Any] = {}  # the metrics of the last completed epoch
         self.best_weights: dict[str, Any] | None = None  # in memory only where best.pt is not written
         self.last_save = self.last_wait = time.monotonic()
-        self.pending: list[
-            tuple[int, int, dict[str, Any]]
-        ] = []  # rows of steps.jsonl, without the loss of batches i to j
+        self.pending: list[tuple[int, int, dict[str, Any]]] = []  # steps.jsonl rows, still without a loss
         buffers = self.model.named_buffers()
         self.finite_buffers = {name for name, buffer in buffers if bool(buffer.isfinite().all())}
         self.examples_before = 0
@@ -243,10 +241,8 @@ class Trainer:
         return is_best
 
     def tell(self, metrics: dict[str, float], is_best: bool, began: float, trained: float) -> None:
-        seconds, rate = (
-            time.perf_counter() - began,
-            (self.train_loss.examples - self.examples_before) / (trained - began),
-        )
+        seconds = time.perf_counter() - began
+        rate = (self.train_loss.examples - self.examples_before) / (trained - began)
         row: dict[str, Any] = {"epoch": self.progress.epoch, "step": self.progress.step, **metrics}
         row |= {"seconds": round(seconds, 3), "examples_per_second": round(rate, 1)}
         end = EpochEnd(self.progress, metrics, seconds, rate, is_best, row)
