@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BUDGET, MARGIN = 1.10, 0.40  # the dense network's budget; a shared machine's noise
+BUDGET, MARGIN = 1.10, 0.30  # the dense network's budget; a shared machine's noise
 
 
 @pytest.mark.slow
@@ -17,6 +17,6 @@ def test_the_loop_stays_within_its_budget(tmp_path, monkeypatch):
 
     root = write_mnist(tmp_path / "data", 25_000, 2_000)
     words = [*DENSE, "optimizer.fused=false", f"dataset.root={root}", "dataset.download=false", "device.threads=1"]
-    by_hand, ours = loop.ratio(words, rounds=7)
-    print(f"ratio {ours / by_hand:.3f}", file=sys.stderr)
-    assert ours / by_hand < BUDGET + MARGIN
+    _, _, fastest = loop.ratio(words, rounds=9)
+    print(f"ratio {fastest:.3f}", file=sys.stderr)
+    assert fastest < BUDGET + MARGIN
