@@ -97,7 +97,7 @@ def killed_after(cli, words, place, count):
     while len(list(place.glob("*/run.json"))) < count and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()
-    process.wait()
+    process.communicate()
     time.sleep(1)
 
 
