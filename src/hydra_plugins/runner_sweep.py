@@ -3,7 +3,7 @@
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,6 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
-
-OnChange = Callable[..., None]
 
 
 def need(package: str, choice: str, extra: str) -> None:
@@ -29,24 +27,19 @@ def plain(node: DictConfig | None) -> dict[str, Any]:
     return {str(key): value for key, value in made.items()} if isinstance(made, dict) else {}
 
 
-def check_at_least(least: float, **values: Any) -> None:
+def check_number(node: str, kind: type | tuple[type, ...], least: float, **values: Any) -> None:
+    """Refuses a value of hydra.NODE that is given and no number of that kind, or too low."""
     from runner.errors import InputError
 
+    words = "whole number" if kind is int else "number"
     for key, value in values.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < least):
-            raise InputError(f"hydra.launcher.{key}={value}: must be a number of at least {least}")
-
-
-def check_whole(**values: Any) -> None:
-    from runner.errors import InputError
-
-    for key, value in values.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise InputError(f"hydra.launcher.{key}={value}: must be a whole number of at least 1")
+        is_number = isinstance(value, kind) and not isinstance(value, bool)
+        if value is not None and (not is_number or value < least):
+            raise InputError(f"hydra.{node}.{key}={value}: must be a {words} of at least {least}")
 
 
 class OurLauncher(Launcher):
-    """A launcher that is handed composed jobs by our sweepers: check() what it needs, then a pool() that runs them."""
+    """A launcher that is handed composed jobs by our sweepers: check() what it needs, then the engine() for them."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config
@@ -59,8 +52,8 @@ class OurLauncher(Launcher):
         """
         raise NotImplementedError
 
-    def pool(self, place: Path, jobs: Sequence[Any], options: Any, on_change: OnChange) -> Any:
-        """What runs the jobs: run(jobs) gives an outcome for each; a signal's number in stopped_by stops it."""
+    def engine(self, place: Path, jobs: Sequence[Any]) -> Any:
+        """What runs the jobs: a runner.sweep.loop.Engine."""
         raise NotImplementedError
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -74,14 +67,13 @@ class LocalLauncher(OurLauncher):
         self.jobs, self.jobs_per_gpu = jobs, jobs_per_gpu
 
     def check(self) -> None:
-        check_whole(jobs=self.jobs, jobs_per_gpu=self.jobs_per_gpu)
+        check_number("launcher", int, 1, jobs=self.jobs, jobs_per_gpu=self.jobs_per_gpu)
 
-    def pool(self, place: Path, jobs: Sequence[Any], options: Any, on_change: OnChange) -> Any:
-        from runner.sweep.pool import Pool, default_jobs
+    def engine(self, place: Path, jobs: Sequence[Any]) -> Any:
+        from runner.sweep.pool import LocalEngine, default_jobs
 
         count, gpus = default_jobs(str(jobs[0].composed.device.type), self.jobs_per_gpu)
-        at_once = self.jobs or count
-        return Pool(place, at_once, gpus, self.jobs_per_gpu, options.retries, options.fail_fast, on_change)
+        return LocalEngine(place, max(1, min(self.jobs or count, len(jobs))), gpus, self.jobs_per_gpu)
 
 
 class RayLauncher(OurLauncher):
@@ -99,21 +91,20 @@ class RayLauncher(OurLauncher):
         self.settings = plain(init)
 
     def check(self) -> None:
-        check_whole(cpus=self.cpus)
-        check_at_least(0, gpus=self.gpus, memory=self.memory)
+        check_number("launcher", int, 1, cpus=self.cpus)
+        check_number("launcher", (int, float), 0, gpus=self.gpus, memory=self.memory)
         need("ray", "hydra/launcher=ray", "ray")
         from runner.sweep.ray_pool import check_cluster
 
         check_cluster(self.address, self.settings, self.cpus, self.gpus)
 
-    def pool(self, place: Path, jobs: Sequence[Any], options: Any, on_change: OnChange) -> Any:
-        from runner.sweep.ray_pool import GIB, RayPool
+    def engine(self, place: Path, jobs: Sequence[Any]) -> Any:
+        from runner.sweep.ray_pool import GIB, RayEngine
 
         resources: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": self.gpus}
         if self.memory is not None:
             resources["memory"] = int(self.memory * GIB)
-        retries, fail_fast = options.retries, options.fail_fast
-        return RayPool(self.address, resources, self.settings, self.cpus, retries, fail_fast, on_change)
+        return RayEngine(self.address, resources, self.settings, self.cpus)
 
 
 class SubmititLauncher(OurLauncher):
@@ -137,15 +128,15 @@ class SubmititLauncher(OurLauncher):
     def check(self) -> None:
         from runner.errors import InputError
 
-        check_whole(jobs=self.jobs, cpus=self.cpus, timeout=self.timeout, gpus=self.gpus or None)
-        check_at_least(0, memory=self.memory, max_timeouts=self.max_timeouts)
+        check_number("launcher", int, 1, jobs=self.jobs, cpus=self.cpus, timeout=self.timeout)
+        check_number("launcher", int, 0, gpus=self.gpus, max_timeouts=self.max_timeouts)
+        check_number("launcher", (int, float), 0, memory=self.memory)
         need("submitit", f"hydra/launcher=submitit_{self.cluster}", "slurm")
         if self.cluster == "slurm" and shutil.which("srun") is None:
             raise InputError(
                 "hydra/launcher=submitit_slurm: there is no SLURM here (no command srun);"
                 " hydra/launcher=submitit_local does the same with processes of this machine"
             )
-
         from runner.sweep.submitit_pool import make_executor
 
         with tempfile.TemporaryDirectory() as folder:
@@ -160,25 +151,25 @@ class SubmititLauncher(OurLauncher):
             parameters["slurm_array_parallelism"] = self.jobs
         return {**parameters, **self.parameters}
 
-    def pool(self, place: Path, jobs: Sequence[Any], options: Any, on_change: OnChange) -> Any:
+    def engine(self, place: Path, jobs: Sequence[Any]) -> Any:
         from runner.sweep.pool import cores
-        from runner.sweep.submitit_pool import SubmititPool
+        from runner.sweep.submitit_pool import SubmititEngine
 
-        return SubmititPool(
+        return SubmititEngine(
             self.cluster,
             place.absolute() / ".submitit",
             None if self.cluster == "slurm" else self.jobs or max(1, cores() // self.cpus),
             self.of_executor(place.name),
             self.max_timeouts,
             self.cpus,
-            options.retries,
-            options.fail_fast,
-            on_change,
         )
 
 
 class RunnerSweeper(BasicSweeper):
     """Plans the jobs, skips what is finished, and sums up (runner.sweep)."""
+
+    def __init__(self, params: dict[str, str] | None = None) -> None:
+        super().__init__(max_batch_size=None, params=params)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
@@ -201,14 +192,14 @@ class OptunaSweeper(RunnerSweeper):
         at_once: int | None,
         storage: str | None,
         sampler: DictConfig,
-        max_batch_size: int | None = None,
     ) -> None:
-        super().__init__(max_batch_size, params)
+        super().__init__(params)
         self.n_trials, self.at_once, self.storage, self.sampler = n_trials, at_once, storage, sampler
 
     def sweep(self, arguments: list[str]) -> Any:
         from runner.sweep.search import search
 
+        check_number("sweeper", int, 1, n_trials=self.n_trials, at_once=self.at_once)
         need("optuna", "hydra/sweeper=optuna", "optuna")
         assert self.config is not None and self.launcher is not None and self.hydra_context is not None
         return search(self, [*self._parse_config(), *arguments])

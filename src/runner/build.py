@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from runner import checkpoint, device, metrics, models, precision
 from runner.checkpoint import Checkpoints
-from runner.checks import SCHEDULE_KEYS, check, complaint, locate
+from runner.checks import SCHEDULE_KEYS, check, complaint, default_mode, locate
 from runner.data import Parts, count_classes, integer_targets, split
 from runner.errors import InputError
 from runner.loading import Loader, Loading, Placement
@@ -273,7 +273,7 @@ def fill_derived(cfg: DictConfig, eval_split: str, epochs: int, batches_per_epoc
         cfg.derived.run_length.batch = epochs * batches_per_epoch
     for node in (cfg.trainer, cfg.scheduler):
         if "monitor" in node and node.get("mode", 0) is None:
-            node.mode = "min" if str(node.monitor).endswith("loss") else "max"
+            node.mode = default_mode(node.monitor)
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:

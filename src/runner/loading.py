@@ -188,8 +188,9 @@ class Loading:
         try:
             if self.placement == "workers" or self.for_workers:
                 raise Unfit(self.for_workers or "as asked for")
-            for thing in [*(d for d in datasets if not is_deterministic(d)), *Augmentations(augment, 0, 0).foreign]:
-                raise Unfit(f"{name_of(thing)} may draw random numbers, or differ from one time to the next")
+            unknown = [*(d for d in datasets if not is_deterministic(d)), *Augmentations(augment, 0, 0).foreign]
+            if unknown:
+                raise Unfit(f"{name_of(unknown[0])} may draw random numbers, or differ from one time to the next")
             free = free_bytes(device)
             limit = free / 4 if self.memory_limit is None else self.memory_limit * GIB
             stores = [stored(dataset, device) for dataset in datasets]

@@ -146,11 +146,9 @@ def _as_bytes(dataset: Any) -> tuple[Any, list[Any]]:
     if not type(dataset).__module__.startswith("torchvision.datasets."):
         return dataset, []
     from torchvision.datasets import CIFAR10, MNIST, DatasetFolder
-    from torchvision.datasets.folder import default_loader
     from torchvision.transforms import Compose, PILToTensor
 
-    known = MNIST.__getitem__, CIFAR10.__getitem__, DatasetFolder.__getitem__
-    if type(dataset).__getitem__ not in known or getattr(dataset, "loader", default_loader) is not default_loader:
+    if type(dataset).__getitem__ not in (MNIST.__getitem__, CIFAR10.__getitem__, DatasetFolder.__getitem__):
         return dataset, []
     steps = _steps(dataset.transform)
     names = [type(step).__name__ for step in steps]

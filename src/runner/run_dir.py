@@ -137,7 +137,7 @@ class RunDir:
             os.close(descriptor)  # its last holder removed the file meanwhile: the lock of a file without a name
             return self.lock()
         try:
-            lease = Lease(path.with_name("run.lease"))
+            lease = Lease(self.lease_file)
         except Taken as taken:
             os.close(descriptor)
             raise Held(f"{self.path}: a process of another host is running it ({taken})") from taken
@@ -209,7 +209,7 @@ def as_it_was_started(record: Mapping[str, Any]) -> Iterator[None]:
 def is_locked(run_dir: RunDir) -> bool:
     """Whether a process is running in the directory now."""
     path = run_dir.lock_file.resolve()
-    if path in _held or other_holder(path.with_name("run.lease")) is not None:
+    if path in _held or other_holder(run_dir.lease_file) is not None:
         return True
     try:
         descriptor = os.open(path, os.O_RDWR)

@@ -372,7 +372,7 @@ class Trainer:
                 )
 
     def finite_loss(self, start: int = 0, stop: int | None = None) -> float:
-        """The mean loss of the epoch so far, or of its batches start to stop. The one place that waits for the device.
+        """The mean loss of the epoch so far, or of its batches start to stop. Waits for the device.
 
         Raises:
             Diverged: a loss among them is not finite.

@@ -4,14 +4,12 @@ Contract: a worker's death costs its job a retry and no other job anything; when
 its workers end at once; a stop asks every running job to save before the workers end.
 """
 
-import logging
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from multiprocessing import forkserver
 from pathlib import Path
@@ -20,13 +18,10 @@ from typing import Any
 from runner.errors import InputError
 from runner.run_dir import RunDir, holder
 from runner.sweep.job import died, work
+from runner.sweep.loop import POLL_SECONDS
 from runner.sweep.plan import Job
 
-log = logging.getLogger("runner")
-
 PRELOAD = ["runner.sweep.preload"]
-SAVE_SECONDS = 120  # how long a stopped job may take for its save before its worker is ended all the same
-POLL_SECONDS = 0.25
 
 
 def visible_gpus() -> list[str]:
@@ -82,74 +77,43 @@ def claim_gpu(folder: Path, gpus: Sequence[str], jobs_per_gpu: int) -> str:
     raise RuntimeError("no GPU is free for another worker")
 
 
-class Pool:
-    """Brings jobs to their ends.
+class LocalEngine:
+    """Worker processes of this machine, one job at a time each.
 
     Args:
         place: the sweep's folder.
-        retries: how often a job is resumed whose worker died.
-        fail_fast: stop at the first failure.
-        on_change: called with (job, outcome) when a job ends, and with nothing several times a second.
+        at_once: the number of workers.
     """
 
-    def __init__(
-        self,
-        place: Path,
-        jobs: int,
-        gpus: Sequence[str],
-        jobs_per_gpu: int,
-        retries: int,
-        fail_fast: bool,
-        on_change: Callable[..., None],
-    ) -> None:
-        self.place, self.jobs, self.retries, self.fail_fast = place, jobs, retries, fail_fast
-        self.gpus, self.jobs_per_gpu, self.on_change = gpus, jobs_per_gpu, on_change
-        self.stopped_by: int | None = None
+    def __init__(self, place: Path, at_once: int, gpus: Sequence[str], jobs_per_gpu: int) -> None:
+        self.place, self.at_once, self.gpus, self.jobs_per_gpu = place, at_once, gpus, jobs_per_gpu
+        self.threads = max(1, cores() // at_once)
+        self._folders: dict[str, Path] = {}
+        self._asked: set[int] = set()  # processes that were asked to save
 
-    def run(self, jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
-        """Runs the jobs; returns each one's outcome by name: state, and error, kind, exit_code where it failed."""
+    def __enter__(self) -> "LocalEngine":
         from pebble import ProcessPool
 
-        outcomes: dict[str, dict[str, Any]] = {}
-        tries = {job.name: 0 for job in jobs}
-        workers = max(1, min(self.jobs, len(jobs)))
-        threads = max(1, cores() // workers)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
         forkserver.ensure_running()  # from this thread, whose death is the process's, and not from the pool's
         arguments = (str(self.place), list(self.gpus), self.jobs_per_gpu)
-        pool = ProcessPool(workers, initializer=start_worker, initargs=arguments, context=context)
-        running: dict[Future[dict[str, Any]], Job] = {}
-        try:
-            for job in jobs:
-                running[pool.schedule(work, args=(job.composed, str(job.folder), threads))] = job
-            while running:
-                done, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-                self.on_change()
-                if self.stopped_by is not None:
-                    self.save_all(running, outcomes)
-                    break
-                for future in done:
-                    job = running.pop(future)
-                    outcome = self.outcome_of(future, job)
-                    if outcome.get("kind") == "death" and tries[job.name] < self.retries:
-                        tries[job.name] += 1
-                        log.warning("%s: %s; it is resumed", job.name, outcome["error"])
-                        running[pool.schedule(work, args=(job.composed, str(job.folder), threads))] = job
-                        continue
-                    outcomes[job.name] = outcome
-                    self.on_change(job, outcome)
-                    if outcome["state"] == "failed" and self.fail_fast:
-                        log.error("fail_fast: stopping the other jobs")
-                        self.save_all(running, outcomes)
-                        running.clear()
-                        break
-        finally:
-            pool.stop()  # type: ignore[no-untyped-call]
-            pool.join()
-        return outcomes
+        self._pool = ProcessPool(self.at_once, initializer=start_worker, initargs=arguments, context=context)
+        return self
 
-    def outcome_of(self, future: "Future[dict[str, Any]]", job: Job) -> dict[str, Any]:
+    def __exit__(self, *_: object) -> None:
+        self._pool.stop()  # type: ignore[no-untyped-call]
+        self._pool.join()
+
+    def start(self, jobs: Sequence[Job]) -> "list[Future[dict[str, Any]]]":
+        self._folders |= {job.name: job.folder for job in jobs}
+        return [self._pool.schedule(work, args=(job.composed, str(job.folder), self.threads)) for job in jobs]
+
+    def ended(self, running: "Mapping[str, Future[dict[str, Any]]]") -> list[str]:
+        done, _ = wait(running.values(), timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+        return [name for name, future in running.items() if future in done]
+
+    def outcome_of(self, future: "Future[dict[str, Any]]", job: Job, is_stopping: bool) -> dict[str, Any]:
         """A job's outcome; a worker's death is recorded in its folder.
 
         Raises:
@@ -168,22 +132,9 @@ class Pool:
         except (BrokenProcessPool, RuntimeError) as broken:
             raise InputError(f"no worker can start: {broken}") from broken
 
-    def save_all(self, running: "dict[Future[dict[str, Any]], Job]", outcomes: dict[str, dict[str, Any]]) -> None:
-        """Asks every running job to save, and waits for it."""
-        for future in list(running):
-            future.cancel() if not future.running() else None
-        active = [future for future in running if future.running()]
-        asked: set[int] = set()
-        deadline = time.monotonic() + SAVE_SECONDS
-        while active and time.monotonic() < deadline:
-            for future in active:  # a job that has just begun holds its folder a moment later
-                pid = holder(RunDir(running[future].folder))
-                if pid is not None and pid not in asked:
-                    asked.add(pid)
-                    os.kill(pid, signal.SIGTERM)
-            done, _ = wait(active, timeout=POLL_SECONDS)
-            for future in done:
-                job = running[future]
-                outcomes[job.name] = self.outcome_of(future, job)
-                self.on_change(job, outcomes[job.name])
-            active = [future for future in active if future not in done]
+    def stop(self, running: "Mapping[str, Future[dict[str, Any]]]") -> None:
+        for name in running:  # a job that has just begun holds its folder a moment later
+            pid = holder(RunDir(self._folders[name]))
+            if pid is not None and pid not in self._asked:
+                self._asked.add(pid)
+                os.kill(pid, signal.SIGTERM)

@@ -12,18 +12,15 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runner.errors import InputError
 from runner.sweep.job import died, work
+from runner.sweep.loop import POLL_SECONDS
 from runner.sweep.plan import Job
 from runner.sweep.pool import cores, visible_gpus
 
-log = logging.getLogger("runner")
-
-POLL_SECONDS = 0.25
 ANSWER_SECONDS = 25  # a cluster that does not answer within this time is not there
 GIB = 2**30
 LOOK = """
@@ -71,24 +68,6 @@ def check_port(address: str, wrong: str) -> None:
         raise InputError(f"{wrong}: no Ray cluster answers there ({error.strerror or error})") from error
 
 
-@contextmanager
-def connected(address: str | None, settings: Mapping[str, Any]) -> Any:
-    """Ray, with this process as its driver. Ray's own SIGTERM handler is put aside: ours asks the jobs to save."""
-    import ray
-
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **settings)
-    except (ConnectionError, TimeoutError, RuntimeError, ValueError, TypeError) as error:
-        raise InputError(f"hydra.launcher.address={address}: {' '.join(str(error).split())}") from error
-    if before is not None:
-        signal.signal(signal.SIGTERM, before)
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
 def work_on_node(composed: Any, folder: str, threads: int, cwd: str) -> dict[str, Any]:
     """The job on a node: in the sweep's own working directory, where its relative paths and modules are."""
     if os.path.isdir(cwd):
@@ -98,74 +77,62 @@ def work_on_node(composed: Any, folder: str, threads: int, cwd: str) -> dict[str
     return work(composed, folder, threads)
 
 
-class RayPool:
-    """Brings jobs to their ends, as runner.sweep.pool.Pool does.
+class RayEngine:
+    """Ray, for the length of a sweep.
 
     Args:
         resources: num_cpus, num_gpus and memory (bytes) of each job, as ray.remote takes them.
         settings: further arguments of ray.init.
     """
 
+    at_once = None
+
     def __init__(
-        self,
-        address: str | None,
-        resources: Mapping[str, Any],
-        settings: Mapping[str, Any],
-        threads: int,
-        retries: int,
-        fail_fast: bool,
-        on_change: Callable[..., None],
+        self, address: str | None, resources: Mapping[str, Any], settings: Mapping[str, Any], threads: int
     ) -> None:
         self.address, self.resources, self.settings, self.threads = address, resources, settings, threads
-        self.retries, self.fail_fast, self.on_change = retries, fail_fast, on_change
-        self.stopped_by: int | None = None
+        self._cancelled: set[str] = set()
 
-    def run(self, jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
-        """Runs the jobs; returns each one's outcome by name."""
-        outcomes: dict[str, dict[str, Any]] = {}
-        with connected(self.address, self.settings) as ray:
-            remote = ray.remote(max_retries=0, **self.resources)(work_on_node)
-            cwd, tries, is_stopping = os.getcwd(), {job.name: 0 for job in jobs}, False
+    def __enter__(self) -> "RayEngine":
+        """Connects, with this process as the driver. Ray's own SIGTERM handler is put aside: ours asks jobs to save."""
+        import ray
 
-            def start(job: Job) -> Any:
-                return remote.remote(job.composed, str(job.folder.absolute()), self.threads, cwd)
-
-            running = {start(job): job for job in jobs}
-            while running:
-                done, _ = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)
-                self.on_change()
-                if self.stopped_by is not None and not is_stopping:
-                    is_stopping = True
-                    self.stop(ray, running)
-                for ref in done:
-                    job = running.pop(ref)
-                    outcome = self.outcome_of(ray, ref, job)
-                    if outcome.get("kind") == "death" and tries[job.name] < self.retries and not is_stopping:
-                        tries[job.name] += 1
-                        log.warning("%s: %s; it is resumed", job.name, outcome["error"])
-                        running[start(job)] = job
-                        continue
-                    outcomes[job.name] = outcome
-                    self.on_change(job, outcome)
-                    if outcome["state"] == "failed" and self.fail_fast and not is_stopping:
-                        log.error("fail_fast: stopping the other jobs")
-                        is_stopping = True
-                        self.stop(ray, running)
-        return outcomes
-
-    def stop(self, ray: Any, running: Mapping[Any, Job]) -> None:
-        """A cancelled job that runs gets a SIGINT, and saves."""
-        for ref in running:
-            ray.cancel(ref)
-
-    def outcome_of(self, ray: Any, ref: Any, job: Job) -> dict[str, Any]:
+        before = signal.getsignal(signal.SIGTERM)
         try:
-            outcome: dict[str, Any] = ray.get(ref)
+            ray.init(self.address or "local", log_to_driver=False, logging_level=logging.ERROR, **self.settings)
+        except (ConnectionError, TimeoutError, RuntimeError, ValueError, TypeError) as error:
+            raise InputError(f"hydra.launcher.address={self.address}: {' '.join(str(error).split())}") from error
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+        self._ray = ray
+        self._remote = ray.remote(max_retries=0, **self.resources)(work_on_node)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ray.shutdown()
+
+    def start(self, jobs: Sequence[Job]) -> list[Any]:
+        cwd = os.getcwd()
+        return [self._remote.remote(job.composed, str(job.folder.absolute()), self.threads, cwd) for job in jobs]
+
+    def ended(self, running: Mapping[str, Any]) -> list[str]:
+        done, _ = self._ray.wait(list(running.values()), num_returns=1, timeout=POLL_SECONDS)
+        return [name for name, ref in running.items() if ref in done]
+
+    def stop(self, running: Mapping[str, Any]) -> None:
+        """A cancelled job that runs gets a SIGINT, and saves."""
+        for name in [name for name in running if name not in self._cancelled]:
+            self._cancelled.add(name)
+            self._ray.cancel(running[name])
+
+    def outcome_of(self, ref: Any, job: Job, is_stopping: bool) -> dict[str, Any]:
+        try:
+            outcome: dict[str, Any] = self._ray.get(ref)
             return outcome
-        except ray.exceptions.TaskCancelledError:
+        except self._ray.exceptions.TaskCancelledError:
             return {"state": "interrupted", "error": "stopped"}
-        except ray.exceptions.RayTaskError as error:  # what work() could not return
+        except self._ray.exceptions.RayTaskError as error:  # what work() could not return
             cause = error.cause if getattr(error, "cause", None) is not None else error
             return {"state": "failed", "kind": "exception", "error": f"{type(cause).__name__}: {cause}"}
-        except ray.exceptions.RayError as error:
+        except self._ray.exceptions.RayError as error:
             return died(job, f"its worker died ({type(error).__name__})")

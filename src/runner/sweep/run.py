@@ -34,8 +34,7 @@ def sweep(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
     master = sweeper.config
     options = master.sweep
     place = Path(master.hydra.sweep.dir)
-    if hasattr(sweeper.launcher, "check"):
-        sweeper.launcher.check()
+    check_launcher(sweeper)
     jobs, swept = compose_jobs(sweeper, arguments)
     base, code = plan.base_of(jobs[0].config, swept), provenance.code_state(*provenance.git_state())
     plan.check_same(place, base, swept, code, bool(options.force))
@@ -50,6 +49,12 @@ def sweep(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
         write_record(place, facts)
         outcomes = run_jobs(sweeper, jobs, place, facts)
         return finish(jobs, place, facts, outcomes)
+
+
+def check_launcher(sweeper: Any) -> None:
+    """Lets a launcher of ours refuse what cannot work, before anything is written."""
+    if hasattr(sweeper.launcher, "check"):
+        sweeper.launcher.check()
 
 
 def sweep_facts(
@@ -156,18 +161,20 @@ def run_jobs(
     HydraConfig.instance().set_config(sweeper.config)
     if not pending:
         return outcomes, None
-    if not hasattr(sweeper.launcher, "pool"):
+    if not hasattr(sweeper.launcher, "engine"):
         words = [[*job.overrides, f"hydra.sweep.subdir='{job.name}'"] for job in pending]
         for result, job in zip(sweeper.launcher.launch(words, initial_job_idx=0), pending, strict=True):
             outcomes[job.name] = outcome_of_return(result)
         return outcomes, None
+    from runner.sweep.loop import Loop
     from runner.sweep.watch import Watch
 
     with Watch(pending, done=len(outcomes)) as watch:
-        pool = sweeper.launcher.pool(place, pending, sweeper.config.sweep, watch.change)
-        with stop_signals(pool):
-            outcomes |= pool.run(pending)
-    return outcomes, pool.stopped_by
+        options = sweeper.config.sweep
+        loop = Loop(sweeper.launcher.engine(place, pending), options.retries, options.fail_fast, watch.change)
+        with stop_signals(loop):
+            outcomes |= loop.run(pending)
+    return outcomes, loop.stopped_by
 
 
 def finished_state(job: Job, code: Any) -> tuple[str | None, str | None]:
@@ -194,14 +201,14 @@ def outcome_of_return(result: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def stop_signals(pool: Any) -> Iterator[None]:
+def stop_signals(loop: Any) -> Iterator[None]:
     """The first Ctrl-C, SIGTERM or SIGUSR1 asks all jobs to save; the second ends the sweep at once."""
 
     def handle(signum: int, frame: object) -> None:
-        if pool.stopped_by is not None:
+        if loop.stopped_by is not None:
             signal.signal(signum, signal.SIG_DFL)
             signal.raise_signal(signum)
-        pool.stopped_by = signum
+        loop.stopped_by = signum
 
     if threading.current_thread() is not threading.main_thread():
         yield

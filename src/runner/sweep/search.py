@@ -19,7 +19,7 @@ from runner.files import write_atomically
 from runner.run_dir import RunDir, now
 from runner.sweep import plan
 from runner.sweep.plan import Job
-from runner.sweep.run import compose_job, finish, locked, run_jobs, screen, sweep_facts, write_record
+from runner.sweep.run import check_launcher, compose_job, finish, locked, run_jobs, screen, sweep_facts, write_record
 
 log = logging.getLogger("runner")
 
@@ -35,11 +35,7 @@ def search(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
     """
     master = sweeper.config
     options, place = master.sweep, Path(master.hydra.sweep.dir)
-    sweeper.launcher.check() if hasattr(sweeper.launcher, "check") else None
-    for key in ("n_trials", "at_once"):
-        value = getattr(sweeper, key)
-        if (value is not None or key == "n_trials") and (not isinstance(value, int) or value < 1):
-            raise InputError(f"hydra.sweeper.{key}={value}: must be a whole number of at least 1")
+    check_launcher(sweeper)
     fixed, space = search_space(sweeper, arguments)
     first = check_space(sweeper, fixed, space)
     base, code = plan.base_of(first.config, list(space)), provenance.code_state(*provenance.git_state())
@@ -171,7 +167,7 @@ def search_space(sweeper: Any, arguments: list[str]) -> tuple[list[str], dict[st
             continue
         if key.split(".")[0].lstrip("+") in ("hydra", "sweep"):
             raise InputError(f"{key}: cannot be searched over: it belongs to the sweep as a whole")
-        space[key] = distribution_of(key, override)
+        space[key] = distribution_of(override)
     if not space:
         raise InputError(
             "hydra/sweeper=optuna: there is nothing to search over; give a key a space, as in"
@@ -180,7 +176,7 @@ def search_space(sweeper: Any, arguments: list[str]) -> tuple[list[str], dict[st
     return fixed, space
 
 
-def distribution_of(key: str, override: Any) -> Any:
+def distribution_of(override: Any) -> Any:
     """Hydra's grammar as Optuna's distributions: interval and range with tag(log, ...), choice."""
     from hydra.core.override_parser.types import IntervalSweep, RangeSweep
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -193,9 +189,10 @@ def distribution_of(key: str, override: Any) -> Any:
     try:
         if isinstance(value, IntervalSweep):
             low, high = value.start, value.end
+            assert low is not None and high is not None
             if isinstance(low, int) and isinstance(high, int):
                 return IntDistribution(low, high, log=is_log)
-            return FloatDistribution(float(low or 0), float(high or 0), log=is_log)
+            return FloatDistribution(float(low), float(high), log=is_log)
         if isinstance(value, RangeSweep) and not value.shuffle:
             numbers = list(value.range())
             if is_log or not numbers:
@@ -220,8 +217,9 @@ def text_of(value: Any) -> str:
 
 
 def direction(config: Mapping[str, Any]) -> Literal["minimize", "maximize"]:
-    trainer = config["trainer"]
-    mode = trainer["mode"] or ("min" if str(trainer["monitor"]).endswith("loss") else "max")
+    from runner.checks import default_mode
+
+    mode = config["trainer"]["mode"] or default_mode(config["trainer"]["monitor"])
     return "minimize" if mode == "min" else "maximize"
 
 

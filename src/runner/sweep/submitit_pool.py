@@ -5,23 +5,20 @@ Contract: submitit's signals stay submitit's. The one that announces a preemptio
 queue again, and it goes on exactly. SIGTERM is ignored, as submitit wants it. Jobs outlive the sweep's own process.
 """
 
-import logging
 import os
 import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
 from runner.sweep.job import died, work
+from runner.sweep.loop import POLL_SECONDS
 from runner.sweep.plan import Job
 
-log = logging.getLogger("runner")
-
-POLL_SECONDS = 0.25
 STOP_ON = (signal.SIGINT, signal.SIGUSR2)
 
 
@@ -63,8 +60,8 @@ class Task:
         return submitit.helpers.DelayedSubmission(self)
 
 
-class SubmititPool:
-    """Brings jobs to their ends, as runner.sweep.pool.Pool does.
+class SubmititEngine:
+    """submitit's executor.
 
     Args:
         cluster: "slurm" or "local".
@@ -81,70 +78,39 @@ class SubmititPool:
         parameters: Mapping[str, Any],
         max_timeouts: int,
         threads: int,
-        retries: int,
-        fail_fast: bool,
-        on_change: Callable[..., None],
     ) -> None:
-        self.cluster, self.folder, self.at_once, self.parameters = cluster, folder, at_once, parameters
-        self.max_timeouts, self.threads = max_timeouts, threads
-        self.retries, self.fail_fast, self.on_change = retries, fail_fast, on_change
-        self.stopped_by: int | None = None
+        self.cluster, self.at_once, self.threads = cluster, at_once, threads
+        self._executor = make_executor(cluster, folder, parameters, max_timeouts)
+        self._cancelled: set[str] = set()
 
-    def run(self, jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
-        """Runs the jobs; returns each one's outcome by name."""
+    def __enter__(self) -> "SubmititEngine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to close: jobs outlive the sweep's process."""
+
+    def start(self, jobs: Sequence[Job]) -> list[Any]:
+        """submitit's jobs; in place of those that the cluster refuses, its error."""
         import submitit
 
-        executor = self.executor()
-        outcomes: dict[str, dict[str, Any]] = {}
-        waiting, tries = list(jobs), {job.name: 0 for job in jobs}
-        running: dict[str, Any] = {}
-        by_name, is_stopping = {job.name: job for job in jobs}, False
-        while waiting or running:
-            if self.stopped_by is not None and not is_stopping:
-                is_stopping = True
-                self.stop(running)
-            if is_stopping:
-                waiting.clear()
-            room = len(waiting) if self.at_once is None else min(len(waiting), self.at_once - len(running))
-            if room > 0:
-                started, waiting = waiting[:room], waiting[room:]
-                try:
-                    submitted = self.submit(executor, started)
-                except submitit.core.utils.FailedJobError as error:  # the cluster refused it
-                    submitted = [error] * len(started)
-                running |= {job.name: task for job, task in zip(started, submitted, strict=True)}
-            time.sleep(POLL_SECONDS)
-            self.on_change()
-            for name in [name for name, task in running.items() if isinstance(task, Exception) or task.done()]:
-                job = by_name[name]
-                outcome = self.outcome_of(running.pop(name), job, is_stopping)
-                if outcome.get("kind") == "death" and tries[name] < self.retries and not is_stopping:
-                    tries[name] += 1
-                    log.warning("%s: %s; it is resumed", name, outcome["error"])
-                    waiting.insert(0, job)
-                    continue
-                outcomes[name] = outcome
-                self.on_change(job, outcome)
-                if outcome["state"] == "failed" and self.fail_fast and not is_stopping:
-                    log.error("fail_fast: stopping the other jobs")
-                    is_stopping = True
-                    self.stop(running)
-        return outcomes
+        tasks = [Task(job.composed, str(job.folder.absolute()), self.threads, os.getcwd()) for job in jobs]
+        try:
+            if self.cluster == "local":
+                return [self._executor.submit(task) for task in tasks]
+            with self._executor.batch():  # one SLURM array
+                return [self._executor.submit(task) for task in tasks]
+        except submitit.core.utils.FailedJobError as error:
+            return [error] * len(jobs)
+
+    def ended(self, running: Mapping[str, Any]) -> list[str]:
+        time.sleep(POLL_SECONDS)
+        return [name for name, submitted in running.items() if isinstance(submitted, Exception) or submitted.done()]
 
     def stop(self, running: Mapping[str, Any]) -> None:
-        for submitted in running.values():
-            if not isinstance(submitted, Exception):
+        for name, submitted in running.items():
+            if name not in self._cancelled and not isinstance(submitted, Exception):
+                self._cancelled.add(name)
                 submitted.cancel(check=False)
-
-    def executor(self) -> Any:
-        return make_executor(self.cluster, self.folder, self.parameters, self.max_timeouts)
-
-    def submit(self, executor: Any, jobs: Sequence[Job]) -> list[Any]:
-        tasks = [Task(job.composed, str(job.folder.absolute()), self.threads, os.getcwd()) for job in jobs]
-        if self.cluster == "local":
-            return [executor.submit(task) for task in tasks]
-        with executor.batch():  # one SLURM array
-            return [executor.submit(task) for task in tasks]
 
     def outcome_of(self, submitted: Any, job: Job, is_stopping: bool) -> dict[str, Any]:
         import submitit
