@@ -85,10 +85,10 @@ def draw(rng: random.Random) -> dict[str, Any]:
 
 def child(run: Path, words: list[str], kill_before: tuple[str, int] | None) -> None:
     """Starts or resumes the run; dies right before the n-th use of one system call, if asked to."""
-    from runner.job import train
-    from runner.launch import launch
-    from runner.resuming import resume
-    from runner.run_dir import Rows
+    from runner.job.launch import launch
+    from runner.job.resuming import resume
+    from runner.job.run import train
+    from runner.storage.run_dir import Rows
 
     real_append = Rows.append
 
@@ -147,8 +147,8 @@ def fork(run: Path, words: list[str], kill_before: tuple[str, int] | None, kill_
 
 def durable_epoch(run: Path) -> int:
     """The newest completed epoch in a checkpoint that reads well; counts unreadable ones as -1."""
-    from runner import checkpoint
-    from runner.checkpoint import Damaged
+    from runner.storage import checkpoint
+    from runner.storage.checkpoint import Damaged
 
     newest = 0
     for path in (run / "checkpoints").glob("*.pt"):
@@ -162,7 +162,7 @@ def durable_epoch(run: Path) -> int:
 def campaign(number: int, base: Path, rng: random.Random, tally: collections.Counter[str]) -> None:
     """One run: without a fault, then with kills until it is done, then compared."""
     from runner.cli.verify import differences
-    from runner.run_dir import RunDir
+    from runner.storage.run_dir import RunDir
 
     drawn = draw(rng)
     whole, killed = base / f"{number}-whole", base / f"{number}-killed"
@@ -212,11 +212,11 @@ def main() -> int:
     import torch
 
     import runner.cli.verify
-    import runner.job
-    import runner.launch
-    import runner.listeners
-    import runner.resuming
-    import runner.saved  # noqa: F401
+    import runner.job.launch
+    import runner.job.listeners
+    import runner.job.resuming
+    import runner.job.run
+    import runner.job.saved  # noqa: F401
 
     torch.set_num_threads(1)
     torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)  # imports torch._dynamo, before the forks

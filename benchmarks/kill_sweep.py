@@ -89,7 +89,7 @@ def main() -> int:
     parser.add_argument("--report", type=Path)
     arguments = parser.parse_args()
     from runner.cli.verify import differences
-    from runner.run_dir import RunDir
+    from runner.storage.run_dir import RunDir
 
     base, began = Path(tempfile.mkdtemp(prefix="kill-sweep-")), time.monotonic()
     tally: collections.Counter[str] = collections.Counter({"orphans after a second": 0, "different": 0})

@@ -23,9 +23,9 @@ def timed(function: Any) -> float:
 def main() -> None:
     import torch
 
-    from runner.checkpoint import Checkpoints
     from runner.models import resnet18
     from runner.seeding import rng_state
+    from runner.storage.checkpoint import Checkpoints
 
     torch.manual_seed(0)
     for name, make in (

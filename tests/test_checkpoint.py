@@ -6,9 +6,9 @@ import pickle
 import pytest
 import torch
 
-from runner import checkpoint
-from runner.checkpoint import MAGIC, TRAILER_LENGTH, Checkpoints, Damaged, load, load_weights, save
 from runner.errors import InputError
+from runner.storage import checkpoint
+from runner.storage.checkpoint import MAGIC, TRAILER_LENGTH, Checkpoints, Damaged, load, load_weights, save
 
 
 def state(epoch=1, **more):

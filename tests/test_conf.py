@@ -8,9 +8,9 @@ import torch
 
 import runner
 from conftest import CONF
-from runner.config import compose
+from runner.config.compose import compose
 from runner.errors import InputError
-from runner.launch import launch
+from runner.job.launch import launch
 
 GROUPS = sorted(p for p in CONF.glob("*/*.yaml"))
 FAST = ["trainer.dry_run=true", "device.threads=1", "quiet=true"]

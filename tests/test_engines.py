@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runner.cli.verify import differences
-from runner.run_dir import RunDir
+from runner.storage.run_dir import RunDir
 
 pytestmark = pytest.mark.slow
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 import runner
-from runner.resuming import resume
+from runner.job.resuming import resume
 from test_resume import WORDS, assert_equal_runs
 
 # Fails every write to files of one name with ENOSPC from the n-th on: in the child of a test, nothing of it is shipped.
 INJECT = """
 import builtins, errno, io, os, sys
-import runner.config, runner.job
+import runner.config.compose, runner.job
 from runner.__main__ import main
 
 name, count = sys.argv[1], int(sys.argv[2])
@@ -48,8 +48,8 @@ def opened(path, mode="r", *args, **kwargs):
 
 builtins.open = opened
 if name == "runner.log":
-    import runner.logs
-    real_emit, lines = runner.logs.RunLog.emit, 0
+    import runner.job.logs
+    real_emit, lines = runner.job.logs.RunLog.emit, 0
     class Broken:
         def write(self, text):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
@@ -61,7 +61,7 @@ if name == "runner.log":
         if lines >= count:
             self.stream = Broken()
         real_emit(self, record)
-    runner.logs.RunLog.emit = emit
+    runner.job.logs.RunLog.emit = emit
 sys.argv = ["runner", *sys.argv[3:]]
 main()
 """

@@ -26,7 +26,11 @@ def test_a_wheel_runs_in_an_empty_folder(tmp_path):
     folder = tmp_path / "empty"
     folder.mkdir()
     where = subprocess.run(
-        [python, "-c", "import runner; from runner.conf_dir import conf_dir; print(runner.__file__, conf_dir())"],
+        [
+            python,
+            "-c",
+            "import runner; from runner.config.conf_dir import conf_dir; print(runner.__file__, conf_dir())",
+        ],
         cwd=folder,
         capture_output=True,
         text=True,

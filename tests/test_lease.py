@@ -7,10 +7,10 @@ import time
 import pytest
 
 import runner
-from runner import lease
 from runner.errors import InputError
-from runner.lease import STALE_SECONDS, Lease, Taken, other_holder
-from runner.run_dir import RunDir, is_locked
+from runner.storage import lease
+from runner.storage.lease import STALE_SECONDS, Lease, Taken, other_holder
+from runner.storage.run_dir import RunDir, is_locked
 
 OTHER = "host elsewhere, pid 7, abc\n"
 

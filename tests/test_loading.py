@@ -8,8 +8,8 @@ import torch
 from torchvision.transforms import RandomAffine as TorchvisionAffine
 
 from runner.augment import RandomCrop, RandomHorizontalFlip
+from runner.batches.loading import Loading, is_deterministic
 from runner.data import Fake, Part
-from runner.loading import Loading, is_deterministic
 
 CPU = torch.device("cpu")
 DATA = Fake(50, (1, 8, 8), 3)

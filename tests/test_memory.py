@@ -5,10 +5,10 @@ import torch
 from torch.utils.data import TensorDataset
 from torchvision import datasets, transforms
 
-from runner import loading as loading_module
 from runner.augment import RandomAffine, RandomCrop, RandomErasing, RandomHorizontalFlip
+from runner.batches import loading as loading_module
+from runner.batches.loading import GIB, Loading, MemoryLoader
 from runner.data import Digits, Fake, Part
-from runner.loading import GIB, Loading, MemoryLoader
 
 CPU = torch.device("cpu")
 AUGMENT = [RandomCrop(2), RandomHorizontalFlip(), RandomAffine(10, 0.1), RandomErasing()]
@@ -190,7 +190,7 @@ def test_a_std_of_zero_is_refused(tiny_data):
 
 
 def test_a_containers_limit_counts_without_what_is_used(tmp_path, monkeypatch):
-    from runner import memory
+    from runner.batches import memory
 
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
     whole = memory.free_bytes(CPU)

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 import runner
-from runner import checkpoint
+from runner.job.resuming import resume
 from runner.losses import NLL
-from runner.precision import Precision, as_fp32
-from runner.resuming import resume
-from runner.steps import StepOptions, train_step
+from runner.storage import checkpoint
+from runner.train.precision import Precision, as_fp32
+from runner.train.steps import StepOptions, train_step
 from test_resume import WORDS, assert_equal_runs, crash_at
 from test_trainer import Interrupted, StopAfter, assert_equal_states, make, rows_of
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runner.cli import VERBS
-from runner.config import compose
+from runner.config.compose import compose
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

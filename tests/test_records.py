@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import runner
-from runner import records
 from runner.__main__ import main
 from runner.errors import InputError
+from runner.storage import records
 
 WORDS = ["dataset=fake", "dataset.train_size=40", "dataset.val_size=10", "dataset.eval_size=10", "model=mlp"]
 WORDS += ["trainer.epochs=2", "quiet=true", "device.threads=1", "dataset.input_shape=[1,4,4]"]
@@ -89,7 +89,7 @@ def test_a_run_whose_process_is_gone_is_shown_as_killed(folder, tmp_path, say):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text(json.dumps({**record, "state": "running"}))
     assert "killed" in say("ls", tmp_path)[1]
-    place = runner.run_dir.RunDir(tmp_path / "run")
+    place = runner.storage.run_dir.RunDir(tmp_path / "run")
     place.lock()
     assert "running" in say("ls", tmp_path)[1]
     place.release()

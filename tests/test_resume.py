@@ -13,13 +13,13 @@ import pytest
 import torch
 
 import runner
-from runner import checkpoint
 from runner.cli.verify import differences
 from runner.errors import InputError
-from runner.job import train
-from runner.launch import launch
-from runner.resuming import resume
-from runner.run_dir import RunDir
+from runner.job.launch import launch
+from runner.job.resuming import resume
+from runner.job.run import train
+from runner.storage import checkpoint
+from runner.storage.run_dir import RunDir
 
 # 45 training examples, 6 batches an epoch, dropout, an augmentation, a scheduler of batches.
 WORDS = ["dataset=fake", "dataset.train_size=60", "dataset.val_size=15", "dataset.eval_size=20", "device.threads=1"]
@@ -341,7 +341,7 @@ def test_a_device_change_is_allowed_and_other_threads_are_said(whole):
 
 @pytest.mark.parametrize("name", ["epoch_0004", "best"])
 def test_a_crash_between_two_names_of_the_last_checkpoint_is_mended(whole, monkeypatch, name):
-    from runner.checkpoint import Checkpoints
+    from runner.storage.checkpoint import Checkpoints
 
     real = Checkpoints._set_aside
 

@@ -8,12 +8,12 @@ import sys
 import pytest
 
 from runner.errors import InputError
-from runner.run_dir import Rows, RunDir
+from runner.storage.run_dir import Rows, RunDir
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from runner.run_dir import RunDir
+from runner.storage.run_dir import RunDir
 RunDir(Path(sys.argv[1])).lock()
 print("locked", flush=True)
 sys.stdin.readline()

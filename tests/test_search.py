@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from runner.config import main_hydra, own_hydra, set_up
+from runner.config.compose import main_hydra, own_hydra, set_up
 from runner.errors import InputError
 
 optuna = pytest.importorskip("optuna", reason="the optional extra [optuna]")

@@ -12,8 +12,8 @@ from scipy import stats
 
 import runner
 from runner.cli.verify import differences
-from runner.records import runs
-from runner.run_dir import RunDir
+from runner.storage.records import runs
+from runner.storage.run_dir import RunDir
 from runner.sweep import plan, summary
 from runner.sweep.plan import Job
 from test_resume import is_alive

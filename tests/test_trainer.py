@@ -7,15 +7,15 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
 
-from runner.checkpoint import Checkpoints, load
+from runner.batches.loading import Loading
 from runner.data import Fake, Part
 from runner.errors import Diverged, InputError, Interrupted
-from runner.loading import Loading
 from runner.losses import NLL
 from runner.metrics import Accuracy
 from runner.seeding import derive, seed_everything
-from runner.steps import StepOptions, evaluate, train_step
-from runner.trainer import Listeners, Schedule, StopRequest, Trainer
+from runner.storage.checkpoint import Checkpoints, load
+from runner.train.steps import StepOptions, evaluate, train_step
+from runner.train.trainer import Listeners, Schedule, StopRequest, Trainer
 
 CPU = torch.device("cpu")
 DATA = Fake(53, (1, 6, 6), 4)

@@ -25,8 +25,8 @@ def run(
         runner.errors.Diverged: the loss is not finite.
     """
     from runner.errors import InputError
-    from runner.job import train
-    from runner.launch import launch
+    from runner.job.launch import launch
+    from runner.job.run import train
 
     if isinstance(overrides, str):
         raise InputError(f"overrides={overrides!r}: must be a list of overrides, as [{overrides!r}]")
@@ -42,7 +42,7 @@ def load_model(run_dir: str | Path, which: str = "best") -> "Module":
     Raises:
         runner.errors.InputError: no run there, or no such checkpoint, or a damaged one.
     """
-    from runner.saved import open_model
+    from runner.job.saved import open_model
 
     return open_model(Path(run_dir), which)
 
@@ -53,7 +53,7 @@ def runs(folder: str | Path = "outputs") -> list[dict[str, Any]]:
     Raises:
         runner.errors.InputError: no such folder, or no run in it.
     """
-    from runner.records import runs as read_runs
+    from runner.storage.records import runs as read_runs
 
     return read_runs(Path(folder))
 

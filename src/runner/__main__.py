@@ -82,13 +82,13 @@ def run(argv: Sequence[str]) -> int:
     if any(flags) and arguments.multirun:
         raise InputError("-m runs a sweep; --cfg, --info, --hydra-help and -sc do not go with it")
     if arguments.multirun:
-        from runner.launch import multirun
+        from runner.job.launch import multirun
 
         multirun(arguments.overrides, arguments.config_dir)
         return 0
     if any(flags):
         return hydra_flags(arguments, parser)
-    from runner.launch import launch
+    from runner.job.launch import launch
 
     launch(arguments.overrides, task, arguments.config_dir)
     return 0
@@ -99,7 +99,7 @@ def wrong_flags(message: str) -> NoReturn:
 
 
 def task(cfg: Any, run_dir: Any, notes: list[str]) -> Any:
-    from runner.job import train
+    from runner.job.run import train
 
     return train(cfg, run_dir, notes)
 
@@ -108,8 +108,8 @@ def hydra_flags(arguments: Any, parser: Any) -> int:
     """--cfg, --info, --hydra-help and shell completion, by Hydra, with its errors in our form."""
     import hydra._internal.utils as hydra_utils
 
-    from runner import config
-    from runner.launch import sweep_job
+    from runner.config import compose as config
+    from runner.job.launch import sweep_job
 
     config.set_up()
     path = config.search_path(arguments.config_dir)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from runner import records
+from runner.storage import records
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from runner import records
-from runner.run_dir import RunDir
+from runner.storage import records
+from runner.storage.run_dir import RunDir
 from runner.tables import table
 
 ENVIRONMENT = ("packages", "git", "device", "device_name", "threads", "deterministic", "host", "machine", "python")

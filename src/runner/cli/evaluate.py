@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import InputError
-from runner.run_dir import as_it_was_started
+from runner.storage.run_dir import as_it_was_started
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from runner.build import Built
+    from runner.job.build import Built
 
 WORST = 10  # how many of the worst mistakes are shown
 
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    from runner.saved import open_saved, rebuilt
+    from runner.job.saved import open_saved, rebuilt
 
     saved = open_saved(arguments.run_dir, arguments.which)
     with as_it_was_started(saved.record):
@@ -55,8 +55,8 @@ def predictions(built: "Built", loader: Any) -> tuple["Tensor", "Tensor"]:
     """(scores (N, C), targets (N,)) of every example, in the order of the part."""
     import torch
 
-    from runner.precision import as_fp32
-    from runner.steps import to_device
+    from runner.train.precision import as_fp32
+    from runner.train.steps import to_device
 
     model, options = built.trainer.model.eval(), built.trainer.options
     scores, targets = [], []

@@ -29,7 +29,7 @@ Flags
 def show(argv: Sequence[str]) -> None:
     import yaml
 
-    from runner.conf_dir import conf_dir
+    from runner.config.conf_dir import conf_dir
 
     folders = [Path(conf_dir())]
     if "--config-dir" in argv[:-1]:

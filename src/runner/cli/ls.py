@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from runner import records
+from runner.storage import records
 from runner.tables import table
 
 

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from runner import records
 from runner.errors import InputError
-from runner.run_dir import RunDir, is_locked
+from runner.storage import records
+from runner.storage.run_dir import RunDir, is_locked
 
 
 def parser() -> argparse.ArgumentParser:

@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> int:
     overrides = [*arguments.overrides, *(["quiet=true"] if arguments.quiet else [])]
-    from runner.resuming import resume
+    from runner.job.resuming import resume
 
     if (arguments.run_dir / "sweep.json").exists():
         resume_sweep(arguments.run_dir, overrides)
@@ -32,7 +32,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def resume_sweep(path: Path, overrides: list[str]) -> None:
     """Runs a sweep's own command again in its folder: what is finished is not run again."""
-    from runner.launch import multirun
+    from runner.job.launch import multirun
 
     try:
         record = json.loads((path / "sweep.json").read_text())

@@ -4,8 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from runner import records
-from runner.run_dir import RunDir
+from runner.storage import records
+from runner.storage.run_dir import RunDir
 from runner.tables import cell, table
 
 LATER = ("config", "config_source", "layers", "packages", "test", "resumed", "best", "last")

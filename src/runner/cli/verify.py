@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runner import provenance
 from runner.errors import InputError
-from runner.run_dir import RunDir
+from runner.storage import provenance
+from runner.storage.run_dir import RunDir
 
 TIMES = ("seconds", "examples_per_second")
 RESULTS = ("epochs_done", "best_epoch", "best_value", "test")
@@ -20,7 +20,7 @@ RESULTS = ("epochs_done", "best_epoch", "best_value", "test")
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from runner.resuming import resume
+from runner.job.resuming import resume
 path, step = Path(sys.argv[1]), int(sys.argv[2])
 def kill(progress, num_batches):
     if progress.step == step:
@@ -82,8 +82,8 @@ def train_again(record: dict[str, Any], again: RunDir, kills: int, rng: random.R
 
 def differences(one: RunDir, two: RunDir) -> Iterator[str]:
     """Everything in which two runs differ, by name: metrics, results, then every value of the final checkpoints."""
-    from runner import checkpoint
-    from runner.checkpoint import Damaged
+    from runner.storage import checkpoint
+    from runner.storage.checkpoint import Damaged
 
     rows = [[{k: v for k, v in row.items() if k not in TIMES} for row in r.metrics.read()] for r in (one, two)]
     yield from compare(rows[0], rows[1], "metrics.jsonl")

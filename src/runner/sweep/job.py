@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import Diverged, Held, InputError, Interrupted
-from runner.lease import BEAT_SECONDS, STALE_SECONDS, other_holder
 from runner.processes import STOP_SIGNALS
-from runner.run_dir import RunDir, is_locked, now
+from runner.storage.lease import BEAT_SECONDS, STALE_SECONDS, other_holder
+from runner.storage.run_dir import RunDir, is_locked, now
 from runner.sweep.plan import Job, record_death
 
 
@@ -19,10 +19,10 @@ def run_or_resume(
     """Brings the run in `folder` to its end, and returns what its run.json says.
 
     Raises:
-        As runner.job.train.
+        As runner.job.run.train.
     """
-    from runner.job import train
-    from runner.resuming import resume
+    from runner.job.resuming import resume
+    from runner.job.run import train
 
     run_dir = RunDir(folder)
     if run_dir.run_json.exists():
@@ -41,7 +41,7 @@ def work(composed: Any, folder: str, threads: int, stop_on: Sequence[signal.Sign
     from hydra.core.utils import JobStatus, run_job
     from hydra.types import HydraContext
 
-    from runner import config
+    from runner.config import compose as config
 
     config.set_up()
     wait_for_dead_host(RunDir(Path(folder)))

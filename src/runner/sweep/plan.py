@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
-from runner.files import write_atomically
-from runner.records import flatten
+from runner.storage.files import write_atomically
+from runner.storage.records import flatten
 
 NO_RESULT = (
     *("sweep.", "derived.", "checkpoint.", "name", "tags", "notes", "quiet", "trainer.log_every"),

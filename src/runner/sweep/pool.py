@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
-from runner.run_dir import RunDir, holder
+from runner.storage.run_dir import RunDir, holder
 from runner.sweep.job import died, work
 from runner.sweep.loop import POLL_SECONDS
 from runner.sweep.plan import Job

@@ -10,11 +10,11 @@ gc.disable()  # see runner.__main__; and a page of memory that no collection wri
 
 import torch
 
-import runner.build
-import runner.config
-import runner.job
-import runner.listeners
-import runner.resuming
+import runner.config.compose
+import runner.job.build
+import runner.job.listeners
+import runner.job.resuming
+import runner.job.run
 import runner.sweep.pool  # noqa: F401
 
 torch.set_num_threads(1)

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runner import provenance, records
 from runner.errors import InputError, Interrupted
-from runner.run_dir import RunDir, now
+from runner.storage import provenance, records
+from runner.storage.run_dir import RunDir, now
 from runner.sweep import plan, summary
 from runner.sweep.plan import Job
 
@@ -102,7 +102,7 @@ def compose_job(sweeper: Any, overrides: list[str], swept: Sequence[str]) -> Job
     Raises:
         InputError: what is wrong with its config.
     """
-    from runner.checks import check, check_known
+    from runner.config.checks import check, check_known
 
     cfg = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, overrides)
     task = task_config(cfg)
@@ -133,7 +133,7 @@ def plain(task: Any) -> dict[str, Any]:
 
 
 def user_config_dir(master: Any) -> str | None:
-    from runner.conf_dir import conf_dir
+    from runner.config.conf_dir import conf_dir
 
     for source in master.hydra.runtime.config_sources:
         if source.provider == "main" and source.path != conf_dir():
@@ -239,7 +239,7 @@ def locked(place: Path) -> Iterator[None]:
 @contextmanager
 def screen() -> Iterator[None]:
     """The sweep's own lines, on the screen and nowhere else: each job has its log."""
-    from runner.logs import Screen
+    from runner.job.logs import Screen
 
     own, handler = logging.getLogger("runner"), Screen(quiet=False)
     level = own.level

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from runner import provenance
 from runner.errors import InputError
-from runner.files import write_atomically
-from runner.run_dir import RunDir, now
+from runner.storage import provenance
+from runner.storage.files import write_atomically
+from runner.storage.run_dir import RunDir, now
 from runner.sweep import plan
 from runner.sweep.plan import Job
 from runner.sweep.run import check_launcher, compose_job, finish, locked, run_jobs, screen, sweep_facts, write_record
@@ -217,7 +217,7 @@ def text_of(value: Any) -> str:
 
 
 def direction(config: Mapping[str, Any]) -> Literal["minimize", "maximize"]:
-    from runner.checks import default_mode
+    from runner.config.checks import default_mode
 
     mode = config["trainer"]["mode"] or default_mode(config["trainer"]["monitor"])
     return "minimize" if mode == "min" else "maximize"
@@ -230,7 +230,7 @@ def make_sampler(node: Any, number: int, seed: int) -> Any:
     import optuna
     from omegaconf import OmegaConf
 
-    from runner.build import instantiate
+    from runner.job.build import instantiate
     from runner.seeding import derive
 
     plain = OmegaConf.to_container(copy.deepcopy(node), resolve=True)

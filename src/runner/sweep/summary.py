@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.files import write_atomically
+from runner.storage.files import write_atomically
 
 LEVEL = 0.95
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runner.errors import InputError
-from runner.run_dir import RunDir, is_locked
+from runner.storage.run_dir import RunDir, is_locked
 from runner.sweep.plan import Job
 
 log = logging.getLogger("runner")

@@ -4,8 +4,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from runner.events import EpochEnd
-from runner.run_dir import RunDir
+from runner.storage.run_dir import RunDir
+from runner.train.events import EpochEnd
 
 log = logging.getLogger("runner")
 

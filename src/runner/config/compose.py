@@ -25,7 +25,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from runner.conf_dir import conf_dir
+from runner.config.conf_dir import conf_dir
 from runner.errors import InputError
 
 CONFIG_NAME = "config"

@@ -19,15 +19,17 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 from torch.optim import Optimizer
 
-from runner import checkpoint, device, metrics, models, precision
-from runner.checkpoint import Checkpoints
-from runner.checks import SCHEDULE_KEYS, check, complaint, default_mode, locate
+from runner import device, metrics, models
+from runner.batches.loading import Loader, Loading, Placement
+from runner.config.checks import SCHEDULE_KEYS, check, complaint, default_mode, locate
 from runner.data import Parts, count_classes, integer_targets, split
 from runner.errors import InputError
-from runner.loading import Loader, Loading, Placement
 from runner.seeding import derive, isolated, seed_everything
-from runner.steps import StepOptions, to_device
-from runner.trainer import Listeners, Schedule, StopRequest, Trainer
+from runner.storage import checkpoint
+from runner.storage.checkpoint import Checkpoints
+from runner.train import precision
+from runner.train.steps import StepOptions, to_device
+from runner.train.trainer import Listeners, Schedule, StopRequest, Trainer
 
 log = logging.getLogger("runner")
 

@@ -13,17 +13,17 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from runner import checkpoint, provenance
-from runner.checkpoint import Damaged
-from runner.config import overridden
+from runner.config.compose import overridden
 from runner.errors import InputError
-from runner.files import fsync_directory
-from runner.job import OnBatch, train
+from runner.job.run import OnBatch, train
+from runner.job.saved import keep_placement
 from runner.processes import STOP_SIGNALS
-from runner.records import flatten
-from runner.run_dir import RunDir, as_it_was_started, now
-from runner.saved import keep_placement
-from runner.trainer import Trainer
+from runner.storage import checkpoint, provenance
+from runner.storage.checkpoint import Damaged
+from runner.storage.files import fsync_directory
+from runner.storage.records import flatten
+from runner.storage.run_dir import RunDir, as_it_was_started, now
+from runner.train.trainer import Trainer
 
 log = logging.getLogger("runner")
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runner.events import Progress
+from runner.train.events import Progress
 
 RESULT = 25  # a level between INFO and WARNING: what --quiet still shows
 logging.addLevelName(RESULT, "RESULT")

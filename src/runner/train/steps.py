@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from runner.errors import InputError
-from runner.precision import Precision, as_fp32
+from runner.train.precision import Precision, as_fp32
 
 Criterion = Callable[[Any, Any], Tensor]
 

@@ -4,16 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner import checkpoint
-from runner.checkpoint import Damaged
 from runner.errors import InputError
-from runner.run_dir import RunDir, as_it_was_started
+from runner.storage import checkpoint
+from runner.storage.checkpoint import Damaged
+from runner.storage.run_dir import RunDir, as_it_was_started
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
     from torch.nn import Module
 
-    from runner.build import Built
+    from runner.job.build import Built
 
 
 @dataclass
@@ -62,7 +62,7 @@ def keep_placement(config: "DictConfig", record: dict[str, Any]) -> None:
 
 def rebuilt(saved: Saved) -> "Built":
     """The run's objects, made again from its resolved config, with the checkpoint's weights."""
-    from runner.build import build
+    from runner.job.build import build
 
     with as_it_was_started(saved.record):
         built = build(saved_config(saved.record))
@@ -82,7 +82,7 @@ def open_model(run_dir: Path, which: str) -> "Module":
     """See runner.load_model."""
     import torch
 
-    from runner.build import make_model
+    from runner.job.build import make_model
     from runner.seeding import isolated
 
     saved = open_saved(run_dir, which)

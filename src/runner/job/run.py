@@ -12,20 +12,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from runner import provenance
 from runner.errors import Diverged, InputError, Interrupted
-from runner.events import Progress
-from runner.files import write_atomically
-from runner.logs import RESULT, Screen, open_logs
+from runner.job.logs import RESULT, Screen, open_logs
 from runner.processes import STOP_SIGNALS
-from runner.run_dir import RunDir, now, resume_command
-from runner.trainer import Listeners, StopRequest
+from runner.storage import provenance
+from runner.storage.files import write_atomically
+from runner.storage.run_dir import RunDir, now, resume_command
+from runner.train.events import Progress
+from runner.train.trainer import Listeners, StopRequest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from runner.build import Built
-    from runner.trainer import Trainer
+    from runner.job.build import Built
+    from runner.train.trainer import Trainer
 
 log = logging.getLogger("runner")
 
@@ -88,9 +88,9 @@ def prepare(
     cfg: "DictConfig", run_dir: RunDir, screen: Screen, stop: StopRequest, resumed: Resumed | None
 ) -> tuple["Built", dict[str, Any]]:
     """Builds the run's objects and its record, and puts a resumed run's state back."""
-    from runner import listeners
-    from runner.build import build, describe
-    from runner.checks import check_known
+    from runner.config.checks import check_known
+    from runner.job import listeners
+    from runner.job.build import build, describe
 
     if resumed is None:
         check_known(cfg)
@@ -123,7 +123,7 @@ def prepare(
 
 def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
     """The first version of run.json."""
-    from runner.build import count_parameters
+    from runner.job.build import count_parameters
     from runner.models import layer_table
 
     trainer = built.trainer

@@ -11,9 +11,9 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.config import CONFIG_NAME, compose, main_hydra, one_line, own_hydra, replaced_files, set_up
+from runner.config.compose import CONFIG_NAME, compose, main_hydra, one_line, own_hydra, replaced_files, set_up
 from runner.errors import InputError
-from runner.run_dir import RunDir
+from runner.storage.run_dir import RunDir
 
 
 def multirun(overrides: Sequence[str], config_dir: str | None = None) -> Any:

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import torch
 
 from runner.errors import InputError
-from runner.files import TEMPORARY, fsync_directory
+from runner.storage.files import TEMPORARY, fsync_directory
 
 FORMAT_VERSION = 1
 MAGIC = b"\nrunner-sha256:"

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import Held, InputError
-from runner.files import write_atomically
-from runner.lease import Lease, Taken, other_holder
+from runner.storage.files import write_atomically
+from runner.storage.lease import Lease, Taken, other_holder
 
 # What a run writes; only the first three are there (and git.diff, and an empty checkpoints/) when a start dies early.
 OURS = (

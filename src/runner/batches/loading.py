@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from runner.augment import Augmentations
+from runner.batches.memory import Store, Unfit, free_bytes, is_deterministic, name_of
 from runner.data import Part
 from runner.errors import InputError
-from runner.memory import Store, Unfit, free_bytes, is_deterministic, name_of
 from runner.processes import STOP_SIGNALS, die_with_parent
 from runner.seeding import derive, rng_state, seed_cpu, set_rng_state
 

@@ -13,14 +13,14 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from runner import checkpoint
-from runner.checkpoint import FORMAT_VERSION, Checkpoints
+from runner.batches.loading import Loader
 from runner.errors import Diverged, InputError, Interrupted
-from runner.events import EpochEnd, Progress
-from runner.loading import Loader
 from runner.metrics import can_be_saved, load_metric
 from runner.seeding import derive, isolated, rng_state, seed_everything, set_rng_state
-from runner.steps import Criterion, MeanLoss, StepOptions, computed, evaluate, to_device, train_step
+from runner.storage import checkpoint
+from runner.storage.checkpoint import FORMAT_VERSION, Checkpoints
+from runner.train.events import EpochEnd, Progress
+from runner.train.steps import Criterion, MeanLoss, StepOptions, computed, evaluate, to_device, train_step
 
 log = logging.getLogger("runner")
 

@@ -4,5 +4,5 @@ from pathlib import Path
 
 
 def conf_dir() -> str:
-    packaged = Path(__file__).parent / "conf"
-    return str(packaged if packaged.is_dir() else Path(__file__).parents[2] / "conf")
+    packaged = Path(__file__).parents[1] / "conf"
+    return str(packaged if packaged.is_dir() else Path(__file__).parents[3] / "conf")

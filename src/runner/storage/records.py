@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
-from runner.run_dir import Rows, RunDir, is_locked
+from runner.storage.run_dir import Rows, RunDir, is_locked
 
 FIXED = ("name", "state", "epochs", "best")  # columns that every listing has
 
