@@ -213,7 +213,6 @@ def main() -> int:
 
     import runner.cli.verify
     import runner.job.launch
-    import runner.job.listeners
     import runner.job.resuming
     import runner.job.run
     import runner.job.saved  # noqa: F401

@@ -65,8 +65,9 @@ def timed(words: list[str], folder: Path, by_hand: bool) -> float:
     """Seconds of one epoch, without the time to build."""
     from runner.job.launch import launch
     from runner.job.logs import open_logs
-    from runner.job.run import outcome, prepare
-    from runner.train.trainer import StopRequest
+    from runner.job.record import outcome
+    from runner.job.run import prepare
+    from runner.processes import StopRequest
 
     def task(cfg: Any, run_dir: Any, notes: list[str]) -> float:
         with open_logs(run_dir.log, False) as screen:

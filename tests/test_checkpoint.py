@@ -8,7 +8,7 @@ import torch
 
 from runner.errors import InputError
 from runner.storage import checkpoint
-from runner.storage.checkpoint import MAGIC, TRAILER_LENGTH, Checkpoints, Damaged, load, load_weights, save
+from runner.storage.checkpoint import MAGIC, TRAILER_LENGTH, Checkpoints, Damaged, load, read_weights, save
 
 
 def state(epoch=1, **more):
@@ -71,7 +71,7 @@ def test_a_hostile_pickle_is_refused_and_does_nothing(tmp_path):
         load(tmp_path / "a.pt")
     for name in ("a.pt", "plain.pt"):
         with pytest.raises(InputError, match=name):
-            load_weights(tmp_path / name)
+            read_weights(tmp_path / name)
     assert not (tmp_path / "pwned").exists()
 
 
@@ -79,10 +79,10 @@ def test_weights_come_from_our_checkpoint_or_a_plain_state_dict(tmp_path):
     save(tmp_path / "a.pt", state(2))
     torch.save({"w": torch.ones(3)}, tmp_path / "b.pt")
     torch.save({"w": 3}, tmp_path / "c.pt")
-    assert load_weights(tmp_path / "a.pt")["w"][0] == 2
-    assert load_weights(tmp_path / "b.pt")["w"].tolist() == [1, 1, 1]
+    assert read_weights(tmp_path / "a.pt")["w"][0] == 2
+    assert read_weights(tmp_path / "b.pt")["w"].tolist() == [1, 1, 1]
     with pytest.raises(InputError, match="neither a checkpoint of the runner nor a state_dict"):
-        load_weights(tmp_path / "c.pt")
+        read_weights(tmp_path / "c.pt")
 
 
 def written(tmp_path, is_best=(True, False, True, False), **settings):

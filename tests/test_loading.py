@@ -8,7 +8,8 @@ import torch
 from torchvision.transforms import RandomAffine as TorchvisionAffine
 
 from runner.augment import RandomCrop, RandomHorizontalFlip
-from runner.batches.loading import Loading, is_deterministic
+from runner.batches.memory import is_deterministic
+from runner.batches.settings import LoaderSettings
 from runner.data import Fake, Part
 
 CPU = torch.device("cpu")
@@ -54,26 +55,26 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_any_number_of_workers_gives_the_same_tensors(case):
     part, augment, collate = CASES[case]
-    alone = batches(Loading(8, collate_fn=collate), part, augment, epoch=3)
+    alone = batches(LoaderSettings(8, collate_fn=collate), part, augment, epoch=3)
     for workers in (1, 3):
-        assert equal(alone, batches(Loading(8, collate_fn=collate, num_workers=workers), part, augment, epoch=3))
-    assert not equal(alone, batches(Loading(8, collate_fn=collate), part, augment, epoch=4))
-    assert not equal(alone, batches(Loading(8, collate_fn=collate), part, augment, epoch=3, seed=1))
+        assert equal(alone, batches(LoaderSettings(8, collate_fn=collate, num_workers=workers), part, augment, epoch=3))
+    assert not equal(alone, batches(LoaderSettings(8, collate_fn=collate), part, augment, epoch=4))
+    assert not equal(alone, batches(LoaderSettings(8, collate_fn=collate), part, augment, epoch=3, seed=1))
 
 
 def test_persistent_workers_give_each_epoch_its_own_numbers():
     augment = [RandomCrop(2), TorchvisionAffine(20)]
-    loader = Loading(8, num_workers=2, persistent_workers=True).training(PART, augment, 0, CPU, None)
+    loader = LoaderSettings(8, num_workers=2, persistent_workers=True).training(PART, augment, 0, CPU, None)
     for epoch in (0, 1, 2):
-        assert equal(list(loader.batches(epoch)), batches(Loading(8), augment=augment, epoch=epoch))
+        assert equal(list(loader.batches(epoch)), batches(LoaderSettings(8), augment=augment, epoch=epoch))
 
 
 @pytest.mark.parametrize("start", [0, 1, 4, 5, 6])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_epoch_is_the_rest_of_the_epoch(start, workers):
     augment = [RandomCrop(2)]
-    full = batches(Loading(8), augment=augment, epoch=2)
-    assert equal(full[start:], batches(Loading(8, num_workers=workers), augment=augment, epoch=2, start=start))
+    full = batches(LoaderSettings(8), augment=augment, epoch=2)
+    assert equal(full[start:], batches(LoaderSettings(8, num_workers=workers), augment=augment, epoch=2, start=start))
 
 
 def test_resuming_reads_no_data_that_it_skips():
@@ -85,14 +86,14 @@ def test_resuming_reads_no_data_that_it_skips():
             return super().__getitem__(index)
 
     part = Part(Recording(50, (1, 8, 8)), torch.arange(50))
-    batches(Loading(10, shuffle=False), part, start=3)
+    batches(LoaderSettings(10, shuffle=False), part, start=3)
     assert read == list(range(30, 50))
 
 
 def test_each_epoch_is_another_permutation_of_the_part():
     orders = []
     for epoch in (0, 1):
-        loader = Loading(10).training(PART, (), 5, CPU, None)
+        loader = LoaderSettings(10).training(PART, (), 5, CPU, None)
         loader.order.epoch = epoch
         orders.append([i for batch in loader.order for i in batch.indices])
     assert orders[0] != orders[1]
@@ -104,16 +105,16 @@ def test_batches_leave_the_global_generators_alone():
     torch.manual_seed(1), random.seed(1), np.random.seed(1)
     expected = torch.rand(1), random.random(), np.random.rand()
     torch.manual_seed(1), random.seed(1), np.random.seed(1)
-    batches(Loading(8, num_workers=0), part, augment)
-    batches(Loading(8, num_workers=1), part, augment)
+    batches(LoaderSettings(8, num_workers=0), part, augment)
+    batches(LoaderSettings(8, num_workers=1), part, augment)
     assert (torch.rand(1), random.random(), np.random.rand()) == expected
 
 
 def test_lengths_with_drop_last_and_limit():
-    assert len(Loading(10).training(PART, (), 0, CPU, None)) == 5
-    assert len(Loading(10, drop_last=True).training(PART, (), 0, CPU, None)) == 4
-    assert len(Loading(10).training(PART, (), 0, CPU, 2)) == 2
-    assert len(Loading(10, eval_batch_size=20, drop_last=True).evaluation(PART, 0, CPU, None)) == 3
+    assert len(LoaderSettings(10).training(PART, (), 0, CPU, None)) == 5
+    assert len(LoaderSettings(10, drop_last=True).training(PART, (), 0, CPU, None)) == 4
+    assert len(LoaderSettings(10).training(PART, (), 0, CPU, 2)) == 2
+    assert len(LoaderSettings(10, eval_batch_size=20, drop_last=True).evaluation(PART, 0, CPU, None)) == 3
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_lengths_with_drop_last_and_limit():
 )
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        Loading(**settings)
+        LoaderSettings(**settings)
 
 
 def test_only_what_is_known_to_draw_nothing_counts_as_deterministic(tiny_data):

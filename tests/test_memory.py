@@ -6,8 +6,9 @@ from torch.utils.data import TensorDataset
 from torchvision import datasets, transforms
 
 from runner.augment import RandomAffine, RandomCrop, RandomErasing, RandomHorizontalFlip
-from runner.batches import loading as loading_module
-from runner.batches.loading import GIB, Loading, MemoryLoader
+from runner.batches import settings as settings_module
+from runner.batches.loaders import MemoryLoader
+from runner.batches.settings import GIB, LoaderSettings
 from runner.data import Digits, Fake, Part
 
 CPU = torch.device("cpu")
@@ -38,8 +39,8 @@ MADE = {
 
 
 def placed(part, augment=(), **settings):
-    placement = Loading(8, **settings).place([part], augment, CPU)
-    return Loading(8).training(part, augment, 3, CPU, None, placement), placement
+    placement = LoaderSettings(8, **settings).place([part], augment, CPU)
+    return LoaderSettings(8).training(part, augment, 3, CPU, None, placement), placement
 
 
 @pytest.mark.parametrize("augment", [[], AUGMENT], ids=["plain", "augmented"])
@@ -51,7 +52,7 @@ def test_memory_gives_the_tensors_of_workers(name, augment, tiny_data, torchvisi
     part = Part(dataset, torch.arange(3, min(60, len(dataset))))
     memory, placement = placed(part, augment)
     assert isinstance(memory, MemoryLoader), placement.reason
-    workers = Loading(8).training(part, augment, 3, CPU, None)
+    workers = LoaderSettings(8).training(part, augment, 3, CPU, None)
     for epoch, start in ((0, 0), (1, 0), (4, 2), (4, len(memory))):
         expected = list(workers.batches(epoch, start))
         given = list(memory.batches(epoch, start))
@@ -129,16 +130,16 @@ def test_auto_takes_workers_and_says_why(dataset, augment, settings, reason):
     assert reason in placement.reason
     if "placement" not in settings:
         with pytest.raises(ValueError, match="placement=memory: ") as refused:
-            Loading(8, **settings, placement="memory").place([Part(dataset, torch.arange(9))], augment, CPU)
+            LoaderSettings(8, **settings, placement="memory").place([Part(dataset, torch.arange(9))], augment, CPU)
         assert reason in str(refused.value)
 
 
 def test_what_does_not_fit_is_refused_with_both_sizes(monkeypatch):
-    monkeypatch.setattr(loading_module, "free_bytes", lambda device: 3 * GIB)
+    monkeypatch.setattr(settings_module, "free_bytes", lambda device: 3 * GIB)
     part = Part(FAKE, torch.arange(9))
     with pytest.raises(ValueError, match=r"0\.0 MiB of a limit of 0\.0 MiB \(3\.00 GiB are free\)"):
-        Loading(placement="memory", memory_limit=1e-6).place([part], [], CPU)
-    assert "of a limit of 0.75 GiB" in Loading().place([part], [], CPU).reason
+        LoaderSettings(placement="memory", memory_limit=1e-6).place([part], [], CPU)
+    assert "of a limit of 0.75 GiB" in LoaderSettings().place([part], [], CPU).reason
 
 
 def test_samples_of_other_shapes_are_named():
@@ -149,7 +150,7 @@ def test_samples_of_other_shapes_are_named():
             return torch.zeros(1, 2 + index // 8), 0
 
     memory, _ = placed(Part(Growing(20, (1, 8, 8)), torch.arange(20)))
-    mixed = Loading(6, shuffle=False).training(memory.order.part, [], 3, CPU, None, memory_of(memory))
+    mixed = LoaderSettings(6, shuffle=False).training(memory.order.part, [], 3, CPU, None, memory_of(memory))
     with pytest.raises(ValueError, match="samples of a batch differ"):
         list(mixed.batches(0))
     with pytest.raises(ValueError, match=r"\[1, 3\].*\[1, 2\].*placement=workers"):
@@ -159,7 +160,7 @@ def test_samples_of_other_shapes_are_named():
 
 def memory_of(loader):
     dataset = loader.order.part.dataset
-    return Loading().place([Part(dataset, torch.arange(9))], [], CPU)
+    return LoaderSettings().place([Part(dataset, torch.arange(9))], [], CPU)
 
 
 def test_what_may_draw_through_a_back_door_is_left_to_the_workers(tiny_data):

@@ -1,15 +1,12 @@
-"""Losses, metrics, models, seeding, devices; and the rule that imports go down."""
+"""Losses, metrics, models, seeding, devices."""
 
-import ast
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-import runner
 from runner import seeding
 from runner.errors import InputError
 from runner.losses import NLL, CrossEntropy, Focal, OneHotMSE
@@ -18,56 +15,6 @@ from runner.models import MLP, Net, layer_table, resnet18
 
 OUTPUT, TARGET = torch.randn(20, 5), torch.randint(5, (20,))
 WEIGHT = [0.1, 0.2, 0.3, 0.4, 0.5]
-
-FLOORS = {
-    **dict.fromkeys(("errors", "events", "conf_dir", "files", "processes", "lease"), 0),
-    **dict.fromkeys(("seeding", "memory", "precision", "losses", "metrics", "models", "schedulers", "provenance"), 1),
-    **dict.fromkeys(("device", "augment", "data", "checkpoint", "logs", "run_dir"), 2),
-    **dict.fromkeys(("loading", "steps", "records", "config", "tables", "checks"), 3),
-    **dict.fromkeys(("trainer", "listeners"), 4),
-    "build": 5,
-    **dict.fromkeys(("job", "saved"), 6),
-    "resuming": 7,
-    "sweep": 8,
-    "launch": 9,
-    "cli": 10,
-    **dict.fromkeys(("__init__", "__main__"), 11),
-}
-
-
-def test_imports_go_down():
-    root = Path(runner.__file__).parent
-    for path in root.rglob("*.py"):
-        name = path.relative_to(root).parts[0].removesuffix(".py")
-        for node in ast.walk(ast.parse(path.read_text())):
-            modules = []
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "runner":
-                parts = node.module.split(".")
-                modules = [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
-            for module in modules:
-                assert name == module or FLOORS[name] > FLOORS[module], f"{path} imports {module}"
-
-
-def test_hydra_is_imported_by_the_entry_and_build_only():
-    root = Path(runner.__file__).parent
-    users = {
-        path.stem
-        for path in root.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "hydra")
-        or (isinstance(node, ast.Import) and any(a.name.split(".")[0] == "hydra" for a in node.names))
-    }
-    assert users == {
-        "__main__",
-        "config",
-        "launch",
-        "checks",
-        "build",
-        "job",
-        "search",
-        "run",
-    }  # the last three: runner.sweep
-
 
 def test_nll_and_cross_entropy_are_torchs():
     assert torch.equal(NLL()(OUTPUT, TARGET), F.nll_loss(F.log_softmax(OUTPUT, 1), TARGET))

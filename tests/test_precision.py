@@ -118,7 +118,7 @@ def test_the_scale_of_fp16_is_in_the_checkpoint(tmp_path, looks):
         stopped.fit()
     resumed = fp16(tmp_path)
     after = rows_of(resumed)
-    resumed.load_state_dict(checkpoint.load(tmp_path / "checkpoints" / "last.pt"))
+    resumed.state.load_state_dict(checkpoint.load(tmp_path / "checkpoints" / "last.pt"))
     resumed.fit()
     assert resumed.options.precision.state_dict() == scales
     assert after == expected[len(expected) - len(after) :]

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from runner.config.compose import main_hydra, own_hydra, set_up
+from runner.config.compose import make_hydra, own_hydra, set_up
 from runner.errors import InputError
 
 optuna = pytest.importorskip("optuna", reason="the optional extra [optuna]")
@@ -26,7 +26,7 @@ def sweeper():
     """As much of one as search_space looks at."""
     set_up()
     with own_hydra():
-        loader = main_hydra(None).config_loader
+        loader = make_hydra(None).config_loader
         yield type("Sweeper", (), {"hydra_context": type("Context", (), {"config_loader": loader})})
 
 

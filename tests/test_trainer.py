@@ -7,15 +7,18 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
 
-from runner.batches.loading import Loading
+from runner.batches.settings import LoaderSettings
 from runner.data import Fake, Part
 from runner.errors import Diverged, InputError, Interrupted
 from runner.losses import NLL
 from runner.metrics import Accuracy
+from runner.processes import StopRequest
 from runner.seeding import derive, seed_everything
 from runner.storage.checkpoint import Checkpoints, load
+from runner.train.events import Listeners
+from runner.train.state import Schedule
 from runner.train.steps import StepOptions, evaluate, train_step
-from runner.train.trainer import Listeners, Schedule, StopRequest, Trainer
+from runner.train.trainer import Trainer
 
 CPU = torch.device("cpu")
 DATA = Fake(53, (1, 6, 6), 4)
@@ -26,7 +29,7 @@ def make(tmp_path=None, seed=3, epochs=3, model=None, lr=0.1, monitor="val/loss"
     seed_everything(derive(seed, "model"))
     model = model or nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.Dropout(0.3), nn.ReLU(), nn.Linear(16, 4))
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
-    loading = Loading(8, eval_batch_size=6)
+    loading = LoaderSettings(8, eval_batch_size=6)
     checkpoints = settings.pop("checkpoints", None) or Checkpoints(save="all" if tmp_path else "none")
     if tmp_path:
         checkpoints.open(tmp_path / "checkpoints")
@@ -74,7 +77,7 @@ def test_the_same_run_twice_gives_equal_tensors():
     first, second = make(), make()
     rows = rows_of(first), rows_of(second)
     first.fit(), second.fit()
-    assert_equal_states(first.state_dict(), second.state_dict())
+    assert_equal_states(first.state.state_dict(), second.state.state_dict())
     assert rows[0] == rows[1]
     other = make(seed=4)
     other.fit()
@@ -124,7 +127,7 @@ def test_a_stopped_and_resumed_run_is_the_run_that_never_stopped(tmp_path, looks
     torch.rand(7)  # whatever happens to the generators in between
     resumed = make(tmp_path / "stopped")
     after = rows_of(resumed)
-    resumed.load_state_dict(load(tmp_path / "stopped" / "checkpoints" / "last.pt"))
+    resumed.state.load_state_dict(load(tmp_path / "stopped" / "checkpoints" / "last.pt"))
     resumed.fit()
     assert before + after == expected
     for name in ("last", "best"):
@@ -138,7 +141,7 @@ def test_a_stopped_and_resumed_run_is_the_run_that_never_stopped(tmp_path, looks
 def test_saves_inside_an_epoch_change_nothing(tmp_path):
     plain, saving = make(tmp_path / "a"), make(tmp_path / "b", checkpoints=Checkpoints(every_batches=2))
     plain.fit(), saving.fit()
-    assert_equal_states(plain.state_dict(), saving.state_dict())
+    assert_equal_states(plain.state.state_dict(), saving.state.state_dict())
 
 
 def test_a_nan_never_becomes_the_best():
@@ -216,7 +219,9 @@ def test_the_test_is_made_on_the_best_and_on_the_last_weights(tmp_path):
     seen = []
     trainer.listeners.epoch.append(lambda end: seen.append(end.metrics))
     trainer.fit()
-    trainer.progress = trainer.progress.__class__(**{**vars(trainer.progress), "epoch": 99})  # the best is not the last
+    trainer.state.progress = trainer.progress.__class__(
+        **{**vars(trainer.progress), "epoch": 99}
+    )  # the best is not the last
     last = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     results = trainer.test(trainer.eval_loader)
     best = seen[trainer.progress.best_epoch - 1]
@@ -266,7 +271,7 @@ def test_a_torchmetrics_metric_just_works_and_resumes(tmp_path):
             stopped.fit()
         resumed = make(tmp_path / str(looks), metrics=metrics())
         after = rows_of(resumed)
-        resumed.load_state_dict(load(tmp_path / str(looks) / "checkpoints" / "last.pt"))
+        resumed.state.load_state_dict(load(tmp_path / str(looks) / "checkpoints" / "last.pt"))
         resumed.fit()
         assert after == expected
 
@@ -275,7 +280,7 @@ def test_step_rows_hold_the_mean_loss_since_the_last_one():
     rows = []
     trainer = make(epochs=1, log_every=2, listeners=Listeners(steps=[rows.append]))
     trainer.fit()
-    losses, sizes = trainer.train_loss.losses.double(), torch.tensor(trainer.train_loss.sizes)
+    losses, sizes = trainer.state.loss.losses.double(), torch.tensor(trainer.state.loss.sizes)
     assert [row["step"] for row in rows] == [2, 4, 6]
     assert rows[2]["train/loss"] == float((losses[4:] * sizes[4:]).sum() / 11)
 

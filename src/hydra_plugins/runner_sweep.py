@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,7 +23,7 @@ def need(package: str, choice: str, extra: str) -> None:
         raise InputError(f"{choice}: needs {package}, which is not installed; pip install 'torch-runner[{extra}]'")
 
 
-def plain(node: DictConfig | None) -> dict[str, Any]:
+def as_dict(node: DictConfig | None) -> dict[str, Any]:
     made = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
     return {str(key): value for key, value in made.items()} if isinstance(made, dict) else {}
 
@@ -88,7 +89,7 @@ class RayLauncher(OurLauncher):
         init: DictConfig | None = None,
     ) -> None:
         self.address, self.cpus, self.gpus, self.memory = address, cpus, gpus, memory
-        self.settings = plain(init)
+        self.settings = as_dict(init)
 
     def check(self) -> None:
         check_number("launcher", int, 1, cpus=self.cpus)
@@ -123,7 +124,7 @@ class SubmititLauncher(OurLauncher):
     ) -> None:
         self.cluster, self.jobs, self.cpus, self.gpus, self.memory = cluster, jobs, cpus, gpus, memory
         self.timeout, self.max_timeouts = timeout, max_timeouts
-        self.parameters = plain(parameters)
+        self.parameters = as_dict(parameters)
 
     def check(self) -> None:
         from runner.errors import InputError
@@ -165,21 +166,26 @@ class SubmititLauncher(OurLauncher):
         )
 
 
-class RunnerSweeper(BasicSweeper):
+class RunnerSweeper(Sweeper):
     """Plans the jobs, skips what is finished, and sums up (runner.sweep)."""
 
     def __init__(self, params: dict[str, str] | None = None) -> None:
-        super().__init__(max_batch_size=None, params=params)
+        self.params = params or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.task_function = task_function
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher: Any = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def words(self, arguments: list[str]) -> list[str]:
+        """What is swept over: hydra.sweeper.params, then the command line, whose words win."""
+        return [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
 
     def sweep(self, arguments: list[str]) -> Any:
         from runner.sweep.run import sweep
 
-        assert self.config is not None and self.launcher is not None and self.hydra_context is not None
-        return sweep(self, [*self._parse_config(), *arguments])
+        return sweep(self, self.words(arguments))
 
 
 class OptunaSweeper(RunnerSweeper):
@@ -201,5 +207,4 @@ class OptunaSweeper(RunnerSweeper):
 
         check_number("sweeper", int, 1, n_trials=self.n_trials, at_once=self.at_once)
         need("optuna", "hydra/sweeper=optuna", "optuna")
-        assert self.config is not None and self.launcher is not None and self.hydra_context is not None
-        return search(self, [*self._parse_config(), *arguments])
+        return search(self, self.words(arguments))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import InputError
-from runner.storage.run_dir import as_it_was_started
+from runner.job.saved import as_it_was_started
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,10 +1,12 @@
 """What can be said of a config before anything is made: keys, missing values, targets and their arguments."""
 
+import difflib
+import importlib
 import inspect
 import re
+from types import ModuleType
 from typing import Any
 
-from hydra._internal.utils import _locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
@@ -37,26 +39,26 @@ SPECIAL = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 SCHEDULE_KEYS = ("interval", "monitor")  # ours; a scheduler's constructor gets them only if it takes them
 
 
-def check_known(cfg: DictConfig) -> None:
+def check_composed(cfg: DictConfig) -> None:
     """Refuses keys that nothing takes, in a config as composed: resolved, it no longer says what reads a key."""
-    check_given(cfg)
-    check_complete(cfg)
+    refuse_missing_values(cfg)
+    refuse_missing_parts(cfg)
     text = OmegaConf.to_yaml(cfg)
-    check_keys(cfg, "", ROOT_KEYS, text)
-    check_keys(cfg.dataset, "dataset", DATASET_KEYS, text)
-    check_keys(cfg.trainer, "trainer", TRAINER_KEYS, "")
+    refuse_unknown_keys(cfg, "", ROOT_KEYS, text)
+    refuse_unknown_keys(cfg.dataset, "dataset", DATASET_KEYS, text)
+    refuse_unknown_keys(cfg.trainer, "trainer", TRAINER_KEYS, "")
 
 
-def check(cfg: DictConfig) -> None:
+def check_targets(cfg: DictConfig) -> None:
     """Refuses missing values, and targets that cannot be imported or called so."""
-    check_given(cfg)
+    refuse_missing_values(cfg)
     if not isinstance(cfg.seed, int):
         raise InputError(f"seed={cfg.seed}: must be a whole number")
     for key in cfg:
-        check_targets(cfg, str(key))
+        walk_targets(cfg, str(key))
 
 
-def check_complete(cfg: DictConfig) -> None:
+def refuse_missing_parts(cfg: DictConfig) -> None:
     """Refuses a config that lacks a part: a group that is null, or a key that was deleted with `~`."""
     for key in ROOT_KEYS:
         if key not in cfg:
@@ -75,7 +77,7 @@ def check_complete(cfg: DictConfig) -> None:
             raise InputError(f"{key}={cfg[key]}: must be text; in quotes it is: '{key}=\"{cfg[key]}\"'")
 
 
-def check_given(cfg: DictConfig) -> None:
+def refuse_missing_values(cfg: DictConfig) -> None:
     """Refuses a mandatory value (`???` in the YAML) that is not given."""
     try:
         missing = sorted(OmegaConf.missing_keys(cfg))
@@ -85,7 +87,7 @@ def check_given(cfg: DictConfig) -> None:
         raise InputError(f"{missing[0]}: must be given, as in {missing[0]}=VALUE")
 
 
-def check_keys(node: Any, key: str, known: tuple[str, ...], referring: str) -> None:
+def refuse_unknown_keys(node: Any, key: str, known: tuple[str, ...], referring: str) -> None:
     """Every key must be known, or be read by an interpolation somewhere in `referring`."""
     prefix = f"{key}." if key else ""
     if not isinstance(node, DictConfig):
@@ -97,33 +99,57 @@ def check_keys(node: Any, key: str, known: tuple[str, ...], referring: str) -> N
             )
 
 
-def check_targets(parent: Any, key: str, path: str = "") -> None:
+def walk_targets(parent: Any, key: str, path: str = "") -> None:
     """Walks every `_target_` below parent[key]: it must exist, and take the keys beside it."""
     if OmegaConf.is_interpolation(parent, key):
         return
     node, path = parent[key], f"{path}.{key}" if path else str(key)
     if isinstance(node, ListConfig):
         for index in range(len(node)):
-            check_targets(node, index, path)  # type: ignore[arg-type]
+            walk_targets(node, index, path)  # type: ignore[arg-type]
     if isinstance(node, DictConfig):
         if "_target_" in node:
-            check_arguments(node, path)
+            refuse_wrong_arguments(node, path)
         for name in node:
-            check_targets(node, name, path)  # type: ignore[arg-type]
+            walk_targets(node, name, path)  # type: ignore[arg-type]
 
 
 def locate(target: Any, key: str) -> Any:
-    """The object that a `_target_` names."""
+    """The object that a `_target_` names.
+
+    Raises:
+        InputError: it cannot be imported, with the reason and the nearest name.
+    """
     if not isinstance(target, str):
         return target
     try:
-        return _locate(target)
+        return found_by_name(target)
     except Exception as error:
-        reason = str(error).splitlines()[1] if "\n" in str(error) else str(error)
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{key}._target_={target}: cannot be imported ({reason})") from error
 
 
-def check_arguments(node: DictConfig, key: str) -> None:
+def found_by_name(name: str) -> Any:
+    """The object at a dotted name: modules are imported as far as they go, the rest are attributes, as in Hydra."""
+    first, *rest = name.split(".")
+    if not all(part.isidentifier() for part in (first, *rest)):
+        raise ValueError("must be a dotted name, as package.module.Class")
+    found, path = importlib.import_module(first), first
+    for part in rest:
+        if isinstance(found, ModuleType) and not hasattr(found, part):
+            try:
+                importlib.import_module(f"{path}.{part}")
+            except ModuleNotFoundError as error:
+                if error.name != f"{path}.{part}":
+                    raise
+                near = difflib.get_close_matches(part, dir(found), 1)
+                guess = f"; did you mean {near[0]}?" if near else ""
+                raise AttributeError(f"{path} has no {part!r}{guess}") from error
+        found, path = getattr(found, part), f"{path}.{part}"
+    return found
+
+
+def refuse_wrong_arguments(node: DictConfig, key: str) -> None:
     target = locate(node["_target_"], key)
     if not callable(target):
         raise InputError(f"{key}._target_={node['_target_']}: is not callable")

@@ -4,27 +4,22 @@ import difflib
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from hydra import version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
-from hydra.initialize import get_gh_backup, restore_gh_from_backup
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from runner.config import hydra_adapter
 from runner.config.conf_dir import conf_dir
 from runner.errors import InputError
 
@@ -42,24 +37,14 @@ def set_up() -> None:
 
 @contextmanager
 def own_hydra() -> Iterator[None]:
-    """Hydra for us alone: GlobalHydra is put back, and until then our check sees every override.
-
-    The function that is replaced is the one place that knows the YAML's value and the override's, and it is called
-    once for each composition, in every mode and under any launcher.
-    """
-    backup = get_gh_backup()
-    GlobalHydra.instance().clear()
-    loader, name = ConfigLoaderImpl, "_apply_overrides_to_config"
-    setattr(loader, name, staticmethod(_apply_checked))
+    """Hydra for us alone, with every override checked, and what it refuses said in one line."""
     try:
-        yield
+        with hydra_adapter.own_hydra(_apply_checked):
+            yield
     except InputError:
         raise
     except (*COMPOSITION_ERRORS, ValueError) as error:
         raise InputError(one_line(error)) from error
-    finally:
-        setattr(loader, name, staticmethod(_apply_unchecked))
-        restore_gh_from_backup(backup)
 
 
 def _sweep_folder(name: str | None) -> str:
@@ -69,9 +54,6 @@ def _sweep_folder(name: str | None) -> str:
     if re.search(r"[^A-Za-z0-9._=,+-]", name) or name.startswith("."):
         raise InputError(f"sweep.name={name}: must be a folder's name of letters, digits and . _ = , + -")
     return name
-
-
-_apply_unchecked: Callable[[list[Override], DictConfig], None] = ConfigLoaderImpl._apply_overrides_to_config
 
 
 def _apply_checked(overrides: list[Override], cfg: DictConfig) -> None:
@@ -88,7 +70,7 @@ def _apply_checked(overrides: list[Override], cfg: DictConfig) -> None:
             raise InputError(f"{override.input_line}: {_unknown_key(cfg, key)}")
         if known:
             expected[key] = (override, _kind(cfg, key))
-    _apply_unchecked(overrides, cfg)
+    hydra_adapter.apply_overrides(overrides, cfg)
     for override, kind in expected.values():
         given = _kind(cfg, override.key_or_group, must_resolve=True)
         if not _fits(given, kind):
@@ -120,8 +102,10 @@ def _unknown_key(cfg: DictConfig, key: str) -> str:
 
 def _same_name(cfg: DictConfig, name: str) -> list[str]:
     """The first key inside a group that has this name: lr is optimizer.lr."""
-    groups = [(str(key), cfg._get_node(key)) for key in cfg if key not in ("hydra", "derived")]
-    return [f"{key}.{name}" for key, node in groups if isinstance(node, DictConfig) and name in node][:1]
+    groups = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(groups, dict)
+    named = [str(key) for key, node in groups.items() if isinstance(node, dict) and name in node]
+    return [f"{key}.{name}" for key in named if key not in ("hydra", "derived")][:1]
 
 
 def _kind(cfg: DictConfig, key: str, must_resolve: bool = False) -> str | None:
@@ -178,11 +162,14 @@ def one_line(error: BaseException) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("object_type=", "See https://", "Set the environment"))]
     message = "; ".join(lines)
-    if isinstance(error, OverrideParseException) and error.override not in message:
-        message = f"{error.override}: {message}"
     if isinstance(error, OverrideParseException):
-        key = error.override.split("=")[0]
-        example = "0.95 ** epoch" if "lr_lambda" in message else "a (value)"
+        key, _, value = error.override.partition("=")
+        if message.startswith("LexerNoViableAltException"):
+            message = "holds a sign that must stand in quotes"
+        if error.override not in message:
+            message = f"{error.override}: {message}"
+        example = value if value and not set(value) & set('"\\') else "a (value)"
+        example = "0.95 ** epoch" if "lr_lambda" in key else example
         message += f"; quotes inside the shell's make it text: '{key}=\"{example}\"'"
     return message
 
@@ -195,30 +182,23 @@ def replaced_files(config_dir: str | None, choices: dict[str, Any]) -> list[str]
     return [str(Path(config_dir, n)) for n in names if Path(config_dir, n).is_file() and Path(conf_dir(), n).is_file()]
 
 
-def search_path(config_dir: str | None) -> Any:
-    """Hydra's search path. A user's folder comes before ours, so that a file of the same name wins."""
-    if config_dir is None:
-        return create_config_search_path(conf_dir())
-    if not Path(config_dir).is_dir():
+def make_hydra(config_dir: str | None = None) -> Any:
+    """Hydra, with a user's folder before ours, so that a file of the same name wins."""
+    if config_dir is not None and not Path(config_dir).is_dir():
         raise InputError(f"--config-dir {config_dir}: there is no such folder")
-    path = create_config_search_path(os.path.abspath(config_dir))
-    schema = path.get_path().pop()
-    path.append("runner", conf_dir())
-    path.get_path().append(schema)
-    return path
+    folders = [conf_dir()] if config_dir is None else [os.path.abspath(config_dir), conf_dir()]
+    return hydra_adapter.make_hydra(hydra_adapter.search_path(folders), conf_dir())
 
 
-def main_hydra(config_dir: str | None) -> Hydra:
-    """Hydra with its plugins. A plugin's stored config gives way to our file of the same name (hydra/launcher=ray):
-    Hydra would take it for a schema of ours.
-    """
-    hydra = Hydra.create_main_hydra2("runner", search_path(config_dir))
-    for path in Path(conf_dir(), "hydra").glob("*/*.yaml"):
-        ConfigStore.instance().repo.get("hydra", {}).get(path.parent.name, {}).pop(path.name, None)
-    return hydra
+def quoted(key: str, value: str) -> str:
+    """The override key=value, whatever the value holds: in quotes of Hydra's grammar, with no interpolation in it."""
+    literal = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + "\\${", value)
+    text = re.sub(r"(\\*)'", lambda found: found[1] * 2 + "\\'", literal)
+    text += text[len(text.rstrip("\\")) :]  # backslashes before the closing quote
+    return f"{key}='{text}'"
 
 
-def compose(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Hydra, DictConfig]:
+def compose(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Any, DictConfig]:
     """Hydra and the config of one run, hydra.* included.
 
     Raises:
@@ -226,8 +206,8 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Hy
     """
     set_up()
     with own_hydra():
-        hydra = main_hydra(config_dir)
-        cfg = hydra.compose_config(CONFIG_NAME, list(overrides), RunMode.RUN, with_log_configuration=False)
+        hydra = make_hydra(config_dir)
+        cfg = hydra_adapter.composed(hydra, CONFIG_NAME, overrides)
     if cfg.hydra.mode is not None and cfg.hydra.mode != RunMode.RUN:
         raise InputError(f"hydra.mode={cfg.hydra.mode.name}: to run a sweep, use -m")
     cfg.hydra.mode = RunMode.RUN

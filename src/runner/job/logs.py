@@ -5,12 +5,14 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runner.train.events import Progress
+from runner.train.events import EpochEnd, Progress
+
+log = logging.getLogger("runner")
 
 RESULT = 25  # a level between INFO and WARNING: what --quiet still shows
 logging.addLevelName(RESULT, "RESULT")
@@ -88,7 +90,7 @@ class RunLog(logging.FileHandler):
 def open_logs(path: Path, quiet: bool, is_shown: bool = True) -> Iterator[Screen]:
     """Sends the `runner` logger's messages, and other libraries' warnings, to the file and the screen."""
     root, own = logging.getLogger(), logging.getLogger("runner")
-    file = RunLog(path, encoding="utf-8")
+    file = RunLog(path, encoding="utf-8", errors="backslashreplace")
     file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
     screen = Screen(quiet or not is_shown)
     if not is_shown:
@@ -106,3 +108,21 @@ def open_logs(path: Path, quiet: bool, is_shown: bool = True) -> Iterator[Screen
             root.removeHandler(handler)
         with contextlib.suppress(OSError):
             file.close()
+
+
+def epoch_table(epochs: int) -> Callable[[EpochEnd], None]:
+    """Logs one row an epoch, under a heading that is printed once."""
+    headed = False
+
+    def write(end: EpochEnd) -> None:
+        nonlocal headed
+        names = list(end.metrics)
+        if not headed:
+            log.info("  ".join(["epoch".rjust(7), *(n.rjust(max(len(n), 8)) for n in names), "seconds"]))
+            headed = True
+        cells = [f"{end.metrics[n]:.4g}" if n == "lr" else f"{end.metrics[n]:.4f}" for n in names]
+        cells = [cell.rjust(max(len(n), 8)) for cell, n in zip(cells, names, strict=True)]
+        mark = "  best" if end.is_best else ""
+        log.info("  ".join([f"{end.progress.epoch}/{epochs}".rjust(7), *cells, f"{end.seconds:7.2f}"]) + mark)
+
+    return write

@@ -13,16 +13,16 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from runner.config.compose import overridden
+from runner.config.compose import overridden, quoted
 from runner.errors import InputError
 from runner.job.run import OnBatch, train
-from runner.job.saved import keep_placement
+from runner.job.saved import as_it_was_started, keep_placement
 from runner.processes import STOP_SIGNALS
 from runner.storage import checkpoint, provenance
 from runner.storage.checkpoint import Damaged
 from runner.storage.files import fsync_directory
 from runner.storage.records import flatten
-from runner.storage.run_dir import RunDir, as_it_was_started, now
+from runner.storage.run_dir import RunDir, now
 from runner.train.trainer import Trainer
 
 log = logging.getLogger("runner")
@@ -88,7 +88,7 @@ class Resumed:
         """Loads the state, cuts the files back to it, and carries the old record over into the new one."""
         if self.state is not None:
             try:
-                trainer.load_state_dict(self.state)
+                trainer.state.load_state_dict(self.state)
             except (KeyError, ValueError, RuntimeError, TypeError) as error:
                 raise InputError(f"{run_dir.path}: its checkpoint does not fit its config; {error}") from error
         progress = trainer.progress
@@ -100,8 +100,12 @@ class Resumed:
         best = trainer.checkpoints.path("best")
         if self.best is not None and self.best != best:
             checkpoint.save(best, checkpoint.load(self.best))
-        if progress.best_epoch is not None and trainer.best_weights is None and not trainer.checkpoints.saves_best:
-            trainer.best_weights = trainer.load_best_weights()
+        if (
+            progress.best_epoch is not None
+            and trainer.state.best_weights is None
+            and not trainer.checkpoints.saves_best
+        ):
+            trainer.state.best_weights = trainer.load_best_weights()
         record["known"] = self.known
         run_dir.write_run({**self.record, "known": self.known})  # before the rows that prove it are cut off
         run_dir.metrics.cut_back("epoch", progress.epoch)
@@ -212,13 +216,22 @@ def check_changes(run_dir: Path, record: dict[str, Any], config: Any, overrides:
     """
     old, new = flatten(record["config"]), flatten(config)
     changed = {k: (old.get(k), new.get(k)) for k in {**old, **new} if old.get(k) != new.get(k)}
-    words = " ".join(shlex.quote(word) for word in [*own_overrides(run_dir), f"init_from={run_dir}", *overrides])
+    words = " ".join(shlex.quote(word) for word in [*own_overrides(run_dir), init_from(run_dir), *overrides])
     way_out = f"start a new run from its weights: python -m runner {words}"
     for key, (before, after) in changed.items():
         if key == "trainer.epochs":
             check_epochs(record, after, way_out)
         elif not key.startswith(FREE) and not key.startswith("derived."):
             raise InputError(f"{key}: {before} -> {after} would change what this run has trained already; {way_out}")
+
+
+def init_from(run_dir: Path) -> str:
+    """The override that starts from a run's weights, in quotes where Hydra's grammar needs them."""
+    return (
+        f"init_from={run_dir}"
+        if re.fullmatch(r"[\w./-]+", str(run_dir), re.ASCII)
+        else quoted("init_from", str(run_dir))
+    )
 
 
 def own_overrides(run_dir: Path) -> list[str]:

@@ -1,5 +1,9 @@
 """A finished run, opened again from its directory: its model, and its evaluation with the same numbers."""
 
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import InputError
 from runner.storage import checkpoint
 from runner.storage.checkpoint import Damaged
-from runner.storage.run_dir import RunDir, as_it_was_started
+from runner.storage.run_dir import RunDir
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -82,7 +86,7 @@ def open_model(run_dir: Path, which: str) -> "Module":
     """See runner.load_model."""
     import torch
 
-    from runner.job.build import make_model
+    from runner.job.model_parts import make_model
     from runner.seeding import isolated
 
     saved = open_saved(run_dir, which)
@@ -94,3 +98,19 @@ def open_model(run_dir: Path, which: str) -> "Module":
         model = make_model(saved_config(saved.record), cpu)
     load_into(model, saved)
     return model.eval()
+
+
+@contextmanager
+def as_it_was_started(record: Mapping[str, Any]) -> Iterator[None]:
+    """In the folder in which a run was started, where that still is there: its config may hold relative paths, and
+    its user's modules lie there.
+    """
+    folder, before = str(record["working_directory"]), os.getcwd()
+    if os.path.isdir(folder):
+        if folder not in sys.path:
+            sys.path.append(folder)
+        os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)

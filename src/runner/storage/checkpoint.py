@@ -128,7 +128,7 @@ def _torch_load(path: Path) -> Any:
         raise Damaged(f"{path}: cannot be read as a torch file") from error
 
 
-def load_weights(path: Path) -> dict[str, Any]:
+def read_weights(path: Path) -> dict[str, Any]:
     """The state_dict in a checkpoint of ours or in a file that holds nothing else.
 
     Raises:
@@ -181,7 +181,7 @@ class Checkpoints:
         for name, setting in useless:
             if setting is not None:
                 raise ValueError(f"{name}={setting}: saves nothing with checkpoint.save={save}")
-        self.policy, self.every, self.keep = save, every, keep
+        self.save, self.every, self.keep = save, every, keep
         self.every_batches, self.every_minutes = every_batches, every_minutes
         self.state_dict, self.whole_model = state_dict, whole_model
         self.directory: Path | None = None  # None: nothing is written
@@ -189,11 +189,11 @@ class Checkpoints:
 
     @property
     def saves_last(self) -> bool:
-        return self.directory is not None and self.policy in ("all", "last")
+        return self.directory is not None and self.save in ("all", "last")
 
     @property
     def saves_best(self) -> bool:
-        return self.directory is not None and self.policy in ("all", "best")
+        return self.directory is not None and self.save in ("all", "best")
 
     @property
     def saves_inside_epochs(self) -> bool:
@@ -215,7 +215,7 @@ class Checkpoints:
         between leaves a last.pt that leads to this same best again, never one that knows of a best that is not there.
         """
         names = []
-        if is_epoch_end and self.every is not None and self.policy != "none" and state["epoch"] % self.every == 0:
+        if is_epoch_end and self.every is not None and self.save != "none" and state["epoch"] % self.every == 0:
             names.append(f"epoch_{state['epoch']:04d}")
         if is_epoch_end and is_best and self.saves_best:
             names.append("best")

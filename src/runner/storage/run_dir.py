@@ -13,9 +13,7 @@ import os
 import re
 import shlex
 import socket
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -49,14 +47,14 @@ def resume_command(path: Path) -> str:
     return f"python -m runner resume {shlex.quote(str(path))}"
 
 
-def plain(value: Any) -> Any:
+def strict_json(value: Any) -> Any:
     """The value as strict JSON takes it: numbers that are not finite become null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): strict_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [strict_json(item) for item in value]
     return value
 
 
@@ -169,7 +167,7 @@ class RunDir:
                 folder.rmdir()
 
     def write_run(self, record: Mapping[str, Any]) -> None:
-        write_atomically(self.run_json, (json.dumps(plain(record), indent=2) + "\n").encode())
+        write_atomically(self.run_json, (json.dumps(strict_json(record), indent=2) + "\n").encode())
 
     def read_run(self) -> dict[str, Any]:
         """What run.json says.
@@ -188,22 +186,6 @@ class RunDir:
         if not isinstance(record, dict) or "state" not in record:
             raise InputError(f"{self.run_json}: is not a run's record")
         return record
-
-
-@contextmanager
-def as_it_was_started(record: Mapping[str, Any]) -> Iterator[None]:
-    """In the folder in which a run was started, where that still is there: its config may hold relative paths, and
-    its user's modules lie there.
-    """
-    folder, before = str(record["working_directory"]), os.getcwd()
-    if os.path.isdir(folder):
-        if folder not in sys.path:
-            sys.path.append(folder)
-        os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 def is_locked(run_dir: RunDir) -> bool:
@@ -243,7 +225,7 @@ class Rows:
     def append(self, row: Mapping[str, Any], durable: bool = True) -> None:
         """Adds a row; durable: it outlives a power cut once this returns."""
         with open(self.path, "ab") as file:
-            file.write((json.dumps(plain(row)) + "\n").encode())
+            file.write((json.dumps(strict_json(row)) + "\n").encode())
             file.flush()
             if durable:
                 os.fsync(file.fileno())

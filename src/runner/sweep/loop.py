@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from runner.processes import StopRequest
 from runner.sweep.plan import Job
 
 log = logging.getLogger("runner")
@@ -43,11 +44,14 @@ class Loop:
         retries: how often a job is resumed whose worker died.
         fail_fast: stop at the first failure.
         on_change: called with (job, outcome) when a job ends, and with nothing several times a second.
+        stop: set by a signal; the running jobs are then asked to save.
     """
 
-    def __init__(self, engine: Engine, retries: int, fail_fast: bool, on_change: Callable[..., None]) -> None:
-        self.engine, self.retries, self.fail_fast, self.on_change = engine, retries, fail_fast, on_change
-        self.stopped_by: int | None = None  # a signal's number, set by its handler
+    def __init__(
+        self, engine: Engine, retries: int, fail_fast: bool, on_change: Callable[..., None], stop: StopRequest
+    ) -> None:
+        self.engine, self.retries, self.fail_fast = engine, retries, fail_fast
+        self.on_change, self.stop = on_change, stop
 
     def run(self, jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
         """Runs the jobs; returns the outcome of each that has ended, by name."""
@@ -56,7 +60,7 @@ class Loop:
         deadline: float | None = None  # set when the jobs are being stopped
         with self.engine as engine:
             while waiting or running:
-                if self.stopped_by is not None and deadline is None:
+                if self.stop.signum is not None and deadline is None:
                     deadline = time.monotonic() + SAVE_SECONDS
                 if deadline is not None:
                     waiting.clear()

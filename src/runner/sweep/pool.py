@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
+from runner.processes import allow_children
 from runner.storage.run_dir import RunDir, holder
-from runner.sweep.job import died, work
 from runner.sweep.loop import POLL_SECONDS
 from runner.sweep.plan import Job
+from runner.sweep.worker import died, work
 
 PRELOAD = ["runner.sweep.preload"]
 
@@ -45,7 +46,7 @@ def default_jobs(device_type: str, jobs_per_gpu: int) -> tuple[int, list[str]]:
 def start_worker(lock_folder: str, gpus: Sequence[str], jobs_per_gpu: int) -> None:
     """Runs once in each worker: its own process group, the watch on the parent, and its GPU."""
     os.setpgrp()  # a Ctrl-C in the terminal reaches the parent, which then asks the jobs
-    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # loaders fork too
+    allow_children()  # loaders fork too
     parent = multiprocessing.parent_process()
     assert parent is not None
 

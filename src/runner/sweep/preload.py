@@ -12,7 +12,6 @@ import torch
 
 import runner.config.compose
 import runner.job.build
-import runner.job.listeners
 import runner.job.resuming
 import runner.job.run
 import runner.sweep.pool  # noqa: F401

@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runner.errors import InputError
-from runner.sweep.job import died, work
 from runner.sweep.loop import POLL_SECONDS
 from runner.sweep.plan import Job
 from runner.sweep.pool import cores, visible_gpus
+from runner.sweep.worker import died, work
 
 ANSWER_SECONDS = 25  # a cluster that does not answer within this time is not there
 GIB = 2**30

@@ -1,18 +1,18 @@
 """A sweep from its arguments to its summary: plan, check, run what is not finished, sum up."""
 
 import logging
-import signal
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError, Interrupted
+from runner.processes import stop_signals
 from runner.storage import provenance, records
-from runner.storage.run_dir import RunDir, now
+from runner.storage.run_dir import RunDir, now, resume_command
 from runner.sweep import plan, summary
+from runner.sweep.combine import compose_jobs
 from runner.sweep.plan import Job
 
 log = logging.getLogger("runner")
@@ -74,64 +74,6 @@ def sweep_facts(
     }
 
 
-def compose_jobs(sweeper: Any, arguments: list[str]) -> tuple[list[Job], list[str]]:
-    """Every job, composed and checked; a mistake in the last one is found before the first one trains."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    parsed = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader).parse_overrides(arguments)
-    swept = [override.get_key_element() for override in parsed if override.is_sweep_override()]
-    for key in swept:
-        if key.split(".")[0].lstrip("+") in ("hydra", "sweep"):
-            raise InputError(f"{key}: cannot be swept over: it belongs to the sweep as a whole")
-    (batch,) = BasicSweeper.split_arguments(parsed, None)
-    if not batch:
-        raise InputError(f"{' '.join(arguments)}: an empty list leaves no job to run")
-    jobs = []
-    for number, overrides in enumerate(batch):
-        try:
-            jobs.append(compose_job(sweeper, list(overrides), swept))
-        except InputError as error:
-            raise InputError(f"job {number} ({' '.join(overrides)}): {error}") from error
-    return plan.unique(jobs), [key.lstrip("+") for key in swept]
-
-
-def compose_job(sweeper: Any, overrides: list[str], swept: Sequence[str]) -> Job:
-    """One job, composed and checked.
-
-    Raises:
-        InputError: what is wrong with its config.
-    """
-    from runner.config.checks import check, check_known
-
-    cfg = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, overrides)
-    task = task_config(cfg)
-    check_known(task)
-    check(task)
-    values = dict(override.split("=", 1) for override in overrides if "=" in override)
-    named = swept or [key for key in values if not key.startswith("sweep.")]
-    settings = {key.lstrip("+"): values[key] for key in named if key in values}
-    return Job(overrides, plain(task), settings, cfg)
-
-
-def task_config(cfg: Any) -> Any:
-    """The job's config without hydra.*."""
-    import copy
-
-    from omegaconf import open_dict, read_write
-
-    task = copy.deepcopy(cfg)
-    with read_write(task), open_dict(task):
-        del task["hydra"]
-    return task
-
-
-def plain(task: Any) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_container(task, resolve=True)  # type: ignore[return-value]
-
-
 def user_config_dir(master: Any) -> str | None:
     from runner.config.conf_dir import conf_dir
 
@@ -169,12 +111,12 @@ def run_jobs(
     from runner.sweep.loop import Loop
     from runner.sweep.watch import Watch
 
-    with Watch(pending, done=len(outcomes)) as watch:
-        options = sweeper.config.sweep
-        loop = Loop(sweeper.launcher.engine(place, pending), options.retries, options.fail_fast, watch.change)
-        with stop_signals(loop):
-            outcomes |= loop.run(pending)
-    return outcomes, loop.stopped_by
+    options = sweeper.config.sweep
+    with Watch(pending, done=len(outcomes)) as watch, stop_signals() as stop:
+        engine = sweeper.launcher.engine(place, pending)
+        loop = Loop(engine, options.retries, options.fail_fast, watch.change, stop)
+        outcomes |= loop.run(pending)
+    return outcomes, stop.signum
 
 
 def finished_state(job: Job, code: Any) -> tuple[str | None, str | None]:
@@ -191,34 +133,14 @@ def finished_state(job: Job, code: Any) -> tuple[str | None, str | None]:
     return None, None
 
 
-def outcome_of_return(result: Any) -> dict[str, Any]:
-    from hydra.core.utils import JobStatus
+def outcome_of_return(job: Any) -> dict[str, Any]:
+    from runner.config.hydra_adapter import value_of
 
-    if result.status == JobStatus.COMPLETED:
-        return {"state": "done"}
-    error = result._return_value
-    return {"state": "failed", "kind": "exception", "error": f"{type(error).__name__}: {error}"}
-
-
-@contextmanager
-def stop_signals(loop: Any) -> Iterator[None]:
-    """The first Ctrl-C, SIGTERM or SIGUSR1 asks all jobs to save; the second ends the sweep at once."""
-
-    def handle(signum: int, frame: object) -> None:
-        if loop.stopped_by is not None:
-            signal.signal(signum, signal.SIG_DFL)
-            signal.raise_signal(signum)
-        loop.stopped_by = signum
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        value_of(job)
+    except Exception as error:
+        return {"state": "failed", "kind": "exception", "error": f"{type(error).__name__}: {error}"}
+    return {"state": "done"}
 
 
 @contextmanager
@@ -292,12 +214,12 @@ def finish(
         log.error("failed: %s: %s; log: %s", name, outcome["error"], place / name / "runner.log")
     log.info("%s", place)
     if stopped_by is not None:
-        log.warning("stopped; continue with: python -m runner resume %s", place)
+        log.warning("stopped; continue with: %s", resume_command(place))
         raise Interrupted(stopped_by)
     if failures:
         log.error("%d of %d jobs failed", len(failures), len(jobs))
     if open_jobs := [job.name for job in jobs if outcomes.get(job.name, {}).get("state") not in ("done", "failed")]:
-        log.error("not finished: %s; continue with: python -m runner resume %s", ", ".join(open_jobs), place)
+        log.error("not finished: %s; continue with: %s", ", ".join(open_jobs), resume_command(place))
     if failures or open_jobs:
         raise SweepFailed
     return [RunDir(job.folder).read_run() for job in jobs]

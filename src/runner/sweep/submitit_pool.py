@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
-from runner.sweep.job import died, work
 from runner.sweep.loop import POLL_SECONDS
 from runner.sweep.plan import Job
+from runner.sweep.worker import died, work
 
 STOP_ON = (signal.SIGINT, signal.SIGUSR2)
 

@@ -1,5 +1,6 @@
-"""What the Trainer tells: frozen facts, nothing that could steer it."""
+"""What the Trainer tells, and whom: frozen facts, and functions that cannot steer it."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,3 +26,13 @@ class EpochEnd:
     examples_per_second: float  # of training
     is_best: bool
     row: dict[str, Any] = field(default_factory=dict)  # as it stands in metrics.jsonl
+
+
+@dataclass
+class Listeners:
+    """Functions that are told what happened. They cannot steer."""
+
+    batch: list[Callable[[Progress, int], None]] = field(default_factory=list)  # progress, batches in the epoch
+    steps: list[Callable[[Mapping[str, float]], None]] = field(default_factory=list)  # a row of steps.jsonl
+    epoch: list[Callable[[EpochEnd], None]] = field(default_factory=list)
+    saving: list[Callable[[], None]] = field(default_factory=list)  # before a checkpoint: make what you wrote durable

@@ -102,16 +102,16 @@ def train_step(
 ) -> tuple[Tensor, Tensor]:
     """One optimizer step on a batch; returns the output and the batch's mean loss, both detached, on the device."""
     optimizer.zero_grad()
-    done = [
-        forward_and_backward(model, criterion, options.precision, x, y, len(y) / len(target))
-        for x, y in pieces(data, target, options.accumulate)
-    ]
+    outputs, losses = [], []
+    for x, y in pieces(data, target, options.accumulate):
+        output, loss = forward_and_backward(model, criterion, options.precision, x, y, len(y) / len(target))
+        outputs.append(output)
+        losses.append(loss)
     if options.grad_clip is not None:
         options.precision.unscale(optimizer)
         clip_gradient(model, options.grad_clip, options.grad_clip_by)
     options.precision.step(optimizer)
-    outputs, losses = zip(*done, strict=True)
-    return (outputs[0], losses[0]) if len(done) == 1 else (torch.cat(outputs), torch.stack(losses).sum())
+    return (outputs[0], losses[0]) if len(losses) == 1 else (torch.cat(outputs), torch.stack(losses).sum())
 
 
 def forward_and_backward(

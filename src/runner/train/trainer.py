@@ -1,59 +1,31 @@
-"""The Trainer: one explicit loop over epochs, and all the state that it has to carry."""
+"""The Trainer: one explicit loop over epochs."""
 
 import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
-from runner.batches.loading import Loader
-from runner.errors import Diverged, InputError, Interrupted
-from runner.metrics import can_be_saved, load_metric
-from runner.seeding import derive, isolated, rng_state, seed_everything, set_rng_state
+from runner.batches.loaders import Loader
+from runner.errors import InputError, Interrupted
+from runner.metrics import can_be_saved
+from runner.processes import StopRequest
+from runner.seeding import derive, isolated, seed_everything, set_rng_state
 from runner.storage import checkpoint
-from runner.storage.checkpoint import FORMAT_VERSION, Checkpoints
-from runner.train.events import EpochEnd, Progress
+from runner.storage.checkpoint import Checkpoints
+from runner.train.events import EpochEnd, Listeners, Progress
+from runner.train.state import Schedule, TrainState
 from runner.train.steps import Criterion, MeanLoss, StepOptions, computed, evaluate, to_device, train_step
 
 log = logging.getLogger("runner")
 
 SECONDS_BETWEEN_WAITS = 1.0  # a device that computes on its own is asked for its losses no more often inside an epoch
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """A scheduler, when it steps, and the metric that its step takes, where it takes one."""
-
-    scheduler: LRScheduler
-    interval: str = "epoch"  # epoch | batch
-    monitor: str | None = None
-
-
-@dataclass
-class Listeners:
-    """Functions that are told what happened. They cannot steer."""
-
-    batch: list[Callable[[Progress, int], None]] = field(default_factory=list)  # progress, batches in the epoch
-    steps: list[Callable[[Mapping[str, float]], None]] = field(default_factory=list)  # a row of steps.jsonl
-    epoch: list[Callable[[EpochEnd], None]] = field(default_factory=list)
-    saving: list[Callable[[], None]] = field(default_factory=list)  # before a checkpoint: make what you wrote durable
-
-
-class StopRequest:
-    """Set by a signal handler, looked at between two batches."""
-
-    signum: int | None = None
-
-    def check(self) -> None:
-        if self.signum is not None:
-            raise Interrupted(self.signum)
 
 
 class Trainer:
@@ -67,6 +39,8 @@ class Trainer:
         options: how a batch is computed.
         log_every: batches between two rows of steps.jsonl, where the loss is also checked; 0: only at an epoch's end.
         config: the resolved configuration as YAML text, kept in every checkpoint.
+
+    Its `state` is what a checkpoint holds.
 
     Raises:
         InputError: monitor (or the scheduler's) is not a metric of the rows.
@@ -108,21 +82,20 @@ class Trainer:
         self.monitor, self.mode, self.log_every = monitor, mode, log_every
         self.options = options or StepOptions()
         self.checkpoints = checkpoints or Checkpoints(save="none")
-        self.listeners, self.stop, self.config = listeners or Listeners(), stop or StopRequest(), config
-        self.progress = Progress()
-        self.train_loss = MeanLoss(len(train_loader), device)
-        self.lr = self.current_lr()
-        self.last_row: dict[str, Any] = {}  # the metrics of the last completed epoch
-        self.best_weights: dict[str, Any] | None = None  # in memory only where best.pt is not written
+        self.listeners, self.stop = listeners or Listeners(), stop or StopRequest()
+        precision, num_batches = self.options.precision, len(train_loader)
+        self.state = TrainState(
+            model, criterion, optimizer, schedule, precision, self.train_metrics, num_batches, device, config
+        )
         self.last_save = self.last_wait = time.monotonic()
         self.pending: list[tuple[int, int, dict[str, Any]]] = []  # steps.jsonl rows, still without a loss
-        buffers = self.model.named_buffers()
-        self.finite_buffers = {name for name, buffer in buffers if bool(buffer.isfinite().all())}
         self.examples_before = 0
-        self._resumed_rng: dict[str, Any] | None = None
         self._check_names()
 
-    # ---------------------------------------------------------------------------------------------- the loop
+    @property
+    def progress(self) -> Progress:
+        """Where the run stands."""
+        return self.state.progress
 
     def fit(self) -> None:
         """Trains until `epochs` epochs are completed.
@@ -136,8 +109,8 @@ class Trainer:
                 began = time.perf_counter()
                 train = self.train_epoch()
                 trained = time.perf_counter()
-                self.check_finite()
-                metrics = {"lr": self.lr, **train, **self.evaluate()}
+                self.state.check_finite()
+                metrics = {"lr": self.state.lr, **train, **self.evaluate()}
                 self.step_scheduler("epoch", metrics)
                 is_best = self.advance(metrics)
                 self.tell(metrics, is_best, began, trained)
@@ -152,38 +125,38 @@ class Trainer:
         self.model.train()
         for batch in self.train_loader.batches(self.progress.epoch, self.progress.batch):
             data, target = to_device(batch, self.device, self.options.channels_last)
-            self.lr = self.current_lr()
+            self.state.lr = self.state.current_lr()
             output, loss = train_step(self.model, self.criterion, self.optimizer, data, target, self.options)
-            self.train_loss.add(loss, len(target))
+            self.state.loss.add(loss, len(target))
             for metric in self.train_metrics.values():
                 metric.update(output, target)
             self.after_batch()
         self.tell_steps()
-        loss_mean = self.finite_loss()
+        loss_mean = self.state.finite_loss()
         return {"train/loss": loss_mean, **_prefixed("train", computed(self.train_metrics))}
 
     def begin_epoch(self) -> None:
         """Seeds from (seed, epoch) and clears the sums; in the middle of an epoch, puts back what was saved."""
-        self.examples_before = self.train_loss.examples if self.progress.batch else 0  # in another process
+        self.examples_before = self.state.loss.examples if self.progress.batch else 0  # in another process
         if self.progress.batch == 0:
             seed_everything(derive(self.seed, "epoch", self.progress.epoch))
-            self.train_loss = MeanLoss(len(self.train_loader), self.device)
+            self.state.loss = MeanLoss(len(self.train_loader), self.device)
             for metric in self.train_metrics.values():
                 metric.reset()
-        elif self._resumed_rng is not None:
-            set_rng_state(self._resumed_rng, self.device)
-        self._resumed_rng = None
+        elif self.state.rng is not None:
+            set_rng_state(self.state.rng, self.device)
+        self.state.rng = None
 
     def after_batch(self) -> None:
         """Counts, steps a scheduler of batches, tells, saves inside the epoch where asked for, stops where asked to."""
-        progress = replace(self.progress, step=self.progress.step + 1, batch=self.progress.batch + 1)
-        self.progress = progress
+        before = self.state.progress
+        progress = self.state.progress = replace(before, step=before.step + 1, batch=before.batch + 1)
         self.step_scheduler("batch", {})
         for listener in self.listeners.batch:
             listener(progress, len(self.train_loader))
         if self.log_every and progress.step % self.log_every == 0:
-            row = {"step": progress.step, "epoch": progress.epoch + 1, "lr": self.lr}
-            count = self.train_loss.count
+            row = {"step": progress.step, "epoch": progress.epoch + 1, "lr": self.state.lr}
+            count = self.state.loss.count
             self.pending.append((max(0, count - self.log_every), count, row))
             if self.device.type == "cpu" or time.monotonic() - self.last_wait >= SECONDS_BETWEEN_WAITS:
                 self.tell_steps()
@@ -194,7 +167,7 @@ class Trainer:
     def tell_steps(self) -> None:
         """Tells the rows of steps.jsonl that are due, each with the mean loss since the one before."""
         for start, stop, row in self.pending:
-            row["train/loss"] = self.finite_loss(start, stop)
+            row["train/loss"] = self.state.finite_loss(start, stop)
             for tell in self.listeners.steps:
                 tell(row)
         self.pending.clear()
@@ -232,24 +205,22 @@ class Trainer:
         """Counts the epoch as completed; returns whether it is the best so far. A NaN never is."""
         epoch, value, best = self.progress.epoch + 1, metrics[self.monitor], self.progress.best_value
         is_best = not math.isnan(value) and (best is None or (value > best if self.mode == "max" else value < best))
-        self.progress = replace(self.progress, epoch=epoch, batch=0)
+        self.state.progress = replace(self.progress, epoch=epoch, batch=0)
         if is_best:
-            self.progress = replace(self.progress, best_epoch=epoch, best_value=value)
+            self.state.progress = replace(self.progress, best_epoch=epoch, best_value=value)
             keep = None if self.checkpoints.saves_best else copy.deepcopy(self.model.state_dict())
-            self.best_weights = keep
-        self.last_row = metrics
+            self.state.best_weights = keep
+        self.state.last_row = metrics
         return is_best
 
     def tell(self, metrics: dict[str, float], is_best: bool, began: float, trained: float) -> None:
         seconds = time.perf_counter() - began
-        rate = (self.train_loss.examples - self.examples_before) / (trained - began)
+        rate = (self.state.loss.examples - self.examples_before) / (trained - began)
         row: dict[str, Any] = {"epoch": self.progress.epoch, "step": self.progress.step, **metrics}
         row |= {"seconds": round(seconds, 3), "examples_per_second": round(rate, 1)}
         end = EpochEnd(self.progress, metrics, seconds, rate, is_best, row)
         for listener in self.listeners.epoch:
             listener(end)
-
-    # ------------------------------------------------------------------------------------------ what is left
 
     def test(self, loader: Loader) -> dict[str, dict[str, float]]:
         """The loss and metrics of the test part on the last and on the best weights; the last are put back."""
@@ -266,8 +237,8 @@ class Trainer:
             self.model.load_state_dict(last)
 
     def load_best_weights(self) -> dict[str, Any]:
-        if self.best_weights is not None:
-            return self.best_weights
+        if self.state.best_weights is not None:
+            return self.state.best_weights
         path = self.checkpoints.path("best")
         state = checkpoint.load(path)
         if state["epoch"] != self.progress.best_epoch:
@@ -288,11 +259,11 @@ class Trainer:
                 log.warning("not saved inside the epoch: metrics.%s has no state_dict", unsaved[0])
                 return
             self.tell_steps()
-            self.finite_loss()
-            self.check_finite()
+            self.state.finite_loss()
+            self.state.check_finite()
         for listener in self.listeners.saving:
             listener()
-        self.checkpoints.write(self.state_dict(), is_epoch_end, is_best)
+        self.checkpoints.write(self.state.state_dict(), is_epoch_end, is_best)
         self.last_save = time.monotonic()
 
     def is_save_due(self) -> bool:
@@ -300,94 +271,6 @@ class Trainer:
         if every is not None and self.progress.batch % every == 0:
             return True
         return minutes is not None and time.monotonic() - self.last_save >= minutes * 60
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on: tensors and plain values only."""
-        state: dict[str, Any] = {
-            "format_version": FORMAT_VERSION,
-            "epoch": self.progress.epoch,
-            "step": self.progress.step,
-            "loss": self.last_row.get("train/loss"),
-            "metrics": dict(self.last_row),
-            "model_state_dict": self.model.state_dict(),
-            "optimizer_state_dict": self.optimizer.state_dict(),
-            "scheduler_state_dict": self.schedule.scheduler.state_dict(),
-            "progress": asdict(self.progress),
-            "criterion_state_dict": self.criterion.state_dict() if isinstance(self.criterion, nn.Module) else {},
-            "precision_state_dict": self.options.precision.state_dict(),
-            "lr": self.lr,
-            "rng": rng_state(self.device),
-            "config": self.config,
-        }
-        if self.progress.batch:
-            metrics = {name: metric.state_dict() for name, metric in self.train_metrics.items()}
-            state["running"] = {"loss": self.train_loss.state_dict(), "metrics": metrics}
-        if self.best_weights is not None:
-            state["best_model_state_dict"] = self.best_weights
-        return state
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Puts a saved state back. Everything is constructed by now: a scheduler's constructor rewrites the rates."""
-        self.model.load_state_dict(state["model_state_dict"])
-        self.optimizer.load_state_dict(state["optimizer_state_dict"])
-        self.schedule.scheduler.load_state_dict(state["scheduler_state_dict"])
-        if isinstance(self.criterion, nn.Module):
-            self.criterion.load_state_dict(state["criterion_state_dict"])
-        self.options.precision.load_state_dict(state.get("precision_state_dict", {}))
-        self.progress = Progress(**state["progress"])
-        # torch's own mark that a step came before the scheduler's; in this process none may have yet.
-        self.optimizer._opt_called = self.progress.step > 0  # type: ignore[attr-defined]
-        self.lr = state["lr"]
-        self.last_row = dict(state["metrics"])
-        self.best_weights = state.get("best_model_state_dict")
-        if self.progress.batch:
-            self._resumed_rng = state["rng"]
-            self.train_loss = MeanLoss(len(self.train_loader), self.device)
-            self.train_loss.load_state_dict(state["running"]["loss"])
-            for name, metric in self.train_metrics.items():
-                load_metric(metric, state["running"]["metrics"][name], self.device)
-
-    # ------------------------------------------------------------------------------------------------ checks
-
-    def check_finite(self) -> None:
-        """A finite loss can come before a step to infinity, in the parameters or in what the optimizer keeps.
-
-        Raises:
-            Diverged: names the first tensor that is not finite. A buffer that never was is left out.
-        """
-        tensors: dict[str, torch.Tensor] = dict(self.model.named_parameters())
-        tensors |= {name: buffer for name, buffer in self.model.named_buffers() if name in self.finite_buffers}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            kept = {f"the optimizer's {key} of parameter {index}": value for key, value in state.items()}
-            tensors |= {key: value for key, value in kept.items() if isinstance(value, torch.Tensor)}
-        tensors = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-        is_finite = [tensor.isfinite().all().to(self.device) for tensor in tensors.values()]
-        if not is_finite or bool(torch.stack(is_finite).all()):  # waits for the device once
-            return
-        for name, tensor in tensors.items():
-            if not tensor.isfinite().all():
-                raise Diverged(
-                    f"{name} is not finite in epoch {self.progress.epoch + 1}, after batch {self.progress.batch} of"
-                    f" {len(self.train_loader)}"
-                )
-
-    def finite_loss(self, start: int = 0, stop: int | None = None) -> float:
-        """The mean loss of the epoch so far, or of its batches start to stop. Waits for the device.
-
-        Raises:
-            Diverged: a loss among them is not finite.
-        """
-        loss, first_bad = self.train_loss.compute(start, stop)
-        if first_bad is not None:
-            raise Diverged(
-                f"the loss is not finite ({float(self.train_loss.losses[first_bad])}) in epoch"
-                f" {self.progress.epoch + 1}, batch {first_bad + 1} of {len(self.train_loader)} (counted from 1)"
-            )
-        return loss
-
-    def current_lr(self) -> float:
-        """The learning rate of the first param group."""
-        return float(self.optimizer.param_groups[0]["lr"])
 
     def metric_names(self) -> Sequence[str]:
         """The metrics in every row."""

@@ -37,27 +37,16 @@ def run_or_resume(
 
 def work(composed: Any, folder: str, threads: int, stop_on: Sequence[signal.Signals] = STOP_SIGNALS) -> dict[str, Any]:
     """Runs one job in a worker process, on any machine. What goes wrong is returned, and stands in its log."""
-    from hydra._internal.callbacks import Callbacks
-    from hydra.core.utils import JobStatus, run_job
-    from hydra.types import HydraContext
+    from runner.config import compose, hydra_adapter
 
-    from runner.config import compose as config
-
-    config.set_up()
+    compose.set_up()
     wait_for_dead_host(RunDir(Path(folder)))
     if composed.device.threads is None:
         composed.device.threads = threads
     try:
-        job = run_job(
-            hydra_context=HydraContext(config_loader=None, callbacks=Callbacks(composed)),  # type: ignore[arg-type]
-            task_function=lambda cfg: run_or_resume(cfg, Path(folder), is_shown=False, stop_on=stop_on),
-            config=composed,
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-            configure_logging=False,
+        hydra_adapter.run_of_sweep(
+            composed, lambda cfg: run_or_resume(cfg, Path(folder), is_shown=False, stop_on=stop_on)
         )
-        if job.status != JobStatus.COMPLETED:
-            raise job._return_value
         return {"state": "done"}
     except Interrupted as stopped:
         return {"state": "interrupted", "error": str(stopped), "signal": stopped.signum}

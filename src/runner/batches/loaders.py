@@ -1,0 +1,131 @@
+"""Batches from any position of an epoch: out of memory, or by torch's DataLoader."""
+
+import signal
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from runner.augment import Augmentations
+from runner.batches.memory import Store
+from runner.batches.order import BatchDataset, BatchIndex, EpochOrder
+from runner.processes import STOP_SIGNALS, die_with_parent
+from runner.torch_adapter import end_loader_workers
+
+IGNORED_SIGNALS = (*STOP_SIGNALS, signal.SIGUSR2)  # by loader workers; the last one is what SLURM sends
+
+
+class Loader(Protocol):
+    """Batches from any position: `for batch in loader.batches(epoch, start)`."""
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch."""
+        ...
+
+    def examples(self, count: int) -> Any:
+        """A batch of the part's first examples, made in this process."""
+        ...
+
+    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Any]:
+        """The epoch's batches from `start` on, as (data, target) or whatever the collate function gives."""
+        ...
+
+    def close(self) -> None:
+        """Ends what it has running; no batch is asked for afterwards."""
+        ...
+
+
+class MemoryLoader:
+    """A Loader that takes batches out of a Store, by index, on the device."""
+
+    def __init__(self, store: Store, augment: Augmentations, order: EpochOrder) -> None:
+        self.store, self.augment, self.order = store, augment, order
+
+    def __len__(self) -> int:
+        return self.order.num_batches
+
+    def examples(self, count: int) -> Any:
+        indices = self.order.part.indices[:count]
+        return self._taken(indices, indices.to(self.store.device), 0)
+
+    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Any]:
+        indices = self.order.indices(epoch)
+        on_device = indices.to(self.store.device)  # once an epoch
+        for batch in range(start, self.order.num_batches):
+            rows = self.order.rows(batch)
+            yield self._taken(indices[rows], on_device[rows], epoch)
+
+    def _taken(self, indices: Tensor, on_device: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        self.store.fill(indices)
+        images, targets = self.store.take(on_device)
+        if self.augment:
+            images = self.augment(images, self.augment.table(epoch, self.store.device)[on_device])
+        return images, targets
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
+class WorkersLoader:
+    """A Loader that is torch's DataLoader over batches."""
+
+    def __init__(
+        self,
+        batches: BatchDataset,
+        order: EpochOrder,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        persistent_workers: bool = False,
+        prefetch_factor: int | None = None,
+    ) -> None:
+        self.order = order
+        self._iterator: Iterator[Any] | None = None
+        self._loader: DataLoader[Any] = DataLoader(
+            batches,
+            batch_size=None,  # the sampler names whole batches, and the dataset makes them
+            sampler=order,
+            collate_fn=_as_it_is,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            persistent_workers=persistent_workers,
+            prefetch_factor=prefetch_factor,
+            worker_init_fn=_init_worker,
+            generator=torch.Generator(),  # its own: otherwise each iter() draws from the default one
+        )
+
+    def __len__(self) -> int:
+        return self.order.num_batches
+
+    def examples(self, count: int) -> Any:
+        return self._loader.dataset[BatchIndex(0, self.order.part.indices[:count].tolist())]
+
+    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Any]:
+        if not self._loader.persistent_workers:
+            self.close()  # of an epoch that was left in the middle
+        self.order.epoch, self.order.start = epoch, start
+        # A worker is born with the stop signals blocked, until it has chosen to ignore them: one that is sent to
+        # the whole process group then cannot kill it in between.
+        signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED_SIGNALS)
+        try:
+            self._iterator = iter(self._loader)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED_SIGNALS)
+        yield from self._iterator
+
+    def close(self) -> None:
+        iterator, self._iterator = self._iterator, None
+        end_loader_workers(iterator)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _init_worker(worker_id: int) -> None:
+    """Leaves signals to the main process, which asks the workers to end; and ends with it, however it dies."""
+    for number in IGNORED_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED_SIGNALS)
+    die_with_parent()  # where it cannot, torch's own watchdog takes 5 s

@@ -1,0 +1,92 @@
+"""From a node of the config to the object that it describes: the only file that calls Hydra's instantiate."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import hydra.utils
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from runner.config.checks import complaint, locate
+from runner.errors import InputError
+
+
+def call(function: Callable[..., Any], node: Mapping[Any, Any], key: str = "dataloader") -> Any:
+    """function(**node), with its complaints as InputErrors that begin with the key."""
+    arguments = {str(name): value for name, value in node.items()}
+    parameters = inspect.signature(function).parameters
+    for name in arguments:
+        if name not in parameters:
+            raise InputError(f"{key}.{name}: nothing takes this key; choices: {', '.join(parameters)}")
+    try:
+        return function(**arguments)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(complaint(key, "", error)) from error
+
+
+def make(parent: Any, key: str, path: str = "") -> Any:
+    """Instantiates parent[key] with plain lists and dicts. A function that still lacks arguments is meant itself."""
+    return instantiate(containers(parent, key), f"{path}.{key}" if path else key)
+
+
+def containers(parent: Any, key: str) -> Any:
+    """parent[key] as plain, resolved containers."""
+    try:
+        value = parent.get(key)
+        return OmegaConf.to_container(value, resolve=True) if isinstance(value, (DictConfig, ListConfig)) else value
+    except OmegaConfBaseException as error:
+        raise InputError("; ".join(line.strip() for line in str(error).splitlines() if line.strip())) from error
+
+
+def instantiate(node: Any, path: str) -> Any:
+    """The object that a plain node describes; a list item by item; any other value as it is."""
+    if isinstance(node, list):
+        return [instantiate(item, f"{path}.{i}") for i, item in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    target = node.get("_target_", "")
+    try:
+        return unwrapped(hydra.utils.instantiate(with_partials(node, path), _convert_="all"))
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, InputError):
+            raise cause from error
+        raise InputError(complaint(path, target, cause)) from error
+
+
+def with_partials(node: Any, path: str) -> Any:
+    """The node with `_partial_: true` at every function that still lacks arguments: it is meant itself."""
+    if isinstance(node, list):
+        return [with_partials(item, f"{path}.{i}") for i, item in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    marked = {key: with_partials(value, f"{path}.{key}") for key, value in node.items()}
+    if "_target_" in node and "_partial_" not in node and lacks_arguments(locate(node["_target_"], path), node):
+        marked["_partial_"] = True
+    return marked
+
+
+def lacks_arguments(target: Any, node: Mapping[str, Any]) -> bool:
+    """Whether target is a function that needs more than the node gives: a loss or collate function, not a factory."""
+    if inspect.isclass(target):
+        return False
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):
+        return True  # a builtin such as torch.nn.functional's
+    return any(
+        p.default is p.empty and p.name not in node and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        for p in parameters
+    )
+
+
+def unwrapped(made: Any) -> Any:
+    """Hydra's partial as what it wraps: each call of Hydra's own costs about 0.12 ms."""
+    if isinstance(made, functools.partial):
+        return functools.partial(made.func, *made.args, **made.keywords) if made.args or made.keywords else made.func
+    return made

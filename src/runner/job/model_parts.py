@@ -1,0 +1,165 @@
+"""What is trained and how: the groups model, optimizer, scheduler and metrics, and a step's options."""
+
+import functools
+import inspect
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+from torch.optim import Optimizer
+
+from runner import device, metrics
+from runner.config.checks import SCHEDULE_KEYS, complaint, locate
+from runner.errors import InputError
+from runner.job.instantiate import call, containers, instantiate, make
+from runner.seeding import derive, seed_everything
+from runner.storage import checkpoint
+from runner.torch_adapter import compile_modes
+from runner.train import precision
+from runner.train.state import Schedule
+from runner.train.steps import StepOptions
+
+log = logging.getLogger("runner")
+
+
+def make_options(cfg: DictConfig, where: torch.device) -> StepOptions:
+    """How a batch is computed. What a config of an older version does not say is as it was then."""
+    check_compile(cfg.trainer.get("compile"), where)
+    made = call(functools.partial(precision.resolve, device=where), cfg.get("precision", {}), "precision")
+    names = ("grad_clip", "grad_clip_by", "accumulate", "channels_last")
+    given = {name: cfg.trainer[name] for name in names if name in cfg.trainer}
+    return call(functools.partial(StepOptions, made), given, "trainer")  # type: ignore[no-any-return]
+
+
+def check_accumulate(accumulate: int, batch_size: int) -> None:
+    choices = [n for n in range(1, max(1, batch_size // 2) + 1) if batch_size % n == 0]
+    if accumulate not in choices:
+        raise InputError(
+            f"trainer.accumulate={accumulate}: does not divide dataloader.batch_size={batch_size} into pieces of at"
+            f" least two examples; choices: {', '.join(map(str, choices))}"
+        )
+
+
+def check_compile(mode: Any, where: torch.device) -> None:
+    """Refuses an unknown mode of torch.compile, and a machine without the compiler that it calls."""
+    if mode is None or mode is False:
+        return
+    modes = compile_modes()
+    if mode is not True and mode not in modes:
+        raise InputError(f"trainer.compile={mode}: unknown; choices: null, true, {', '.join(modes)}")
+    device.check_compiler(where, f"trainer.compile={str(mode).lower()}")
+
+
+def make_model(cfg: DictConfig, where: torch.device) -> nn.Module:
+    """The model on its device, with initial weights from the seed, or from model_weights."""
+    seed_everything(derive(cfg.seed, "model"))
+    model = make(cfg, "model")
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model: must be a torch.nn.Module, got {type(model).__name__}")
+    if (path := initial_weights(cfg)) is not None:
+        load_initial_weights(model, path, cfg.strict)
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
+        raise InputError("model: lazy layers, which take their shape from the first batch, are not supported")
+    if cfg.trainer.get("channels_last"):
+        if not any(p.dim() == 4 for p in model.parameters()):
+            raise InputError("trainer.channels_last=true: the model has no convolution of images")
+        model.to(memory_format=torch.channels_last)
+    return model.to(where)
+
+
+def initial_weights(cfg: DictConfig) -> Path | None:
+    """The file that model_weights or init_from names: of a run, its last weights."""
+    if cfg.model_weights is not None and cfg.init_from is not None:
+        raise InputError(f"init_from={cfg.init_from}: model_weights is given too; choose one")
+    if cfg.init_from is None:
+        return None if cfg.model_weights is None else Path(cfg.model_weights)
+    for name in ("last", "best"):
+        path = Path(cfg.init_from, "checkpoints", f"{name}.pt")
+        if path.exists():
+            return path
+    raise InputError(f"init_from={cfg.init_from}: holds no run with a checkpoint")
+
+
+def load_initial_weights(model: nn.Module, path: Path, strict: bool) -> None:
+    """Loads a file's weights and logs what does not fit: missing, unexpected and mis-shaped keys.
+
+    Raises:
+        InputError: the file holds no weights; or, if strict, something does not fit.
+    """
+    given, own = checkpoint.read_weights(path), model.state_dict()
+    shaped = [k for k in own if k in given and given[k].shape != own[k].shape]
+    report = {
+        "missing": [k for k in own if k not in given],
+        "unexpected": [k for k in given if k not in own],
+        "mis-shaped": [f"{k} ({list(given[k].shape)} for {list(own[k].shape)})" for k in shaped],
+    }
+    found = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in report.items() if keys)
+    if found and strict:
+        raise InputError(f"model_weights: {path} does not fit the model; {found}; strict=false takes what fits")
+    fitting = {k: v for k, v in given.items() if k in own and k not in shaped}
+    if not fitting:
+        raise InputError(f"model_weights: nothing in {path} fits the model; {found}")
+    model.load_state_dict({**own, **fitting})
+    log.info("model_weights: %d of %d tensors from %s%s", len(fitting), len(own), path, f"; {found}" if found else "")
+
+
+def make_optimizer(cfg: DictConfig, model: nn.Module) -> Optimizer:
+    factory = make(cfg, "optimizer")
+    if not callable(factory):
+        raise InputError(
+            "optimizer: must be a `_target_` with `_partial_: true`: the parameters are given at the start"
+        )
+    target = factory.func if isinstance(factory, functools.partial) else factory
+    if inspect.isclass(target) and issubclass(target, Optimizer):
+        closure = inspect.signature(target.step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            raise InputError(
+                f"optimizer: {target.__name__}'s step needs a closure that evaluates the model again, which this"
+                " Trainer's step does not do; choose another optimizer"
+            )
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    try:
+        optimizer = factory(parameters)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(complaint("optimizer", target.__name__, error)) from error
+    if not isinstance(optimizer, Optimizer):
+        raise InputError(f"optimizer: must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    return optimizer
+
+
+def make_schedule(cfg: DictConfig, optimizer: Optimizer) -> Schedule:
+    node = containers(cfg, "scheduler")
+    interval, monitor = node.get("interval", "epoch"), node.get("monitor")
+    if interval not in ("epoch", "batch"):
+        raise InputError(f"scheduler.interval={interval}: unknown; choices: epoch, batch")
+    target = locate(node.get("_target_"), "scheduler")
+    parameters = inspect.signature(target).parameters
+    node = {k: v for k, v in node.items() if k not in SCHEDULE_KEYS or k in parameters}
+    factory = instantiate(node, "scheduler")
+    try:
+        scheduler = factory(optimizer)
+    except Exception as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(complaint("scheduler", target.__name__, error)) from error
+    step = inspect.signature(scheduler.step).parameters
+    needs_metric = any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in step.values())
+    if needs_metric and interval == "batch":
+        raise InputError(f"scheduler.interval=batch: {target.__name__} needs a metric, which is known once an epoch")
+    if needs_metric and monitor is None:
+        raise InputError(f"scheduler.monitor: {target.__name__} needs the name of a metric of metrics.jsonl")
+    return Schedule(scheduler, interval, monitor if needs_metric else None)
+
+
+def make_metrics(cfg: DictConfig, where: torch.device) -> dict[str, Any]:
+    """A fresh set of the metrics group, by name."""
+    made = {}
+    for name in cfg.metrics:
+        metric = make(cfg.metrics, name, "metrics")
+        if name == "loss" or not all(hasattr(metric, method) for method in ("update", "compute", "reset")):
+            raise InputError(f"metrics.{name}: must have another name than loss, and update, compute and reset")
+        made[name] = metrics.prepare(metric, where)
+    return made

@@ -1,0 +1,136 @@
+"""run.json: what it says at the start, after each epoch, and at the end."""
+
+import contextlib
+import errno
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from runner.errors import Diverged, InputError, Interrupted
+from runner.job.logs import RESULT
+from runner.storage import provenance
+from runner.storage.run_dir import RunDir, now, resume_command
+from runner.train.events import EpochEnd
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from runner.job.build import Built
+
+log = logging.getLogger("runner")
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+
+
+def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
+    """The first version of run.json."""
+    from runner.job.build import count_parameters
+    from runner.models import layer_table
+
+    trainer = built.trainer
+    return {
+        "state": "running",
+        "started": now(),
+        "ended": None,
+        "error": None,
+        "failure": None,  # the kind of error: diverged, or the exception's name
+        "command": provenance.command_line(),
+        "resumed": [],
+        **{key: built.config[key] for key in ("name", "tags", "notes", "seed")},
+        "epochs": trainer.epochs,
+        "epochs_done": 0,
+        "monitor": trainer.monitor,
+        "mode": trainer.mode,
+        "chosen_on": trainer.monitor.split("/")[0],
+        "seconds": 0.0,  # of all epochs
+        "best_epoch": None,
+        "best_value": None,
+        "best": {},  # the metrics of the best epoch, and of the last
+        "last": {},
+        "test": {},
+        "device": str(built.device.torch),
+        "device_name": built.device.name,
+        "threads": built.device.threads,
+        "precision": trainer.options.precision.type,
+        "placement": built.placement.where,
+        "deterministic": built.config["deterministic"],
+        "examples": {name: len(part) for name, part in vars(built.parts).items() if part is not None},
+        "parameters": count_parameters(trainer.model),
+        "layers": layer_table(trainer.model),
+        "git": None,
+        "code": None,
+        **provenance.environment(),
+        "config": built.config,
+        "config_yaml": trainer.state.config,  # the same, with what JSON has no words for: infinities, keys that are numbers
+        "config_source": source,
+    }
+
+
+def source_of(cfg: "DictConfig") -> dict[str, Any]:
+    """The config as composed, interpolations unresolved: what depends on what."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(cfg, resolve=False)  # type: ignore[return-value]
+
+
+def keep_epochs(run_dir: RunDir, record: dict[str, Any]) -> Callable[[EpochEnd], None]:
+    """Keeps the epochs done and the best one in run.json."""
+
+    def write(end: EpochEnd) -> None:
+        record["epochs_done"] = end.progress.epoch
+        record["best_epoch"], record["best_value"] = end.progress.best_epoch, end.progress.best_value
+        record["seconds"] = round(record["seconds"] + end.seconds, 3)
+        record["last"] = end.metrics
+        if end.is_best:
+            record["best"] = end.metrics
+        run_dir.write_run(record)
+
+    return write
+
+
+@contextmanager
+def outcome(run_dir: RunDir, record: dict[str, Any], built: "Built") -> Iterator[None]:
+    """Writes to run.json and to the log how its body ended."""
+    try:
+        try:
+            yield
+        except Interrupted as stopped:
+            record |= {"state": "interrupted", "ended": now()}
+            run_dir.write_run(record)
+            progress = built.trainer.progress
+            where = f"{progress.epoch} epochs and {progress.batch} batches done"
+            name = signal.Signals(stopped.signum).name
+            log.log(RESULT, "stopped by %s, %s; continue with: %s", name, where, resume_command(run_dir.path))
+            raise
+        record |= {"state": "done", "ended": now()}
+        run_dir.write_run(record)
+    except Interrupted:
+        raise
+    except BaseException as error:
+        failed(run_dir, record, error)
+        raise
+
+
+def failed(run_dir: RunDir, record: dict[str, Any], error: BaseException) -> None:
+    """Records a failure, as far as the disk lets it, and says it: with a traceback where it may be the code's."""
+    kind = "diverged" if isinstance(error, Diverged) else type(error).__name__
+    record |= {"state": "failed", "ended": now(), "error": f"{type(error).__name__}: {error}", "failure": kind}
+    error.is_logged = True  # type: ignore[attr-defined]
+    if isinstance(error, (Diverged, InputError)):
+        record["error"] = str(error)
+    with contextlib.suppress(OSError):  # a disk that is full takes neither this nor, perhaps, the log
+        run_dir.write_run(record)
+    with contextlib.suppress(OSError):
+        say_failure(run_dir, error)
+
+
+def say_failure(run_dir: RunDir, error: BaseException) -> None:
+    if isinstance(error, (Diverged, InputError)):
+        log.error("failed: %s", error)
+    elif isinstance(error, OSError) and error.errno in NO_ROOM:
+        command = resume_command(run_dir.path)
+        log.error("failed: %s; what was saved is whole; once that is mended, continue with: %s", error, command)
+    else:
+        log.error("failed", exc_info=error)

@@ -1,0 +1,81 @@
+"""From a sweep's words to its jobs: every combination, composed and checked."""
+
+import copy
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import OmegaConf, open_dict, read_write
+
+from runner.config.checks import check_composed, check_targets
+from runner.errors import InputError
+from runner.sweep import plan
+from runner.sweep.plan import Job
+
+
+def compose_jobs(sweeper: Any, arguments: list[str]) -> tuple[list[Job], list[str]]:
+    """Every job, composed and checked; a mistake in the last one is found before the first one trains."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader).parse_overrides(arguments)
+    swept = [override.get_key_element() for override in parsed if override.is_sweep_override()]
+    for key in swept:
+        if key.split(".")[0].lstrip("+") in ("hydra", "sweep"):
+            raise InputError(f"{key}: cannot be swept over: it belongs to the sweep as a whole")
+    batch = combinations(parsed)
+    if not batch:
+        raise InputError(f"{' '.join(arguments)}: an empty list leaves no job to run")
+    jobs = []
+    for number, overrides in enumerate(batch):
+        try:
+            jobs.append(compose_job(sweeper, list(overrides), swept))
+        except InputError as error:
+            raise InputError(f"job {number} ({' '.join(overrides)}): {error}") from error
+    return plan.unique(jobs), [key.lstrip("+") for key in swept]
+
+
+def combinations(parsed: Sequence[Any]) -> list[list[str]]:
+    """The words of each job: every combination of the swept values, the last key's varying fastest; of two overrides
+    of one key the later one counts.
+    """
+    choices: dict[str, list[str]] = {}
+    for override in parsed:
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            choices[key] = [f"{key}={override.get_value_element_as_str()}"]
+        elif override.is_discrete_sweep():
+            choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            raise InputError(
+                f"{override.input_line}: an interval has no list of values to run; give them (0.1,0.01), or search in"
+                " it with hydra/sweeper=optuna"
+            )
+    return [list(words) for words in itertools.product(*choices.values())]
+
+
+def compose_job(sweeper: Any, overrides: list[str], swept: Sequence[str]) -> Job:
+    """One job, composed and checked.
+
+    Raises:
+        InputError: what is wrong with its config.
+    """
+    cfg = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, overrides)
+    task = task_config(cfg)
+    check_composed(task)
+    check_targets(task)
+    values = dict(override.split("=", 1) for override in overrides if "=" in override)
+    named = swept or [key for key in values if not key.startswith("sweep.")]
+    settings = {key.lstrip("+"): values[key] for key in named if key in values}
+    return Job(overrides, resolved(task), settings, cfg)
+
+
+def task_config(cfg: Any) -> Any:
+    """The job's config without hydra.*."""
+    task = copy.deepcopy(cfg)
+    with read_write(task), open_dict(task):
+        del task["hydra"]
+    return task
+
+
+def resolved(task: Any) -> dict[str, Any]:
+    return OmegaConf.to_container(task, resolve=True)  # type: ignore[return-value]

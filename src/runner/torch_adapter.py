@@ -1,0 +1,43 @@
+"""All that this project needs of torch beyond its public names: checked against torch 2.6 and 2.15.
+
+Each entry says what breaks if torch moves it; tests/test_torch_adapter.py has a test that fails by its name.
+"""
+
+import threading
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+
+def mark_as_stepped(optimizer: Optimizer) -> None:
+    """Says that a step has come before the scheduler's, as it has in a run that goes on in a new process. Without it
+    torch warns "lr_scheduler.step() before optimizer.step()" at the first epoch's end after a resume.
+    """
+    optimizer._opt_called = True  # type: ignore[attr-defined]
+
+
+def compile_modes() -> list[str]:
+    """The modes of torch.compile, for an error's choices. If it moves, a wrong mode ends in torch's traceback."""
+    return list(torch._inductor.list_mode_options())
+
+
+def end_loader_workers(iterator: Any, grace: float = 1.0) -> None:
+    """Ends the workers of a DataLoader's iterator now; those that need longer than `grace` seconds are killed.
+
+    torch ends them when the iterator is collected, which is never if a traceback or a persistent loader holds it; at
+    exit it then sends signals, which our workers ignore, and waits for ever. If a name moves, runs with workers do not
+    exit. An iterator without workers, or None, has nothing to end.
+    """
+    workers = getattr(iterator, "_workers", None)
+    if not workers:
+        return
+    kill = threading.Timer(grace, lambda: [worker.kill() for worker in workers])
+    kill.start()
+    try:
+        iterator._shutdown_workers()
+    except RuntimeError:  # torch's handler of SIGCHLD, about a worker that was killed just now
+        pass
+    finally:
+        kill.cancel()
+        kill.join()

@@ -1,0 +1,151 @@
+"""What a training carries from batch to batch: what a checkpoint holds, and what of it must be finite."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from runner.errors import Diverged
+from runner.metrics import load_metric
+from runner.seeding import rng_state
+from runner.storage.checkpoint import FORMAT_VERSION
+from runner.torch_adapter import mark_as_stepped
+from runner.train.events import Progress
+from runner.train.precision import Precision
+from runner.train.steps import Criterion, MeanLoss
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A scheduler, when it steps, and the metric that its step takes, where it takes one."""
+
+    scheduler: LRScheduler
+    interval: str = "epoch"  # epoch | batch
+    monitor: str | None = None
+
+
+class TrainState:
+    """All that the rest of a run depends on: it is saved as a whole, and put back as a whole.
+
+    Args:
+        metrics: those of the training part, by name.
+        num_batches: in an epoch.
+        config: the resolved configuration as YAML text, kept in every checkpoint.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Criterion,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        precision: Precision,
+        metrics: Mapping[str, Any],
+        num_batches: int,
+        device: torch.device,
+        config: str = "",
+    ) -> None:
+        self.model, self.criterion, self.optimizer = model, criterion, optimizer
+        self.schedule, self.precision, self.metrics = schedule, precision, metrics
+        self.num_batches, self.device, self.config = num_batches, device, config
+        self.progress = Progress()
+        self.loss = MeanLoss(num_batches, device)  # of the epoch so far
+        self.lr = self.current_lr()
+        self.last_row: dict[str, Any] = {}  # the metrics of the last completed epoch
+        self.best_weights: dict[str, Any] | None = None  # in memory only where best.pt is not written
+        self.rng: dict[str, Any] | None = None  # the generators' state of a loaded checkpoint, until they take it
+        buffers = model.named_buffers()
+        self._finite_buffers = {name for name, buffer in buffers if bool(buffer.isfinite().all())}
+
+    def current_lr(self) -> float:
+        """The learning rate of the first param group."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """A checkpoint: tensors and plain values only."""
+        state: dict[str, Any] = {
+            "format_version": FORMAT_VERSION,
+            "epoch": self.progress.epoch,
+            "step": self.progress.step,
+            "loss": self.last_row.get("train/loss"),
+            "metrics": dict(self.last_row),
+            "model_state_dict": self.model.state_dict(),
+            "optimizer_state_dict": self.optimizer.state_dict(),
+            "scheduler_state_dict": self.schedule.scheduler.state_dict(),
+            "progress": asdict(self.progress),
+            "criterion_state_dict": self.criterion.state_dict() if isinstance(self.criterion, nn.Module) else {},
+            "precision_state_dict": self.precision.state_dict(),
+            "lr": self.lr,
+            "rng": rng_state(self.device),
+            "config": self.config,
+        }
+        if self.progress.batch:
+            metrics = {name: metric.state_dict() for name, metric in self.metrics.items()}
+            state["running"] = {"loss": self.loss.state_dict(), "metrics": metrics}
+        if self.best_weights is not None:
+            state["best_model_state_dict"] = self.best_weights
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts a saved state back. Everything is constructed by now: a scheduler's constructor rewrites the rates."""
+        self.model.load_state_dict(state["model_state_dict"])
+        self.optimizer.load_state_dict(state["optimizer_state_dict"])
+        self.schedule.scheduler.load_state_dict(state["scheduler_state_dict"])
+        if isinstance(self.criterion, nn.Module):
+            self.criterion.load_state_dict(state["criterion_state_dict"])
+        self.precision.load_state_dict(state.get("precision_state_dict", {}))
+        self.progress = Progress(**state["progress"])
+        if self.progress.step:
+            mark_as_stepped(self.optimizer)
+        self.lr = state["lr"]
+        self.last_row = dict(state["metrics"])
+        self.best_weights = state.get("best_model_state_dict")
+        if self.progress.batch:
+            self.rng = state["rng"]
+            self.loss = MeanLoss(self.num_batches, self.device)
+            self.loss.load_state_dict(state["running"]["loss"])
+            for name, metric in self.metrics.items():
+                load_metric(metric, state["running"]["metrics"][name], self.device)
+
+    def check_finite(self) -> None:
+        """A finite loss can come before a step to infinity, in the parameters or in what the optimizer keeps.
+
+        Raises:
+            Diverged: names the first tensor that is not finite. A buffer that never was is left out.
+        """
+        tensors = {name: tensor for name, tensor in self._tensors().items() if tensor.is_floating_point()}
+        is_finite = [tensor.isfinite().all().to(self.device) for tensor in tensors.values()]
+        if not is_finite or bool(torch.stack(is_finite).all()):  # waits for the device once
+            return
+        for name, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                raise Diverged(
+                    f"{name} is not finite in epoch {self.progress.epoch + 1}, after batch {self.progress.batch} of"
+                    f" {self.num_batches}"
+                )
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = dict(self.model.named_parameters())
+        tensors |= {name: buffer for name, buffer in self.model.named_buffers() if name in self._finite_buffers}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            kept = {f"the optimizer's {key} of parameter {index}": value for key, value in state.items()}
+            tensors |= {key: value for key, value in kept.items() if isinstance(value, Tensor)}
+        return tensors
+
+    def finite_loss(self, start: int = 0, stop: int | None = None) -> float:
+        """The mean loss of the epoch so far, or of its batches start to stop. Waits for the device.
+
+        Raises:
+            Diverged: a loss among them is not finite.
+        """
+        loss, first_bad = self.loss.compute(start, stop)
+        if first_bad is not None:
+            raise Diverged(
+                f"the loss is not finite ({float(self.loss.losses[first_bad])}) in epoch"
+                f" {self.progress.epoch + 1}, batch {first_bad + 1} of {self.num_batches} (counted from 1)"
+            )
+        return loss

@@ -1,0 +1,149 @@
+"""The plan of the house: which room may know which, written down once, and held against every import of src/."""
+
+import ast
+import functools
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[1] / "src"
+# From the ground up. A room is a folder of src/runner, or a file that stands on its top level; it knows the rooms that
+# are named behind it, all of which stand above its own line here: so no arrow runs up, and none in a circle.
+ROOMS = {
+    "errors": "",
+    "tables": "",
+    "processes": "errors",
+    "torch_adapter": "",
+    "seeding": "",
+    "device": "errors",
+    # what people name in YAML
+    "models": "",
+    "losses": "",
+    "schedulers": "",
+    "metrics": "",
+    "augment": "seeding",
+    "data": "errors seeding",
+    # the rooms
+    "config": "errors",
+    "storage": "errors",
+    "batches": "errors processes torch_adapter seeding augment data",
+    "train": "errors processes torch_adapter seeding metrics storage batches",
+    "job": "errors processes torch_adapter seeding device models metrics data config storage batches train",
+    "sweep": "errors tables processes seeding config storage job",
+    "cli": "errors tables config storage train job sweep",
+    "__init__": "errors storage job",
+    "__main__": "errors cli",
+    "hydra_plugins": "errors sweep",
+}
+
+
+def module_files():
+    return [path for folder in ("runner", "hydra_plugins") for path in sorted((SRC / folder).rglob("*.py"))]
+
+
+def room_of(module):
+    """The room of a dotted name: runner.job.run is in job, runner is __init__."""
+    top, _, rest = module.partition(".")
+    return "hydra_plugins" if top == "hydra_plugins" else rest.split(".")[0] or "__init__"
+
+
+def imported(text):
+    """Every module that the source names: in imports, wherever they stand, and in strings: a dotted name that is there,
+    or the source of a child process.
+    """
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the room"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if is_module(whole) else str(node.module)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if re.fullmatch(r"runner(\.\w+)+", node.value) and is_module(node.value):
+                yield node.value
+            elif "\n" in node.value and (found := re.findall(r"^(?:from|import) (runner[\w.]*)", node.value, re.M)):
+                yield from found
+
+
+def is_module(name):
+    if name.split(".")[0] not in ("runner", "hydra_plugins"):
+        return False
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+@functools.cache
+def arrows():
+    """(from, to) of rooms, with an example of each."""
+    found = {}
+    for path in module_files():
+        name = ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__")
+        for module in imported(path.read_text()):
+            if module.split(".")[0] in ("runner", "hydra_plugins") and room_of(module) != room_of(name):
+                found.setdefault((room_of(name), room_of(module)), f"{path.relative_to(SRC)} imports {module}")
+    return found
+
+
+def test_every_room_knows_only_the_rooms_that_the_plan_lets_it_know():
+    wrong = [why for (room, other), why in arrows().items() if other not in ROOMS[room].split()]
+    assert not wrong
+
+
+def test_the_plan_runs_down_only():
+    order = list(ROOMS)
+    for room, known in ROOMS.items():
+        assert all(order.index(other) < order.index(room) for other in known.split()), room
+
+
+def test_the_plan_holds_nothing_that_is_not_so():
+    rooms = {room_of(".".join(path.relative_to(SRC).with_suffix("").parts)) for path in module_files()}
+    assert rooms == set(ROOMS)
+    drawn = set(arrows())
+    assert {(room, other) for room, known in ROOMS.items() for other in known.split()} == drawn
+
+
+def test_imports_inside_functions_and_child_processes_count():
+    text = 'def f():\n    from runner.job import run\nCHILD = """\nfrom runner.sweep.plan import Job\n"""\n'
+    assert list(imported(text)) == ["runner.job.run", "runner.sweep.plan"]
+    assert list(imported('P = ["runner.sweep.preload", "runner.nowhere"]')) == ["runner.sweep.preload"]
+
+
+@pytest.mark.parametrize("path", module_files(), ids=lambda path: str(path.relative_to(SRC)))
+def test_no_file_is_over_300_lines_and_each_opens_with_a_sentence(path):
+    lines = path.read_text().splitlines()
+    assert len(lines) <= 300
+    assert lines[0].startswith('"""') and lines[0].rstrip('"').endswith((".", ":")), lines[0]
+
+
+HYDRA_USERS = {  # the modules that import Hydra's public names
+    *("config/compose.py", "config/hydra_adapter.py", "job/instantiate.py", "sweep/combine.py", "sweep/multirun.py"),
+    *("sweep/run.py", "sweep/space.py"),
+}
+
+
+def test_hydra_is_imported_by_the_entry_of_configs_instantiate_and_the_sweep_only():
+    users = set()
+    for path in (SRC / "runner").rglob("*.py"):
+        if any(module.split(".")[0] == "hydra" for module in imported(path.read_text())):
+            users.add(str(path.relative_to(SRC / "runner")))
+    assert users == HYDRA_USERS
+
+
+PRIVATE = {  # a private name of a library -> the one file that may touch it
+    r"hydra\._internal": "config/hydra_adapter.py",
+    r"_apply_overrides_to_config|_return_value|_locate\b|\.repo\b|_get_node": "config/hydra_adapter.py",
+    r"get_gh_backup|create_main_hydra2": "config/hydra_adapter.py",
+    r"_opt_called|_inductor\.list|_shutdown_workers|\._workers\b": "torch_adapter.py",
+    r"\._config\b": "processes.py",
+}
+
+
+@pytest.mark.parametrize("pattern", PRIVATE)
+def test_a_private_name_of_a_library_is_touched_in_one_file(pattern):
+    users = {str(p.relative_to(SRC / "runner")) for p in module_files() if re.search(pattern, p.read_text())}
+    assert users == {PRIVATE[pattern]}
