@@ -16,6 +16,7 @@ from runner.models import MLP, Net, layer_table, resnet18
 OUTPUT, TARGET = torch.randn(20, 5), torch.randint(5, (20,))
 WEIGHT = [0.1, 0.2, 0.3, 0.4, 0.5]
 
+
 def test_nll_and_cross_entropy_are_torchs():
     assert torch.equal(NLL()(OUTPUT, TARGET), F.nll_loss(F.log_softmax(OUTPUT, 1), TARGET))
     weighted = F.cross_entropy(OUTPUT, TARGET, torch.tensor(WEIGHT))

@@ -1,12 +1,15 @@
 """The loop: what it computes, what it saves, and that a stopped run goes on with the same bits."""
 
+import inspect
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
 
+import runner
 from runner.batches.settings import LoaderSettings
 from runner.data import Fake, Part
 from runner.errors import Diverged, InputError, Interrupted
@@ -21,6 +24,7 @@ from runner.train.steps import StepOptions, evaluate, train_step
 from runner.train.trainer import Trainer
 
 CPU = torch.device("cpu")
+HOME = str(Path(runner.__file__).parent)
 DATA = Fake(53, (1, 6, 6), 4)
 
 
@@ -304,3 +308,19 @@ def test_train_step_gives_detached_results():
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         make(**settings)
+
+
+def test_at_most_three_frames_of_ours_stand_between_fit_and_a_models_forward():
+    seen = []
+
+    class Looking(torch.nn.Linear):
+        def forward(self, x):
+            if self.training:
+                files = [(frame.filename, frame.function) for frame in inspect.stack()]
+                ours = [name for file, name in files if file.startswith(HOME)]
+                seen.append(ours[: ours.index("fit")])
+            return super().forward(x.flatten(1))
+
+    trainer = make(model=Looking(36, 4))
+    trainer.fit()
+    assert {tuple(frames) for frames in seen} == {("forward_and_backward", "train_step", "train_epoch")}
