@@ -1,4 +1,4 @@
-"""All that this project needs of torch beyond its public names: checked against torch 2.6 and 2.15.
+"""All that this project needs of torch beyond its public names: checked against torch 2.9 and 2.15.
 
 Each entry says what breaks if torch moves it; tests/test_torch_adapter.py has a test that fails by its name.
 """

@@ -1,6 +1,7 @@
 """`runner evaluate RUN_DIR`: the same numbers as the run's own, to the last digit."""
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,8 @@ def main(arguments: argparse.Namespace) -> int:
     from runner.job.saved import open_saved, rebuilt
 
     saved = open_saved(arguments.run_dir, arguments.which)
-    with as_it_was_started(saved.record):
-        evaluate(rebuilt(saved), arguments)
+    with as_it_was_started(saved.record), closing(rebuilt(saved)) as built:
+        evaluate(built, arguments)
     return 0
 
 

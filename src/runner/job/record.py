@@ -63,7 +63,8 @@ def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
         "code": None,
         **provenance.environment(),
         "config": built.config,
-        "config_yaml": trainer.state.config,  # the same, with what JSON has no words for: infinities, keys that are numbers
+        # The same, with what JSON has no words for: infinities, keys that are numbers.
+        "config_yaml": trainer.state.config,
         "config_source": source,
     }
 

@@ -99,7 +99,4 @@ def allow_tf32(is_allowed: bool) -> None:
     """Says for the whole process whether CUDA may compute products and convolutions of fp32 as tf32."""
     cuda: Any = torch.backends.cuda.matmul
     cudnn: Any = torch.backends.cudnn
-    if hasattr(cudnn, "conv"):  # torch 2.9 on, which warns about the older switches
-        cuda.fp32_precision = cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "tf32" if is_allowed else "ieee"
-    else:
-        cuda.allow_tf32 = cudnn.allow_tf32 = is_allowed
+    cuda.fp32_precision = cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "tf32" if is_allowed else "ieee"
