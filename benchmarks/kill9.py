@@ -88,7 +88,7 @@ def child(run: Path, words: list[str], kill_before: tuple[str, int] | None) -> N
     from runner.job.launch import launch
     from runner.job.resuming import resume
     from runner.job.run import train
-    from runner.storage.run_dir import Rows
+    from runner.storage.rows import Rows
 
     real_append = Rows.append
 

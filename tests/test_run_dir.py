@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from runner.errors import InputError
-from runner.storage.run_dir import Rows, RunDir
+from runner.storage.rows import Rows
+from runner.storage.run_dir import RunDir
 
 HOLD = """
 import sys, time
@@ -74,14 +75,14 @@ def test_discard_removes_only_what_a_start_wrote(tmp_path):
 
 
 def test_rows_are_strict_json_and_a_cut_off_line_is_left_out(tmp_path):
-    rows = Rows(tmp_path / "metrics.jsonl")
+    rows = Rows(tmp_path / "metrics.jsonl", "epoch")
     rows.append({"epoch": 1, "val/loss": float("nan")})
     rows.append({"epoch": 2, "val/loss": 0.1})
     with open(rows.path, "a") as file:
         file.write('{"epoch": 3, "va')
     assert rows.read() == [{"epoch": 1, "val/loss": None}, {"epoch": 2, "val/loss": 0.1}]
-    assert Rows(tmp_path / "absent").read() == []
-    rows.cut_back("epoch", 1)
+    assert Rows(tmp_path / "absent", "epoch").read() == []
+    rows.cut_back(1)
     assert rows.path.read_text() == '{"epoch": 1, "val/loss": null}\n'
 
 

@@ -108,8 +108,8 @@ class Resumed:
             trainer.state.best_weights = trainer.load_best_weights()
         record["known"] = self.known
         run_dir.write_run({**self.record, "known": self.known})  # before the rows that prove it are cut off
-        run_dir.metrics.cut_back("epoch", progress.epoch)
-        run_dir.steps.cut_back("step", progress.step)
+        run_dir.metrics.cut_back(progress.epoch)
+        run_dir.steps.cut_back(progress.step)
         for key in ("started", "command", "git", "code"):
             record[key] = self.record.get(key)
         command = provenance.command_line()

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
-from runner.storage.run_dir import Rows, RunDir, is_locked
+from runner.storage.rows import Rows
+from runner.storage.run_dir import RunDir, is_locked
 
 FIXED = ("name", "state", "epochs", "best")  # columns that every listing has
 
@@ -157,4 +158,4 @@ def best(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def epochs(path: Path) -> Iterator[dict[str, Any]]:
-    yield from Rows(path / "metrics.jsonl").read()
+    yield from Rows(path / "metrics.jsonl", "epoch").read()

@@ -1,14 +1,11 @@
 """What lies in a run's directory, and who may write there.
 
-Contract: a directory with a run.json holds a run, and no start ever overwrites it. A kernel lock (fcntl.lockf: it
-ends with the process, and forked workers do not inherit it) says that a process is writing; the text in the lock
-file only says which. A lease (runner.lease) keeps other hosts out where the lock does not reach them.
+Contract: a directory with a run.json holds a run, and no start ever overwrites it. A kernel's lock (storage/lock.py)
+says that a process is writing; the text in the lock file only says which. A lease (storage/lease.py) keeps other hosts
+out where the lock does not reach them.
 """
 
-import errno
-import fcntl
 import json
-import math
 import os
 import re
 import shlex
@@ -19,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import Held, InputError
+from runner.storage import lock
 from runner.storage.files import write_atomically
 from runner.storage.lease import Lease, Taken, other_holder
+from runner.storage.rows import Rows, strict_json
 
 # What a run writes; only the first three are there (and git.diff, and an empty checkpoints/) when a start dies early.
 OURS = (
@@ -34,9 +33,8 @@ OURS = (
     "steps.jsonl",
     "run.json",
 )
-# Lock files that this process holds: the kernel's lock, which closing any descriptor of the file would free, and the
-# lease against other hosts.
-_held: dict[Path, tuple[int, Lease]] = {}
+_leases: dict[Path, Lease] = {}  # that this process holds, by file
+os.register_at_fork(after_in_child=_leases.clear)
 
 
 def now() -> str:
@@ -45,17 +43,6 @@ def now() -> str:
 
 def resume_command(path: Path) -> str:
     return f"python -m runner resume {shlex.quote(str(path))}"
-
-
-def strict_json(value: Any) -> Any:
-    """The value as strict JSON takes it: numbers that are not finite become null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): strict_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [strict_json(item) for item in value]
-    return value
 
 
 class RunDir:
@@ -67,8 +54,8 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.run_json = path / "run.json"
-        self.metrics = Rows(path / "metrics.jsonl")
-        self.steps = Rows(path / "steps.jsonl")
+        self.metrics = Rows(path / "metrics.jsonl", "epoch")
+        self.steps = Rows(path / "steps.jsonl", "step")
         self.log = path / "runner.log"
         self.git_diff = path / "git.diff"
         self.checkpoints = path / "checkpoints"
@@ -113,46 +100,30 @@ class RunDir:
             )
 
     def lock(self) -> None:
-        """Takes the lock, and writes host and pid into it for people to read.
+        """Takes the folder: the kernel's lock, with host and pid in it, and the lease against other hosts.
 
         Raises:
-            InputError: another process has it; named by host and pid.
+            Held: another process has it, named by host and pid.
         """
-        path = self.lock_file.resolve()
-        if path in _held:
-            raise Held(f"{self.path}: this process is already running it")
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                os.close(descriptor)
-                raise
-            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "an unknown process"
-            os.close(descriptor)
-            raise Held(f"{self.path}: another process is running it ({holder})") from error
-        if not path.exists() or os.fstat(descriptor).st_ino != path.stat().st_ino:
-            os.close(descriptor)  # its last holder removed the file meanwhile: the lock of a file without a name
-            return self.lock()
+            lock.take(self.lock_file, f"host {socket.gethostname()}, pid {os.getpid()}\n")
+        except lock.Busy as busy:
+            who = "this process is already" if str(busy) == "this process" else "another process is"
+            raise Held(f"{self.path}: {who} running it ({busy})") from busy
         try:
-            lease = Lease(self.lease_file)
+            _leases[self.lease_file.resolve()] = Lease(self.lease_file)
         except Taken as taken:
-            os.close(descriptor)
+            lock.give_back(self.lock_file)
             raise Held(f"{self.path}: a process of another host is running it ({taken})") from taken
         except BaseException:
-            os.close(descriptor)
+            lock.give_back(self.lock_file)
             raise
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"host {socket.gethostname()}, pid {os.getpid()}\n".encode(), 0)
-        _held[path] = descriptor, lease
 
     def release(self) -> None:
-        """Gives the lock back. The lock file stays: removing it would let two processes lock two files."""
-        held = _held.pop(self.lock_file.resolve(), None)
-        if held is not None:
-            descriptor, lease = held
+        """Gives the folder back, if this process has it."""
+        if (lease := _leases.pop(self.lease_file.resolve(), None)) is not None:
             lease.release()
-            os.close(descriptor)
+        lock.give_back(self.lock_file)
 
     def discard(self) -> None:
         """Removes what a start wrote that ended before it became a run. What was there before stays."""
@@ -190,20 +161,8 @@ class RunDir:
 
 def is_locked(run_dir: RunDir) -> bool:
     """Whether a process is running in the directory now."""
-    path = run_dir.lock_file.resolve()
-    if path in _held or other_holder(run_dir.lease_file) is not None:
-        return True
-    try:
-        descriptor = os.open(path, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    is_other = not lock.is_mine(run_dir.lock_file) and other_holder(run_dir.lease_file) is not None
+    return is_other or lock.is_taken(run_dir.lock_file)
 
 
 def holder(run_dir: RunDir) -> int | None:
@@ -214,47 +173,3 @@ def holder(run_dir: RunDir) -> int | None:
         return None
     found = re.fullmatch(r"host (\S+), pid (\d+)\n", text)
     return int(found[2]) if found and found[1] == socket.gethostname() and is_locked(run_dir) else None
-
-
-class Rows:
-    """A .jsonl file: one JSON object a line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def append(self, row: Mapping[str, Any], durable: bool = True) -> None:
-        """Adds a row; durable: it outlives a power cut once this returns."""
-        with open(self.path, "ab") as file:
-            file.write((json.dumps(strict_json(row)) + "\n").encode())
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-
-    def sync(self) -> None:
-        """Makes all rows durable."""
-        if self.path.exists():
-            with open(self.path, "rb") as file:
-                os.fsync(file.fileno())
-
-    def read(self) -> list[dict[str, Any]]:
-        """All rows; a last line that a crash cut off is left out. No file: no rows."""
-        return [json.loads(line) for line in self._lines()]
-
-    def cut_back(self, key: str, last: int) -> None:
-        """Keeps the rows up to and with row[key] == last, byte for byte."""
-        lines = self._lines()
-        kept = [line for line in lines if json.loads(line)[key] <= last]
-        content = b"".join(line + b"\n" for line in kept)
-        if self.path.exists() and self.path.read_bytes() != content:
-            write_atomically(self.path, content)
-
-    def _lines(self) -> list[bytes]:
-        """The whole lines, up to the first that is no row: a power cut may leave anything behind the durable ones."""
-        lines = []
-        for line in self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []:
-            try:
-                json.loads(line)
-            except ValueError:
-                break
-            lines.append(line)
-        return lines

@@ -1,0 +1,75 @@
+"""A .jsonl file: one JSON object a line."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from runner.storage.files import write_atomically
+
+
+def strict_json(value: Any) -> Any:
+    """The value as strict JSON takes it: numbers that are not finite become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): strict_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [strict_json(item) for item in value]
+    return value
+
+
+def line_of(row: Mapping[str, Any]) -> bytes:
+    return (json.dumps(strict_json(row)) + "\n").encode()
+
+
+class Rows:
+    """A .jsonl file of a run. `key` counts its rows: "epoch" or "step"."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path, self.key = path, key
+
+    def append(self, row: Mapping[str, Any], durable: bool = True) -> None:
+        """Adds a row; durable: it outlives a power cut once this returns."""
+        with open(self.path, "ab") as file:
+            file.write(line_of(row))
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+
+    def sync(self) -> None:
+        """Makes all rows durable."""
+        if self.path.exists():
+            with open(self.path, "rb") as file:
+                os.fsync(file.fileno())
+
+    def read(self) -> list[dict[str, Any]]:
+        """The rows up to the first line that is none: a power cut may leave anything behind the durable ones. No file:
+        no rows.
+        """
+        return [row for _, row in self._whole()]
+
+    def cut_back(self, last: int) -> None:
+        """Keeps the rows up to and with row[key] == last, byte for byte."""
+        content = b"".join(line + b"\n" for line, row in self._whole() if row[self.key] <= last)
+        if self.path.exists() and self.path.read_bytes() != content:
+            write_atomically(self.path, content)
+
+    def replace(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Makes these the file's rows."""
+        write_atomically(self.path, b"".join(line_of(row) for row in rows))
+
+    def _whole(self) -> list[tuple[bytes, dict[str, Any]]]:
+        """(line, row) of the lines that end, up to the first that is no row."""
+        whole = []
+        for line in self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []:
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                break
+            if not isinstance(row, dict) or not isinstance(row.get(self.key), int):
+                break
+            whole.append((line, row))
+        return whole
