@@ -6,12 +6,15 @@ the position in the epoch. So a run repeats bit for bit, and a resumed one needs
 
 import hashlib
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+
+from runner.errors import InputError
 
 
 def derive(seed: int, *path: int | str) -> int:
@@ -62,9 +65,40 @@ def set_rng_state(state: dict[str, Any], device: torch.device) -> None:
         torch.mps.set_rng_state(state["mps"])
 
 
+_owner: int | None = None  # the thread that trains a run in this process
+_lock = threading.Lock()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """The process's generators for one run: they are global, and another thread's draws would change its figures.
+
+    Raises:
+        InputError: another thread trains a run; or this one does, and has not ended it.
+    """
+    global _owner
+    if not _lock.acquire(blocking=False):
+        raise InputError(
+            "a run is being trained in this process: random generators are the whole process's, so a second one would"
+            " change its figures; run it afterwards, or in a process of its own"
+        )
+    _owner = threading.get_ident()
+    try:
+        yield
+    finally:
+        _owner = None
+        _lock.release()
+
+
 @contextmanager
 def isolated(value: int, device: torch.device) -> Iterator[None]:
-    """Runs its body with generators seeded by `value`, and leaves them as they were before."""
+    """Runs its body with generators seeded by `value`, and leaves them as they were before.
+
+    Raises:
+        InputError: another thread trains a run, whose generators these are.
+    """
+    if _owner not in (None, threading.get_ident()):
+        raise InputError("a run is being trained in another thread, whose random generators this would change")
     before = rng_state(device)
     seed_everything(value)
     try:

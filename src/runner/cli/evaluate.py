@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import InputError
-from runner.job.saved import as_it_was_started
+from runner.job.own_code import as_it_was_started
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -3,6 +3,7 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from runner.errors import InputError
 
@@ -31,8 +32,11 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def resume_sweep(path: Path, overrides: list[str]) -> None:
-    """Runs a sweep's own command again in its folder: what is finished is not run again."""
+    """Runs a sweep's own command again in its folder, from where it was started and with its own modules: what is
+    finished is not run again.
+    """
     from runner.config.compose import quoted
+    from runner.job.own_code import as_it_was_started
     from runner.sweep.multirun import multirun
 
     try:
@@ -40,4 +44,17 @@ def resume_sweep(path: Path, overrides: list[str]) -> None:
         arguments, config_dir = record["arguments"], record["config_dir"]
     except (ValueError, KeyError) as error:
         raise InputError(f"{path / 'sweep.json'}: cannot be read; give the sweep's command again") from error
-    multirun([*arguments, *record.get("hydra", []), quoted("hydra.sweep.dir", str(path)), *overrides], config_dir)
+    beginning = beginning_of(path, record)
+    place = path if beginning["working_directory"] == str(Path.cwd()) else path.absolute()
+    with as_it_was_started(beginning):
+        multirun([*arguments, *record.get("hydra", []), quoted("hydra.sweep.dir", str(place)), *overrides], config_dir)
+
+
+def beginning_of(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Where a sweep was started and with which modules; of an older sweep, its first run's."""
+    if "working_directory" in record:
+        return record
+    from runner.storage.run_dir import RunDir
+
+    runs = sorted(path.glob("*/run.json"))
+    return RunDir(runs[0].parent).read_run() if runs else {"working_directory": str(Path.cwd()), "own_code": {}}

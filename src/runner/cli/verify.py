@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
+from runner.job import own_code
 from runner.storage import provenance
 from runner.storage.run_dir import RunDir
 
 TIMES = ("seconds", "examples_per_second")
+# What a checkpoint says of its run; the rows are compared as they stand in metrics.jsonl.
+NOT_RESULTS = ("config", "config_digest", "run_id", "rows")
 RESULTS = ("epochs_done", "best_epoch", "best_value", "test")
 
 CHILD = """
@@ -48,11 +51,8 @@ def main(arguments: argparse.Namespace) -> int:
         raise InputError(f"--kills {kills}: must not be negative")
     if record["state"] != "done":
         raise InputError(f"{run_dir.path}: is {record['state']}; only a finished run can be verified")
-    for key in ("python", "machine"):
-        if provenance.environment()[key] != record[key]:
-            print(f"note: {key} was {record[key]}, is {provenance.environment()[key]}")
-    if (torch_version := provenance.environment()["packages"]["torch"]) != record["packages"]["torch"]:
-        print(f"note: torch was {record['packages']['torch']}, is {torch_version}: other bits are to be expected")
+    for change in [*provenance.environment_changes(record, provenance.environment()), *own_code.changed(record)]:
+        print(f"note: {change}: other bits are to be expected")
     with tempfile.TemporaryDirectory(prefix="runner-verify-") as folder:
         again = RunDir(Path(folder, "run"))
         train_again(record, again, kills, random.Random(arguments.seed))
@@ -98,7 +98,8 @@ def differences(one: RunDir, two: RunDir) -> Iterator[str]:
             yield str(error)
             continue
         for state in states:
-            del state["config"]  # its text holds what may differ: quiet, a name given later
+            for key in NOT_RESULTS:
+                state.pop(key, None)
         yield from compare(states[0], states[1], name)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import Diverged, InputError, Interrupted
 from runner.job.logs import RESULT
-from runner.storage import provenance
+from runner.storage import identity, provenance
 from runner.storage.run_dir import RunDir, now, resume_command
 from runner.train.events import EpochEnd
 
@@ -31,6 +31,7 @@ def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
 
     trainer = built.trainer
     return {
+        "id": identity.new_id(),
         "state": "running",
         "started": now(),
         "ended": None,

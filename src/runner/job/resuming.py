@@ -6,7 +6,7 @@ import re
 import shlex
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,27 @@ from omegaconf import OmegaConf
 
 from runner.config.compose import overridden, quoted
 from runner.errors import InputError
+from runner.job.mending import check_owner, lost_steps, whole_rows
+from runner.job.own_code import as_it_was_started
 from runner.job.run import OnBatch, train
-from runner.job.saved import as_it_was_started, keep_placement
+from runner.job.saved import keep_placement
 from runner.processes import STOP_SIGNALS
-from runner.storage import checkpoint, provenance
+from runner.storage import checkpoint, identity, provenance
 from runner.storage.checkpoint import Damaged
 from runner.storage.files import fsync_directory
+from runner.storage.identity import FREE
 from runner.storage.records import flatten
+from runner.storage.rows import strict_json
 from runner.storage.run_dir import RunDir, now
+from runner.train.events import Progress
 from runner.train.trainer import Trainer
 
 log = logging.getLogger("runner")
 
-# What cannot change what has been trained already. trainer.epochs has rules of its own.
-FREE = (
-    *("device.", "checkpoint.", "quiet", "name", "tags", "notes", "trainer.log_every"),
-    *("dataloader.placement", "dataloader.memory_limit", "dataloader.num_workers", "dataloader.pin_memory"),
-    *("dataloader.persistent_workers", "dataloader.prefetch_factor"),
+# What a record keeps of the run's beginning, whatever it is continued with.
+KEPT = (
+    *("id", "started", "command", "git", "code", "own_code", "working_directory"),
+    *("host", "platform", "machine", "cpu", "python", "packages"),
 )
 SET_ASIDE = ".set-aside"
 NOT_CHECKPOINTS = ("model_state_dict.pt", "model.pt")
@@ -83,6 +87,7 @@ class Resumed:
     best: Path | None  # a good file that holds the best epoch's weights, to be best.pt again
     unusable: list[Path]  # damaged files, and those newer than `state` that do not lead to the same end
     known: dict[int, float | None]  # the monitored value of every epoch that was ever completed
+    rows: list[dict[str, Any]]  # of metrics.jsonl, up to the checkpoint's epoch
 
     def put_back(self, run_dir: RunDir, trainer: Trainer, record: dict[str, Any]) -> None:
         """Loads the state, cuts the files back to it, and carries the old record over into the new one."""
@@ -106,15 +111,17 @@ class Resumed:
             and not trainer.checkpoints.saves_best
         ):
             trainer.state.best_weights = trainer.load_best_weights()
+        trainer.state.owner = identity.owner(self.record.get("id"), record["config"])
         record["known"] = self.known
         run_dir.write_run({**self.record, "known": self.known})  # before the rows that prove it are cut off
-        run_dir.metrics.cut_back(progress.epoch)
+        trainer.state.rows = self.rows[: progress.epoch]
+        if [strict_json(row) for row in trainer.state.rows] == run_dir.metrics.read()[: progress.epoch]:
+            run_dir.metrics.cut_back(progress.epoch)
+        else:
+            run_dir.metrics.replace(trainer.state.rows)
         run_dir.steps.cut_back(progress.step)
-        for key in ("started", "command", "git", "code"):
-            record[key] = self.record.get(key)
-        command = provenance.command_line()
-        event = {"at": now(), "epoch": progress.epoch, "batch": progress.batch, "command": command}
-        record["resumed"] = [*self.record.get("resumed", []), event]
+        record["resumed"] = [*self.record.get("resumed", []), self.event(progress, record)]
+        record |= {key: self.record.get(key) for key in KEPT}
         record |= {"epochs_done": progress.epoch, "best_epoch": progress.best_epoch, "best_value": progress.best_value}
         rows = {row.pop("epoch"): row for row in run_dir.metrics.read()}
         record["seconds"] = round(sum(row["seconds"] for row in rows.values()), 3)
@@ -131,6 +138,22 @@ class Resumed:
             )
         log.info("resumed after %d epochs and %d batches", progress.epoch, progress.batch)
 
+    def event(self, progress: Progress, now_is: Mapping[str, Any]) -> dict[str, Any]:
+        """This resumption, for run.json, with what is not any more as it was when the run began, which is said too."""
+        changes = provenance.environment_changes(self.record, now_is)
+        changes += provenance.code_changes(self.record.get("code"), now_is["code"])
+        if changes:
+            log.warning("not all is as it was when this run began: %s; its figures may differ", "; ".join(changes))
+        command = provenance.command_line()
+        return {
+            "at": now(),
+            "epoch": progress.epoch,
+            "batch": progress.batch,
+            "command": command,
+            "changes": changes,
+            "code": now_is["code"],
+        }
+
 
 def choose(run_dir: RunDir, record: dict[str, Any]) -> tuple[Resumed, list[str]]:
     """The newest good checkpoint from which the run's end can be reached exactly, and what to say about others.
@@ -146,13 +169,15 @@ def choose(run_dir: RunDir, record: dict[str, Any]) -> tuple[Resumed, list[str]]
     paths = [p for p in run_dir.checkpoints.glob("*.pt") if p.name not in NOT_CHECKPOINTS]
     for path in paths:
         try:
-            good[path] = Facts.of(checkpoint.load(path))
+            state = checkpoint.load(path)
+            check_owner(path, state, record)
+            good[path] = Facts.of(state)
         except Damaged as error:
             notes.append(str(error))
     if paths and not good:
         raise InputError(f"{run_dir.path}: none of its checkpoints is good; {'; '.join(notes)}")
     rows = run_dir.metrics.read()
-    values = {row["epoch"]: row[record["monitor"]] for row in rows}
+    values = {row["epoch"]: row.get(record["monitor"]) for row in rows}
     known = {**{int(epoch): value for epoch, value in record.get("known", {}).items()}, **values}
     unusable = [path for path in paths if path not in good]
     for path in sorted(good, key=lambda p: (good[p].position, p.name == "last.pt"), reverse=True):
@@ -162,14 +187,18 @@ def choose(run_dir: RunDir, record: dict[str, Any]) -> tuple[Resumed, list[str]]
             if notes:
                 lost = len([epoch for epoch in values if epoch > facts.epoch])
                 notes.append(f"continuing from {path.name}, after epoch {facts.epoch}: {lost} epochs are repeated")
-            return Resumed(record, checkpoint.load(path), path, best, unusable, known), notes
+            state = checkpoint.load(path)
+            rows, said = whole_rows(run_dir, state, path)
+            said += lost_steps(run_dir, record, state["progress"]["step"])
+            known |= {row["epoch"]: row.get(record["monitor"]) for row in rows}
+            return Resumed(record, state, path, best, unusable, known, rows), [*notes, *said]
         unusable.append(path)
     if paths:
         notes.append(
             "the weights of the best epoch are lost, so the run starts again from its beginning:"
             f" {len(rows)} epochs are repeated"
         )
-    return Resumed(record, None, None, None, unusable, known), notes
+    return Resumed(record, None, None, None, unusable, known, []), notes
 
 
 @dataclass(frozen=True)

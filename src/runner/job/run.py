@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Protocol
 
+from runner.job import own_code
 from runner.job.logs import RESULT, Screen, epoch_table, open_logs
 from runner.job.record import keep_epochs, new_record, outcome, source_of
 from runner.processes import STOP_SIGNALS, StopRequest, stop_signals
-from runner.storage import provenance
+from runner.seeding import alone
+from runner.storage import identity, provenance
 from runner.storage.files import write_atomically
 from runner.storage.run_dir import RunDir
 from runner.train.events import Listeners, Progress
@@ -55,10 +57,10 @@ def train(
         is_shown: False keeps the screen for somebody else; runner.log has everything.
 
     Raises:
-        InputError: before training; a new run's directory then holds no run.
+        InputError: before training; a new run's directory then holds no run. Or another thread trains a run.
         Diverged, Interrupted, OSError, or what user code raises: run.json and the log say so.
     """
-    with open_logs(run_dir.log, bool(cfg.quiet), is_shown) as screen, stop_signals(stop_on) as stop:
+    with alone(), open_logs(run_dir.log, bool(cfg.quiet), is_shown) as screen, stop_signals(stop_on) as stop:
         for note in notes:
             log.info(note)
         built, record = prepare(cfg, run_dir, screen, stop, resumed)
@@ -94,15 +96,16 @@ def prepare(
     built = build(cfg, told, stop, is_new=resumed is None)
     trainer = built.trainer
     record = new_record(built, source)
+    git, diff = provenance.git_state()
+    own = own_code.find(built.config)
+    record |= {"git": git, "own_code": own, "code": provenance.code_state(git, diff, own_code.digests(own))}
     for line in describe(built):
         log.info(line)
     if record["chosen_on"] == "test":
         log.warning("no validation part (dataset.val_size is 0): the best epoch is chosen on the test set")
-    if resumed is None:
-        git, diff = provenance.git_state()
-        record["git"], record["code"] = git, provenance.code_state(git, diff)
-        if diff:
-            run_dir.git_diff.write_text(diff, encoding="utf-8", errors="surrogateescape")
+    if resumed is None and diff:
+        run_dir.git_diff.write_text(diff, encoding="utf-8", errors="surrogateescape")
+    trainer.state.owner = identity.owner(record["id"], built.config)
     trainer.checkpoints.open(run_dir.checkpoints)
     told.batch.append(screen.on_batch)
     if trainer.log_every:

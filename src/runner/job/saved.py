@@ -1,17 +1,20 @@
 """A finished run, opened again from its directory: its model, and its evaluation with the same numbers."""
 
-import os
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import InputError
+from runner.job import own_code
+from runner.job.mending import check_owner
+from runner.job.own_code import as_it_was_started
 from runner.storage import checkpoint
 from runner.storage.checkpoint import Damaged
 from runner.storage.run_dir import RunDir
+
+log = logging.getLogger("runner")
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -42,7 +45,12 @@ def open_saved(run_dir: Path, which: str) -> Saved:
         choices = ", ".join(sorted(p.stem for p in (run_dir / "checkpoints").glob("*.pt"))) or "none was saved"
         raise InputError(f"which={which}: there is no {path}; this run has: {choices}")
     try:
-        return Saved(record, path, checkpoint.load(path))
+        state = checkpoint.load(path)
+        if named:
+            check_owner(path, state, record)
+        elif state.get("run_id") != record.get("id"):
+            log.warning("note: %s is not a checkpoint of the run in %s", path, run_dir)
+        return Saved(record, path, state)
     except Damaged as error:
         raise InputError(str(error)) from error
 
@@ -69,9 +77,16 @@ def rebuilt(saved: Saved) -> "Built":
     from runner.job.build import build
 
     with as_it_was_started(saved.record):
+        say_changes(saved.record)
         built = build(saved_config(saved.record))
     load_into(built.trainer.model, saved)
     return built
+
+
+def say_changes(record: Mapping[str, Any]) -> None:
+    """Says where a run's own modules are not what they were: what comes out is theirs."""
+    for change in own_code.changed(record):
+        log.warning("note: %s; what follows is by the code of today", change)
 
 
 def load_into(model: "Module", saved: Saved) -> None:
@@ -95,22 +110,7 @@ def open_model(run_dir: Path, which: str) -> "Module":
         as_it_was_started(saved.record),
         isolated(0, cpu),
     ):  # building draws initial weights: the caller's generators stay as they are
+        say_changes(saved.record)
         model = make_model(saved_config(saved.record), cpu)
     load_into(model, saved)
     return model.eval()
-
-
-@contextmanager
-def as_it_was_started(record: Mapping[str, Any]) -> Iterator[None]:
-    """In the folder in which a run was started, where that still is there: its config may hold relative paths, and
-    its user's modules lie there.
-    """
-    folder, before = str(record["working_directory"]), os.getcwd()
-    if os.path.isdir(folder):
-        if folder not in sys.path:
-            sys.path.append(folder)
-        os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)

@@ -2,9 +2,11 @@
 
 import hashlib
 import platform
+import re
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,11 +32,31 @@ def git_state() -> tuple[dict[str, Any] | None, str]:
     return {"commit": commit.strip(), "dirty": bool(status.strip())}, diff
 
 
-def code_state(git: dict[str, Any] | None, diff: str) -> dict[str, Any]:
-    """What the code was, to be compared: the commit, the digest of what differs from it, the runner's version."""
+def code_state(git: dict[str, Any] | None, diff: str, own: Mapping[str, str]) -> dict[str, Any]:
+    """What the code was, to be compared: the commit, the digest of what differs from it, the runner's version, and the
+    digests of the user's own modules (`own`, by name), which no commit may know.
+    """
     digest = hashlib.sha256(diff.encode(errors="replace")).hexdigest()[:16] if diff else None
     version = environment()["packages"].get("torch-runner")
-    return {"commit": git["commit"] if git else None, "diff": digest, "runner": version}
+    return {"commit": git["commit"] if git else None, "diff": digest, "runner": version, "own": dict(own)}
+
+
+def code_changes(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
+    """In what two states of the code differ, in words. What only one of them knows of is not compared."""
+    if before is None:
+        return []
+    pairs = [(key, before.get(key), now.get(key)) for key in ("commit", "diff", "runner")]
+    own, own_now = before.get("own") or {}, now.get("own") or {}
+    pairs += [(f"own module {name}", own[name], own_now[name]) for name in own if name in own_now]
+    return [f"{what}: {one} -> {two}" for what, one, two in pairs if one != two]
+
+
+def environment_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In what two records' surroundings differ that a figure may depend on, in words: Python, machine, packages."""
+    pairs = [(key, before.get(key), now.get(key)) for key in ("python", "machine", "cpu") if before.get(key)]
+    packages, packages_now = before.get("packages", {}), now.get("packages", {})
+    pairs += [(name, version, packages_now.get(name)) for name, version in packages.items()]
+    return [f"{what}: {one} -> {two}" for what, one, two in pairs if one != two]
 
 
 def environment() -> dict[str, Any]:
@@ -49,10 +71,20 @@ def environment() -> dict[str, Any]:
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "machine": platform.machine(),
+        "cpu": cpu_model(),
         "python": platform.python_version(),
         "packages": versions,
         "working_directory": str(Path.cwd()),
     }
+
+
+def cpu_model() -> str:
+    """The processor's name, as far as the system tells it: other kinds compute other last digits."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor()
 
 
 def command_line() -> list[str]:

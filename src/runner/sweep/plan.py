@@ -15,6 +15,7 @@ from typing import Any
 
 from runner.errors import InputError
 from runner.storage.files import write_atomically
+from runner.storage.provenance import code_changes
 from runner.storage.records import flatten
 
 NO_RESULT = (
@@ -145,8 +146,8 @@ def check_same(place: Path, base: Mapping[str, Any], swept: Sequence[str], code:
     way_out = "choose another sweep.name, or add to it all the same with sweep.force=true"
     if differing:
         raise InputError(f"{place}: holds a sweep of another config; {'; '.join(differing[:3])}; {way_out}")
-    if old_code != code:
-        raise InputError(f"{place}: holds a sweep of other code; {old_code} -> {code}; {way_out}")
+    if changes := code_changes(old_code, code):
+        raise InputError(f"{place}: holds a sweep of other code; {'; '.join(changes[:3])}; {way_out}")
 
 
 def write_sweep(place: Path, facts: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]]) -> None:

@@ -1,6 +1,7 @@
 """A sweep from its arguments to its summary: plan, check, run what is not finished, sum up."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError, Interrupted
+from runner.job import own_code
 from runner.processes import stop_signals
 from runner.storage import provenance, records
 from runner.storage.run_dir import RunDir, now, resume_command
@@ -36,14 +38,14 @@ def sweep(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
     place = Path(master.hydra.sweep.dir)
     check_launcher(sweeper)
     jobs, swept = compose_jobs(sweeper, arguments)
-    base, code = plan.base_of(jobs[0].config, swept), provenance.code_state(*provenance.git_state())
+    base, code = plan.base_of(jobs[0].config, swept), code_of(jobs)
     plan.check_same(place, base, swept, code, bool(options.force))
     plan.place_jobs(jobs, place)
     if options.dry_run:
         show_plan(jobs, place)
         return []
     with locked(place), screen():
-        facts = sweep_facts(sweeper, arguments, swept, base, code)
+        facts = sweep_facts(sweeper, arguments, swept, base, code, jobs)
         for job in jobs:
             plan.write_job(job)
         write_record(place, facts)
@@ -57,8 +59,19 @@ def check_launcher(sweeper: Any) -> None:
         sweeper.launcher.check()
 
 
+def code_of(jobs: Sequence[Job]) -> dict[str, Any]:
+    """The code of today, with the own modules of all these jobs."""
+    own = {name: digest for job in jobs for name, digest in own_code.digests(own_code.find(job.config)).items()}
+    return provenance.code_state(*provenance.git_state(), own=own)
+
+
+def latest_code(record: Mapping[str, Any]) -> Any:
+    """The code that a run was last continued with, or began with."""
+    return next((event["code"] for event in reversed(record["resumed"]) if "code" in event), record.get("code"))
+
+
 def sweep_facts(
-    sweeper: Any, arguments: list[str], swept: Sequence[str], base: Mapping[str, Any], code: Any
+    sweeper: Any, arguments: list[str], swept: Sequence[str], base: Mapping[str, Any], code: Any, jobs: Sequence[Job]
 ) -> dict[str, Any]:
     """What sweep.json says besides its jobs: all that the sweep can be continued from."""
     hydra = [w for w in sweeper.config.hydra.overrides.hydra if not w.startswith(("hydra.mode=", "hydra.sweep.dir="))]
@@ -68,6 +81,8 @@ def sweep_facts(
         "arguments": arguments,
         "hydra": hydra,
         "config_dir": user_config_dir(sweeper.config),
+        "working_directory": os.getcwd(),
+        "own_code": own_code.find([job.config for job in jobs]),
         "swept": list(swept),
         "base": dict(base),
         "code": code,
@@ -128,7 +143,7 @@ def finished_state(job: Job, code: Any) -> tuple[str | None, str | None]:
     if record["state"] == "done":
         return "done", None
     diverged = record["state"] == "failed" and record.get("failure") == "diverged"
-    if diverged and record.get("code") == code:
+    if diverged and not provenance.code_changes(latest_code(record), code):
         return "failed", record["error"]
     return None, None
 

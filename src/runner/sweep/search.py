@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runner.errors import InputError
-from runner.storage import provenance
 from runner.storage.files import write_atomically
 from runner.storage.run_dir import RunDir, now
 from runner.sweep import plan
 from runner.sweep.combine import compose_job
 from runner.sweep.plan import Job
-from runner.sweep.run import check_launcher, finish, locked, run_jobs, screen, sweep_facts, write_record
+from runner.sweep.run import check_launcher, code_of, finish, locked, run_jobs, screen, sweep_facts, write_record
 from runner.sweep.space import ends, make_sampler, search_space, text_of
 
 log = logging.getLogger("runner")
@@ -39,7 +38,7 @@ def search(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
     check_launcher(sweeper)
     fixed, space = search_space(sweeper, arguments)
     first = check_space(sweeper, fixed, space)
-    base, code = plan.base_of(first.config, list(space)), provenance.code_state(*provenance.git_state())
+    base, code = plan.base_of(first.config, list(space)), code_of([first])
     plan.check_same(place, base, list(space), code, bool(options.force))
     described = {"base": base, "space": {key: repr(d) for key, d in space.items()}, "place": str(place.resolve())}
     make_sampler(sweeper.sampler, 0, int(first.config["seed"]))
@@ -56,7 +55,7 @@ def search(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
             if is_new:
                 RunDir(place).discard()
             raise
-        facts = sweep_facts(sweeper, arguments, list(space), base, code)
+        facts = sweep_facts(sweeper, arguments, list(space), base, code, [first])
         jobs, outcomes, stopped_by = run_trials(sweeper, Trials(study, space), fixed, place, facts)
         say(Trials(study, space), place)
         return finish(jobs, place, facts, (outcomes, stopped_by))

@@ -56,6 +56,8 @@ class TrainState:
         self.loss = MeanLoss(num_batches, device)  # of the epoch so far
         self.lr = self.current_lr()
         self.last_row: dict[str, Any] = {}  # the metrics of the last completed epoch
+        self.rows: list[dict[str, Any]] = []  # metrics.jsonl so far: a lost file can be made again
+        self.owner: dict[str, Any] = {}  # which run's a checkpoint is, see storage/identity.py
         self.best_weights: dict[str, Any] | None = None  # in memory only where best.pt is not written
         self.rng: dict[str, Any] | None = None  # the generators' state of a loaded checkpoint, until they take it
         buffers = model.named_buffers()
@@ -82,6 +84,8 @@ class TrainState:
             "lr": self.lr,
             "rng": rng_state(self.device),
             "config": self.config,
+            "rows": list(self.rows),
+            **self.owner,
         }
         if self.progress.batch:
             metrics = {name: metric.state_dict() for name, metric in self.metrics.items()}
@@ -103,6 +107,7 @@ class TrainState:
             mark_as_stepped(self.optimizer)
         self.lr = state["lr"]
         self.last_row = dict(state["metrics"])
+        self.rows = list(state.get("rows", []))
         self.best_weights = state.get("best_model_state_dict")
         if self.progress.batch:
             self.rng = state["rng"]

@@ -219,6 +219,7 @@ class Trainer:
         row: dict[str, Any] = {"epoch": self.progress.epoch, "step": self.progress.step, **metrics}
         row |= {"seconds": round(seconds, 3), "examples_per_second": round(rate, 1)}
         end = EpochEnd(self.progress, metrics, seconds, rate, is_best, row)
+        self.state.rows.append(row)
         for listener in self.listeners.epoch:
             listener(end)
 

@@ -1,0 +1,87 @@
+"""What lies beside a run's checkpoints, held against them: whose they are, and rows that were lost or damaged."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runner.errors import InputError
+from runner.storage.checkpoint import Damaged
+from runner.storage.identity import lasting
+from runner.storage.rows import strict_json
+from runner.storage.run_dir import RunDir
+
+
+def check_owner(path: Path, state: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint of another run, or one that was saved under another config than the record's.
+
+    Raises:
+        Damaged: names the file and what tells the two runs apart.
+    """
+    differing = config_differences(state, record)
+    run_id = state.get("run_id")
+    if run_id != record.get("id"):
+        what = "; ".join(differing[:3]) or f"its id is {run_id}, this run's is {record.get('id')}"
+        raise Damaged(f"{path}: belongs to another run ({what})")
+    if differing:
+        raise Damaged(f"{path}: was saved under another config than run.json's ({'; '.join(differing[:3])})")
+
+
+def config_differences(state: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
+    """The keys in which the checkpoint's config and the record's differ, less what may change when a run goes on."""
+    from omegaconf import OmegaConf
+
+    if not state.get("config") or state["config"] == record["config_yaml"]:
+        return []
+    theirs = lasting(OmegaConf.to_container(OmegaConf.create(state["config"])))  # type: ignore[arg-type]
+    ours = lasting(record["config"])
+    keys = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
+    return [f"{key} is {theirs.get(key)} there, {ours.get(key)} here" for key in keys]
+
+
+def whole_rows(
+    run_dir: RunDir, state: Mapping[str, Any] | None, path: Path | None
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of metrics.jsonl up to the checkpoint's epoch, and what to say about them: every checkpoint holds them,
+    so what the file has lost is made good.
+
+    Raises:
+        InputError: rows are lost, and the checkpoint, of an older version, does not hold them.
+    """
+    if state is None:
+        return [], []
+    wanted, found = state["progress"]["epoch"], run_dir.metrics.read()
+    kept = state.get("rows")
+    if kept is None:
+        epochs = [row["epoch"] for row in found]
+        if epochs[:wanted] != list(range(1, wanted + 1)):
+            what = _what_is_wrong(epochs, wanted)
+            raise InputError(f"{run_dir.metrics.path}: {what}, and no checkpoint holds them; put the file back")
+        return found[:wanted], []
+    if [strict_json(row) for row in kept] == found[:wanted]:
+        return kept, []
+    good = [row["epoch"] for row, held in zip(found, kept, strict=False) if row == strict_json(held)]
+    assert path is not None
+    return kept, [f"{run_dir.metrics.path.name}: {_what_is_wrong(good, wanted)}; made good from {path.name}"]
+
+
+def _what_is_wrong(epochs: list[int], wanted: int) -> str:
+    lost = sorted(set(range(1, wanted + 1)) - set(epochs))
+    if not lost:
+        return "holds rows twice or out of order"
+    names = ", ".join(map(str, lost[:10])) + (", ..." if len(lost) > 10 else "")
+    return f"the rows of epochs {names} are lost or damaged"
+
+
+def lost_steps(run_dir: RunDir, record: Mapping[str, Any], step: int) -> list[str]:
+    """What to say of rows of steps.jsonl that are lost. Where log_every was changed on the way, nobody knows which
+    there were.
+    """
+    every = record["config"]["trainer"]["log_every"]
+    changed = any("trainer.log_every" in " ".join(event["command"]) for event in record.get("resumed", []))
+    if not every or changed:
+        return []
+    steps = [row["step"] for row in run_dir.steps.read() if row["step"] <= step]
+    lost = sorted(set(range(every, step + 1, every)) - set(steps))
+    if not lost:
+        return []
+    return [f"{run_dir.steps.path.name}: {len(lost)} rows from step {lost[0]} on are lost; nothing else holds them"]
