@@ -1,0 +1,180 @@
+"""The formulas of a summary: intervals over seeds and examples, paired differences, how sure a choice is.
+
+Each figure's meaning, formula and source is in docs/statistics.md. scipy and numpy are imported where they are used.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+LEVEL = 0.95
+RESAMPLES = 10_000
+CHUNK = 500  # resamples at once: memory for a thousand settings
+
+# Names, of metrics or their classes, of what lies in [0, 1].
+FRACTIONS = re.compile(
+    r"(?<![a-z])(?:acc\d*|accuracy|top_?\d+|precision|recall|specificity|sensitivity|f1|fbeta|auc|auroc|map\d*|iou|jaccard|"
+    r"dice)(?![a-z])"
+)
+
+
+def is_fraction(names: Sequence[str], values: Sequence[float], examples: int | None) -> bool:
+    """Whether a metric is a fraction, in [0, 1] by what it is: by its name or its class's, or since every value is a
+    whole number of right examples, to float32's precision.
+    """
+    words = [re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower() for name in names]
+    if not values or not all(0 <= value <= 1 for value in values) or any(word.endswith("loss") for word in words):
+        return False
+    if any(FRACTIONS.search(word) for word in words):
+        return True
+    if examples is None or examples > 100_000:
+        return False
+    return all(abs(v * examples - round(v * examples)) <= examples * 1.2e-7 + 1e-9 for v in values)
+
+
+def figures(values: Sequence[float | None], fraction: bool, examples: int | None) -> dict[str, Any]:
+    """What is said of one metric of one setting: n, how many are not finite, mean, standard deviation (n - 1), the 95 %
+    interval of the mean, min and max. None: a value that was not finite.
+
+    Args:
+        fraction: it lies in [0, 1]: the interval does too, and counts the sampling of the examples.
+        examples: how many each value is a mean over; None: not known.
+    """
+    known = [value for value in values if value is not None]
+    n = len(known)
+    row: dict[str, Any] = {"n": n, "not_finite": len(values) - n, "mean": None, "std": None, "ci95": None}
+    row |= {"min": None, "max": None, "examples": examples, "is_fraction": fraction}
+    if n:
+        row |= {"mean": mean(known), "min": min(known), "max": max(known)}
+    if n > 1:
+        row["std"] = math.sqrt(variance(known))
+        row["ci95"] = fraction_interval(known, examples) if fraction else t_interval(known)
+    return row
+
+
+def mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def variance(values: Sequence[float]) -> float:
+    """With n - 1; exactly 0 where all are equal."""
+    if max(values) == min(values):
+        return 0.0
+    center = mean(values)
+    return math.fsum((value - center) ** 2 for value in values) / (len(values) - 1)
+
+
+def t_quantile(freedom: float) -> float:
+    from scipy import stats
+
+    return float(stats.t.ppf(0.5 + LEVEL / 2, freedom) if math.isfinite(freedom) else stats.norm.ppf(0.5 + LEVEL / 2))
+
+
+def t_interval(values: Sequence[float]) -> list[float] | None:
+    """Student's interval of the mean; None where all values are equal: they say nothing of their spread."""
+    spread = variance(values)
+    if spread == 0:
+        return None
+    half = t_quantile(len(values) - 1) * math.sqrt(spread / len(values))
+    return [mean(values) - half, mean(values) + half]
+
+
+def fraction_interval(values: Sequence[float], examples: int | None) -> list[float] | None:
+    """Wilson's score interval at the effective number of examples, so that it stays in [0, 1].
+
+    The mean's variance is that between the seeds and that of the examples, s^2 / n + p (1 - p) / N; the effective
+    number is p (1 - p) over it, and the quantile Student's at Satterthwaite's degrees of freedom.
+    """
+    p, of_seeds = mean(values), variance(values) / len(values)
+    inside = p * (1 - p)
+    whole = of_seeds + (inside / examples if examples else 0.0)
+    if whole == 0 and not examples:
+        return None
+    count = inside / whole if whole > 0 else float(examples or 1)
+    c = t_quantile(satterthwaite(of_seeds, whole, len(values)))
+    center = (p + c * c / (2 * count)) / (1 + c * c / count)
+    half = c / (1 + c * c / count) * math.sqrt(inside / count + (c / (2 * count)) ** 2)
+    return [max(0.0, center - half), min(1.0, center + half)]
+
+
+def satterthwaite(of_seeds: float, whole: float, n: int) -> float:
+    """Degrees of freedom of a sum of two variances, of which that of the examples is known."""
+    return (n - 1) * (whole / of_seeds) ** 2 if of_seeds > 0 else math.inf
+
+
+def paired(
+    one: Mapping[str, float | None], two: Mapping[str, float | None], fraction: bool, examples: int | None
+) -> dict[str, Any] | None:
+    """The difference of two settings over their common seeds; None where fewer than two are common.
+
+    ci95 is Student's paired interval, of other seeds on these examples (None where all differences are equal);
+    ci95_examples is of other examples too, as if the two settings' mistakes were independent (None where unknown).
+    """
+    seeds = [seed for seed, value in one.items() if value is not None and two.get(seed) is not None]
+    if len(seeds) < 2:
+        return None
+    pairs = [(value, other) for s in seeds if (value := one[s]) is not None and (other := two[s]) is not None]
+    differences = [value - other for value, other in pairs]
+    low, high = (-1.0, 1.0) if fraction else (-math.inf, math.inf)
+    found: dict[str, Any] = {"seeds": seeds, "difference": mean(differences), "ci95": None, "ci95_examples": None}
+    if (interval := t_interval(differences)) is not None:
+        found["ci95"] = [max(low, interval[0]), min(high, interval[1])]
+    if fraction and examples:
+        of_seeds = variance(differences) / len(seeds)
+        means = [mean([pair[side] for pair in pairs]) for side in (0, 1)]
+        whole = of_seeds + sum(p * (1 - p) for p in means) / examples
+        half = t_quantile(satterthwaite(of_seeds, whole, len(seeds))) * math.sqrt(whole)
+        found["ci95_examples"] = [max(low, found["difference"] - half), min(high, found["difference"] + half)]
+    return found
+
+
+def choice(
+    by_seed: Sequence[Mapping[str, float | None]], mode: str, fraction: bool, examples: int | None
+) -> dict[str, Any] | None:
+    """How likely the first setting, the one that was chosen, is really the best; None where there is one setting, or
+    one with fewer than two seeds.
+
+    `first_is_best` is of other seeds on these examples; `first_is_best_examples` of other examples too (None where
+    unknown). `excess` is by how much the value in first place is too good on average, being the best of several.
+    """
+    known = [{seed: value for seed, value in values.items() if value is not None} for values in by_seed]
+    if len(known) < 2 or min(len(values) for values in known) < 2:
+        return None
+    share, excess = bootstrap(known, mode, None)
+    found = {"first_is_best": share, "first_is_best_examples": None, "excess": excess}
+    if fraction and examples:
+        found["first_is_best_examples"], found["excess"] = bootstrap(known, mode, examples)
+    return {**found, "resamples": RESAMPLES, "seeds": min(len(values) for values in known)}
+
+
+def bootstrap(known: Sequence[Mapping[str, float]], mode: str, examples: int | None) -> tuple[float, float]:
+    """The share of resamples in which the first setting is the best, ties shared; and the mean excess of the best.
+
+    A seed is drawn for all settings together: what it does to all of them alike cancels. Deviations from a setting's
+    mean are widened by sqrt(n / (n - 1)); with `examples`, its right ones are then drawn as a binomial of N.
+    """
+    import numpy as np
+
+    seeds = list(dict.fromkeys(seed for values in known for seed in values))
+    sign = 1.0 if mode == "max" else -1.0
+    has = np.array([[seed in values for values in known] for seed in seeds], dtype=float)  # (seeds, settings)
+    table = np.array([[values.get(seed, 0.0) for values in known] for seed in seeds])
+    counts = has.sum(axis=0)
+    means = table.sum(axis=0) / counts
+    widen = np.sqrt(counts / (counts - 1))
+    generator = np.random.default_rng(0)
+    share, excess = 0.0, 0.0
+    for _ in range(RESAMPLES // CHUNK):
+        weights = generator.multinomial(len(seeds), [1 / len(seeds)] * len(seeds), size=CHUNK)
+        total = weights @ has
+        drawn = np.where(total > 0, (weights @ table) / np.maximum(total, 1), means)
+        drawn = means + widen * (drawn - means)
+        if examples is not None:
+            drawn = generator.binomial(examples, np.clip(drawn, 0, 1)) / examples
+        gain = np.round(sign * drawn, 12)  # sums in another order are no difference
+        is_best = gain == gain.max(axis=1, keepdims=True)
+        first = is_best / is_best.sum(axis=1, keepdims=True)
+        share += float(first[:, 0].sum())
+        excess += float((sign * (drawn - means) * first).sum())
+    return round(share / RESAMPLES, 4), max(0.0, excess / RESAMPLES)
