@@ -32,12 +32,13 @@ def main(arguments: argparse.Namespace) -> int:
 
 def resume_sweep(path: Path, overrides: list[str]) -> None:
     """Runs a sweep's own command again in its folder: what is finished is not run again."""
-    from runner.config.compose import quoted
-    from runner.sweep.multirun import multirun
+    from runner.sweep.multirun import resume
 
     try:
         record = json.loads((path / "sweep.json").read_text())
-        arguments, config_dir = record["arguments"], record["config_dir"]
-    except (ValueError, KeyError) as error:
+        missing = {"arguments", "config_dir", "swept", "base"} - set(record)
+    except ValueError as error:
         raise InputError(f"{path / 'sweep.json'}: cannot be read; give the sweep's command again") from error
-    multirun([*arguments, *record.get("hydra", []), quoted("hydra.sweep.dir", str(path)), *overrides], config_dir)
+    if missing:
+        raise InputError(f"{path / 'sweep.json'}: has no {sorted(missing)[0]}; give the sweep's command again")
+    resume(path, record, overrides)

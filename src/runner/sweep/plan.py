@@ -54,12 +54,12 @@ def result_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def setting_of(config: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
     """What seeds are repetitions of: the flat result config without the seed, the same before and after a run is built.
 
-    Values that follow from the seed, or that the data fills in, are kept as the source has them. The mode is the
-    summary's to compare, and a thread count that nobody asked for is the machine's (see settings.members).
+    Values that follow from the seed, or that the data fills in, are kept as the source has them. A thread count that
+    nobody asked for is the machine's: settings.members puts back one that was.
     """
     flat = flatten(source)
     values = result_config(config)
-    for key in ("seed", "trainer.mode", "device.threads"):
+    for key in ("seed", "device.threads"):
         values.pop(key, None)
     return {key: written_at(flat, key) if is_open(flat, key) else value for key, value in values.items()}
 
@@ -193,14 +193,13 @@ def check_same(place: Path, base: Mapping[str, Any], swept: Sequence[str], code:
         return not any(key == other or key.startswith(f"{other}.") for other in ignored)
 
     missing = object()
-    differing = [
-        f"{key}: {old.get(key, '-')} -> {base.get(key, '-')}"
-        for key in {**old, **base}
-        if counts(key) and old.get(key, missing) != base.get(key, missing)
-    ]
+    keys = [key for key in {**old, **base} if counts(key) and old.get(key, missing) != base.get(key, missing)]
+    differing = [f"{key}: {old.get(key, '-')} -> {base.get(key, '-')}" for key in keys]
     way_out = "choose another sweep.name, or add to it all the same with sweep.force=true"
     if differing:
-        raise InputError(f"{place}: holds a sweep of another config; {'; '.join(differing[:3])}; {way_out}")
+        words = " ".join(f"{key}={json.dumps(old[key])}" for key in keys[:3] if key in old)
+        go_on = f"give {words} to go on with it, " if words and len(keys) <= 3 else ""
+        raise InputError(f"{place}: holds a sweep of another config; {'; '.join(differing[:3])}; {go_on}{way_out}")
     if old_code != code:
         raise InputError(f"{place}: holds a sweep of other code; {old_code} -> {code}; {way_out}")
 

@@ -7,7 +7,7 @@ brought them. A setting is named by what varies over the whole folder today. A s
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,38 +86,43 @@ def members(place: Path, failed: Mapping[str, str | None] | None = None) -> list
     for name, known in plan.known_jobs(place).items():
         run_dir = RunDir(place / name)
         words = words_of(known.get("overrides", []))
-        choices = known.get("choices") or choices_of(run_dir)
-        planned = known.get("setting")
+        choices, planned = known.get("choices") or choices_of(run_dir), known.get("setting")
         if run_dir.run_json.exists():
             record = run_dir.read_run()
             config = plan.setting_of(record["config"], record.get("config_source") or {})
+            config["trainer.mode"] = record["mode"]
             if "device.threads" in words:
                 threads = {"device.threads": record["config"]["device"]["threads"]}
                 config, planned = {**config, **threads}, {**planned, **threads} if planned else None
+            choices = {**{key: word for key, word in words.items() if f"{key}._target_" in config}, **choices}
             seed, state = str(record["config"]["seed"]), records.state_of(run_dir, record)
             found.append(Member(name, seed, config, words, choices, state, record, planned, record.get("error")))
             continue
         state, error = ("failed", failed[name]) if failed and name in failed else ("planned", None)
-        seed = known.get("seed") if known.get("seed") is not None else words.get("seed", "?")
+        seed = str(known["seed"] if known.get("seed") is not None else words.get("seed", "?"))
         if planned is not None and "device.threads" in words:
             planned = {**planned, "device.threads": number(words["device.threads"])}
-        bare.append(Member(name, str(seed), planned or {}, words, choices, state, error=error))
+        bare.append(Member(name, seed, planned or {}, words, choices, state, error=error))
     return sorted([*found, *(guessed(member, found) for member in bare)], key=lambda member: member.name)
 
 
 def guessed(member: Member, others: Sequence[Member]) -> Member:
-    """A job without a record whose job.json, from before these were kept, has no config: that of the job with the same
-    words, else what another job has, with this one's words on top.
+    """A job without a record, as if it had begun. The mode is that of a job alike. Where its job.json is from before
+    configs were kept: the config of a job of the same words, else what another job has, with this one's words on top.
     """
-    if member.config or not others:
+    if member.config:
+        own = {**member.config, "trainer.mode": None}
+        alike = (other.config for other in others if {**other.config, "trainer.mode": None} == own)
+        return replace(member, config=next(alike, member.config))
+    if not others:
         return member
-    own = {key: value for key, value in member.words.items() if key != "seed"}
+    words = {key: value for key, value in member.words.items() if key != "seed"}
     for other in others:
-        if own == {key: value for key, value in other.words.items() if key != "seed"}:
-            return Member(member.name, member.seed, other.config, member.words, other.choices, member.state)
-    config = {**others[0].config, **{key: number(value) for key, value in own.items()}}
-    choices = {**others[0].choices, **{key: value for key, value in own.items() if key in others[0].choices}}
-    return Member(member.name, member.seed, config, member.words, choices, member.state)
+        if words == {key: value for key, value in other.words.items() if key != "seed"}:
+            return replace(member, config=other.config, choices=other.choices)
+    config = {**others[0].config, **{key: number(value) for key, value in words.items()}}
+    choices = {**others[0].choices, **{key: value for key, value in words.items() if key in others[0].choices}}
+    return replace(member, config=config, choices=choices)
 
 
 def words_of(overrides: Iterable[str]) -> dict[str, str]:

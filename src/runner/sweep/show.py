@@ -87,11 +87,9 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
 def of_table(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
     said = [heading(facts, rows)]
     shown = columns_of(facts, rows)
-    header = [
-        "setting",
-        "seeds",
-        *[h for name, is_wide in shown for h in ((name, "95 % interval") if is_wide else (name,))],
-    ]
+    header = ["setting", "seeds"]
+    for name, is_wide in shown:
+        header += [name, "95 % interval"] if is_wide else ["last epoch"]
     cells = []
     for row in rows:
         line = [row["name"] + ("" if row["is_whole"] else MARK), seeds(row)]
@@ -153,7 +151,7 @@ def survivors(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         died, n = counted["diverged"] + counted["failed"], counted["planned_in_all"]
         if died and counted["done"]:
             said.append(
-                f"{MARK.strip()} {row['name']}: {died} of {n} seeds failed; its figures are of the survivors only"
+                f"{MARK.strip()} {row['name']}: {died} of {n} seeds failed; its figures are the survivors' only"
             )
         elif died:
             said.append(f"{MARK.strip()} {row['name']}: no seed is done, {died} of {n} failed")
@@ -174,7 +172,7 @@ def comparison(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> l
         count = len(pair["seeds"])
         said.append(f"first minus second, over {count} common seeds: {pair['difference']:+.4f}{interval}")
     if (choice := facts["choice"]) is not None:
-        coarse = f"; coarse, with {choice['seeds']} seeds" if choice["seeds"] < 5 else ""
+        coarse = f"; coarse: {choice['seeds']} seeds" if choice["seeds"] < 5 else ""
         too = choice["first_is_best_examples"]
         examples = f", {too:.2f} for other examples too" if too is not None else ""
         said.append(

@@ -51,7 +51,9 @@ def summarize(found: Sequence[Member]) -> dict[str, Any]:
 
 
 def grouped(made: Sequence[Setting]) -> list[tuple[dict[str, Any], list[Setting]]]:
-    """The settings of each table, with what they share; one that has not begun joins those that its config fits."""
+    """The settings of each table, with what they share, the one of most jobs first; a setting that has not begun joins
+    those that its config fits.
+    """
     begun = [setting for setting in made if setting.record is not None]
     tables: dict[str, tuple[dict[str, Any], list[Setting]]] = {}
     for setting in [*begun, *(s for s in made if s.record is None)]:
@@ -60,7 +62,7 @@ def grouped(made: Sequence[Setting]) -> list[tuple[dict[str, Any], list[Setting]
             fits = (k for k, _ in tables.values() if all(k.get(key) == value for key, value in kind.items()))
             kind = next(fits, kind)
         tables.setdefault(json.dumps(kind, sort_keys=True, default=str), (kind, []))[1].append(setting)
-    return list(tables.values())
+    return sorted(tables.values(), key=lambda table: -sum(len(setting.members) for setting in table[1]))
 
 
 def like(setting: Setting) -> dict[str, Any]:
