@@ -176,13 +176,15 @@ def comparison(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> l
         too = choice["first_is_best_examples"]
         examples = f", {too:.2f} for other examples too" if too is not None else ""
         said.append(
-            f"the first is really the best of {facts['compared']} with probability {choice['first_is_best']:.2f}"
+            f"the first is really the best of {choice['settings']} with probability {choice['first_is_best']:.2f}"
             f" for other seeds{examples} (bootstrap{coarse})"
         )
+        if left_out := facts["compared"] - choice["settings"]:
+            said.append(f"of one seed, and so left out of that probability: {left_out} of {facts['compared']} settings")
     elif facts["compared"] > 1:
         said.append(
             f"how likely the first is really the best of {facts['compared']} cannot be said:"
-            " it takes two seeds of every setting"
+            " it takes two seeds of the first and of another"
         )
     return said
 
@@ -198,12 +200,12 @@ def caveats(facts: Mapping[str, Any]) -> list[str]:
     said = []
     epochs, compared, best = facts["epochs"], facts["compared"], f"best/{facts['monitor']}"
     extreme = {"max": "maximum", "min": "minimum"}.get(str(facts["mode"]), "best")
-    over = [f"{epochs} epochs"] if epochs != 1 else []
-    over += [f"{compared} settings for the first"] if compared > 1 else []
+    over = [f"over {epochs} epochs"] if epochs != 1 else []
+    over += [f"for the first over {compared} settings"] if compared > 1 else []
     if over:
         excess = facts["choice"]["excess"] if facts["choice"] is not None else None
-        by = f" (the latter by about {excess:.4f})" if excess is not None and compared > 1 else ""
-        said.append(f"{best} is the {extreme} over {' and over '.join(over)}: a little too good{by}")
+        by = f" (for the settings by about {excess:.4f})" if excess is not None else ""
+        said.append(f"{best} is the {extreme} {' and '.join(over)}: a little too good{by}")
     if facts["chosen_on"] == "test":
         said.append(
             "chosen on the test set (there is no validation part; dataset.val_size): best epoch, order and test/best"

@@ -68,7 +68,13 @@ def variance(values: Sequence[float]) -> float:
 def t_quantile(freedom: float) -> float:
     from scipy import stats
 
-    return float(stats.t.ppf(0.5 + LEVEL / 2, freedom) if math.isfinite(freedom) else stats.norm.ppf(0.5 + LEVEL / 2))
+    return float(stats.t.ppf(0.5 + LEVEL / 2, freedom))
+
+
+def z_quantile() -> float:
+    from scipy import stats
+
+    return float(stats.norm.ppf(0.5 + LEVEL / 2))
 
 
 def t_interval(values: Sequence[float]) -> list[float] | None:
@@ -83,24 +89,23 @@ def t_interval(values: Sequence[float]) -> list[float] | None:
 def fraction_interval(values: Sequence[float], examples: int | None) -> list[float] | None:
     """Wilson's score interval at the effective number of examples, so that it stays in [0, 1].
 
-    The mean's variance is that between the seeds and that of the examples, s^2 / n + p (1 - p) / N; the effective
-    number is p (1 - p) over it, and the quantile Student's at Satterthwaite's degrees of freedom.
+    The mean's variance is that between the seeds and that of the examples, (t / z)^2 s^2 / n + p (1 - p) / N, where t
+    is Student's quantile with n - 1 degrees of freedom and z the normal one; the effective number is p (1 - p) over it.
     """
-    p, of_seeds = mean(values), variance(values) / len(values)
+    p, z = mean(values), z_quantile()
     inside = p * (1 - p)
-    whole = of_seeds + (inside / examples if examples else 0.0)
+    whole = widened(values, z) + (inside / examples if examples else 0.0)
     if whole == 0 and not examples:
         return None
     count = inside / whole if whole > 0 else float(examples or 1)
-    c = t_quantile(satterthwaite(of_seeds, whole, len(values)))
-    center = (p + c * c / (2 * count)) / (1 + c * c / count)
-    half = c / (1 + c * c / count) * math.sqrt(inside / count + (c / (2 * count)) ** 2)
+    center = (p + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(inside / count + (z / (2 * count)) ** 2)
     return [max(0.0, center - half), min(1.0, center + half)]
 
 
-def satterthwaite(of_seeds: float, whole: float, n: int) -> float:
-    """Degrees of freedom of a sum of two variances, of which that of the examples is known."""
-    return (n - 1) * (whole / of_seeds) ** 2 if of_seeds > 0 else math.inf
+def widened(values: Sequence[float], z: float) -> float:
+    """The variance of a mean over seeds, by as much more as it takes for the normal quantile to stand for Student's."""
+    return (t_quantile(len(values) - 1) / z) ** 2 * variance(values) / len(values)
 
 
 def paired(
@@ -121,10 +126,8 @@ def paired(
     if (interval := t_interval(differences)) is not None:
         found["ci95"] = [max(low, interval[0]), min(high, interval[1])]
     if fraction and examples:
-        of_seeds = variance(differences) / len(seeds)
-        means = [mean([pair[side] for pair in pairs]) for side in (0, 1)]
-        whole = of_seeds + sum(p * (1 - p) for p in means) / examples
-        half = t_quantile(satterthwaite(of_seeds, whole, len(seeds))) * math.sqrt(whole)
+        z, means = z_quantile(), [mean([pair[side] for pair in pairs]) for side in (0, 1)]
+        half = z * math.sqrt(widened(differences, z) + sum(p * (1 - p) for p in means) / examples)
         found["ci95_examples"] = [max(low, found["difference"] - half), min(high, found["difference"] + half)]
     return found
 
@@ -149,7 +152,7 @@ def choice(
     if fraction and examples:
         share, found["excess"] = bootstrap(known, mode, examples)
         found["first_is_best_examples"] = min(share, most)
-    return {**found, "resamples": RESAMPLES, "seeds": seeds}
+    return {**found, "settings": len(known), "resamples": RESAMPLES, "seeds": seeds}
 
 
 def bootstrap(known: Sequence[Mapping[str, float]], mode: str, examples: int | None) -> tuple[float, float]:

@@ -195,7 +195,9 @@ def compare(table: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
     figures = [row["metrics"][f"best/{table['monitor']}"] for row in ranked]
     fraction, examples = all(f["is_fraction"] for f in figures), figures[0]["examples"]
     table["paired"] = statistics.paired(ranked[0]["by_seed"], ranked[1]["by_seed"], fraction, examples)
-    table["choice"] = statistics.choice([row["by_seed"] for row in ranked], table["mode"], fraction, examples)
+    repeated = [row["by_seed"] for row, found in zip(ranked, figures, strict=True) if found["n"] > 1]
+    if figures[0]["n"] > 1:  # the first is among them
+        table["choice"] = statistics.choice(repeated, table["mode"], fraction, examples)
 
 
 def notes(made: Sequence[Setting]) -> list[str]:
