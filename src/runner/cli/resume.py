@@ -35,19 +35,20 @@ def resume_sweep(path: Path, overrides: list[str]) -> None:
     """Runs a sweep's own command again in its folder, from where it was started and with its own modules: what is
     finished is not run again.
     """
-    from runner.config.compose import quoted
     from runner.job.own_code import as_it_was_started
-    from runner.sweep.multirun import multirun
+    from runner.sweep.multirun import resume
 
     try:
         record = json.loads((path / "sweep.json").read_text())
-        arguments, config_dir = record["arguments"], record["config_dir"]
-    except (ValueError, KeyError) as error:
+        missing = {"arguments", "config_dir", "swept", "base"} - set(record)
+    except ValueError as error:
         raise InputError(f"{path / 'sweep.json'}: cannot be read; give the sweep's command again") from error
+    if missing:
+        raise InputError(f"{path / 'sweep.json'}: has no {sorted(missing)[0]}; give the sweep's command again")
     beginning = beginning_of(path, record)
     place = path if beginning["working_directory"] == str(Path.cwd()) else path.absolute()
     with as_it_was_started(beginning):
-        multirun([*arguments, *record.get("hydra", []), quoted("hydra.sweep.dir", str(place)), *overrides], config_dir)
+        resume(place, record, overrides)
 
 
 def beginning_of(path: Path, record: dict[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,10 @@ from runner.sweep import plan
 from runner.sweep.plan import Job
 
 
-def compose_jobs(sweeper: Any, arguments: list[str]) -> tuple[list[Job], list[str]]:
-    """Every job, composed and checked; a mistake in the last one is found before the first one trains."""
+def compose_jobs(sweeper: Any, arguments: list[str]) -> tuple[list[Job], list[str], list[str]]:
+    """Every job, composed and checked: a mistake in the last one is found before the first one trains. Then the swept
+    keys, and what to say of combinations that are one job.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parsed = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader).parse_overrides(arguments)
@@ -31,7 +33,7 @@ def compose_jobs(sweeper: Any, arguments: list[str]) -> tuple[list[Job], list[st
             jobs.append(compose_job(sweeper, list(overrides), swept))
         except InputError as error:
             raise InputError(f"job {number} ({' '.join(overrides)}): {error}") from error
-    return plan.unique(jobs), [key.lstrip("+") for key in swept]
+    return plan.unique(jobs), [key.lstrip("+") for key in swept], plan.collapsed(jobs)
 
 
 def combinations(parsed: Sequence[Any]) -> list[list[str]]:
@@ -66,7 +68,10 @@ def compose_job(sweeper: Any, overrides: list[str], swept: Sequence[str]) -> Job
     values = dict(override.split("=", 1) for override in overrides if "=" in override)
     named = swept or [key for key in values if not key.startswith("sweep.")]
     settings = {key.lstrip("+"): values[key] for key in named if key in values}
-    return Job(overrides, resolved(task), settings, cfg)
+    source: Any = OmegaConf.to_container(task, resolve=False)
+    choices = {str(group): str(name or "null") for group, name in cfg.hydra.runtime.choices.items()}
+    choices = {group: name for group, name in choices.items() if not group.startswith("hydra/")}
+    return Job(overrides, resolved(task), settings, cfg, source=source, choices=choices)
 
 
 def task_config(cfg: Any) -> Any:

@@ -1,14 +1,18 @@
 """The way into a sweep: Hydra composes what its jobs share, and hands over to a sweeper and a launcher."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 
 from runner.config import hydra_adapter
-from runner.config.compose import CONFIG_NAME, make_hydra, own_hydra, set_up
+from runner.config.compose import CONFIG_NAME, compose, make_hydra, own_hydra, quoted, set_up
+from runner.errors import InputError
+from runner.storage.records import flatten
 
 
 def multirun(overrides: Sequence[str], config_dir: str | None = None) -> Any:
@@ -27,3 +31,33 @@ def sweep_job(cfg: DictConfig) -> Any:
     from runner.sweep.worker import run_or_resume
 
     return run_or_resume(cfg, Path(HydraConfig.get().runtime.output_dir))
+
+
+def resume(place: Path, record: Mapping[str, Any], overrides: Sequence[str]) -> Any:
+    """Runs a sweep's own command again in its folder, with the defaults that it was begun with."""
+    kept = kept_defaults(record)
+    for word in kept:
+        print(f"{word}: as this sweep was begun; the default has changed since")
+    words = [*record["arguments"], *record.get("hydra", []), quoted("hydra.sweep.dir", str(place)), *kept, *overrides]
+    return multirun(words, record["config_dir"])
+
+
+def kept_defaults(record: Mapping[str, Any]) -> list[str]:
+    """Overrides for what a sweep's command would compose to other values today; what is interpolated follows."""
+    from runner.sweep.combine import combinations, resolved, task_config
+    from runner.sweep.plan import base_of
+
+    parsed = OverridesParser.create().parse_overrides(list(record["arguments"]))
+    try:
+        words = combinations(parsed)[0]
+    except (InputError, IndexError):  # a search, whose intervals have no list of values
+        words = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
+    task = task_config(compose(words, record["config_dir"])[1])
+    source = flatten(OmegaConf.to_container(task, resolve=False))
+    today, before = base_of(resolved(task), record["swept"]), record["base"]
+    changed = [key for key in today if key in before and today[key] != before[key] and "${" not in str(source.get(key))]
+    return [as_override(key, before[key]) for key in changed]
+
+
+def as_override(key: str, value: Any) -> str:
+    return quoted(key, value) if isinstance(value, str) else f"{key}={json.dumps(value)}"

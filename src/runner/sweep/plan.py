@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class Job:
     settings: dict[str, str]  # what varies: swept key -> value, as text
     composed: Any = None  # Hydra's config of the job, hydra.* included
     folder: Path = Path()
+    source: dict[str, Any] = field(default_factory=dict)  # the config with its interpolations
+    choices: dict[str, str] = field(default_factory=dict)  # group -> the name of its choice
 
     @property
     def identity(self) -> str:
@@ -48,6 +50,43 @@ class Job:
 def result_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The flat config without what cannot change a result."""
     return {key: value for key, value in flatten(config).items() if not key.startswith(NO_RESULT)}
+
+
+def setting_of(config: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
+    """What seeds are repetitions of: the flat result config without the seed, the same before and after a run is built.
+
+    Values that follow from the seed, or that the data fills in, are kept as the source has them. A thread count that
+    nobody asked for is the machine's: settings.members puts back one that was.
+    """
+    flat = flatten(source)
+    values = result_config(config)
+    for key in ("seed", "device.threads"):
+        values.pop(key, None)
+    return {key: written_at(flat, key) if is_open(flat, key) else value for key, value in values.items()}
+
+
+def written_at(source: Mapping[str, Any], key: str) -> Any:
+    """What the source says at a key, or at the node above it that is an interpolation as a whole."""
+    while key not in source and "." in key:
+        key = key.rpartition(".")[0]
+    return source.get(key)
+
+
+def is_open(source: Mapping[str, Any], key: str, depth: int = 8) -> bool:
+    """Whether the value at a key is null, follows from the seed, or is filled in when the data is there."""
+    if key == "seed" or key.startswith("derived."):
+        return True
+    if key in source and source[key] is None:
+        return True
+    written = written_at(source, key)
+    text = json.dumps(written, default=str) if isinstance(written, (list, str)) else ""
+    if "${" not in text or depth == 0:
+        return False
+    for dots, name in re.findall(r"\$\{(\.*)([\w.]+)\}", text):
+        above = key.split(".")[: -len(dots)] if dots else []
+        if is_open(source, ".".join([*above, name]), depth - 1):
+            return True
+    return False
 
 
 def digest(value: Any) -> str:
@@ -87,6 +126,22 @@ def unique(jobs: Sequence[Job]) -> list[Job]:
     return list({job.identity: job for job in reversed(jobs)}.values())[::-1]
 
 
+def collapsed(jobs: Sequence[Job]) -> list[str]:
+    """What to say of combinations that are one job: which of the swept keys cannot change a result."""
+    first: dict[str, Job] = {}
+    differing: dict[str, None] = {}
+    for job in jobs:
+        kept = first.setdefault(job.identity, job).settings
+        differing |= {key: None for key in job.settings if job.settings[key] != kept.get(key)}
+    if len(first) == len(jobs):
+        return []
+    count = f"{len(jobs)} combinations are {len(first)} job{'s' if len(first) > 1 else ''}"
+    words = " ".join(f"{key}={','.join(dict.fromkeys(job.settings[key] for job in jobs))}" for key in differing)
+    if any(f"{key}.".startswith(NO_RESULT) for key in differing):
+        return [f"{words}: cannot change a result: {count}, run with the first value"]
+    return [f"{words or 'a value given twice'}: the same config: {count}"]
+
+
 def place_jobs(jobs: Sequence[Job], place: Path) -> None:
     """Gives each job its folder: the one it has, or a new one by its name; a clash gets a hash."""
     by_identity = {record["identity"]: name for name, record in known_jobs(place).items()}
@@ -107,7 +162,8 @@ def write_job(job: Job) -> None:
     path = job.folder / "job.json"
     before = json.loads(path.read_text()) if path.exists() else {"deaths": []}
     record = {**before, "identity": job.identity, "overrides": job.overrides, "settings": job.settings}
-    write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
+    record |= {"seed": job.config.get("seed"), "setting": setting_of(job.config, job.source), "choices": job.choices}
+    write_atomically(path, (json.dumps(record, indent=2, default=str) + "\n").encode())
 
 
 def record_death(folder: Path, event: Mapping[str, Any]) -> None:
@@ -138,14 +194,13 @@ def check_same(place: Path, base: Mapping[str, Any], swept: Sequence[str], code:
         return not any(key == other or key.startswith(f"{other}.") for other in ignored)
 
     missing = object()
-    differing = [
-        f"{key}: {old.get(key, '-')} -> {base.get(key, '-')}"
-        for key in {**old, **base}
-        if counts(key) and old.get(key, missing) != base.get(key, missing)
-    ]
+    keys = [key for key in {**old, **base} if counts(key) and old.get(key, missing) != base.get(key, missing)]
+    differing = [f"{key}: {old.get(key, '-')} -> {base.get(key, '-')}" for key in keys]
     way_out = "choose another sweep.name, or add to it all the same with sweep.force=true"
     if differing:
-        raise InputError(f"{place}: holds a sweep of another config; {'; '.join(differing[:3])}; {way_out}")
+        words = " ".join(f"{key}={json.dumps(old[key])}" for key in keys[:3] if key in old)
+        go_on = f"give {words} to go on with it, " if words and len(keys) <= 3 else ""
+        raise InputError(f"{place}: holds a sweep of another config; {'; '.join(differing[:3])}; {go_on}{way_out}")
     if changes := code_changes(old_code, code):
         raise InputError(f"{place}: holds a sweep of other code; {'; '.join(changes[:3])}; {way_out}")
 

@@ -13,9 +13,10 @@ from runner.job import own_code
 from runner.processes import stop_signals
 from runner.storage import provenance, records
 from runner.storage.run_dir import RunDir, now, resume_command
-from runner.sweep import plan, summary
+from runner.sweep import plan, show, summary
 from runner.sweep.combine import compose_jobs
 from runner.sweep.plan import Job
+from runner.sweep.settings import members
 
 log = logging.getLogger("runner")
 
@@ -37,14 +38,16 @@ def sweep(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
     options = master.sweep
     place = Path(master.hydra.sweep.dir)
     check_launcher(sweeper)
-    jobs, swept = compose_jobs(sweeper, arguments)
+    jobs, swept, collapsed = compose_jobs(sweeper, arguments)
     base, code = plan.base_of(jobs[0].config, swept), code_of(jobs)
     plan.check_same(place, base, swept, code, bool(options.force))
     plan.place_jobs(jobs, place)
     if options.dry_run:
-        show_plan(jobs, place)
+        show_plan(jobs, place, collapsed)
         return []
     with locked(place), screen():
+        for line in collapsed:
+            log.warning(line)
         facts = sweep_facts(sweeper, arguments, swept, base, code, jobs)
         for job in jobs:
             plan.write_job(job)
@@ -54,9 +57,27 @@ def sweep(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
 
 
 def check_launcher(sweeper: Any) -> None:
-    """Lets a launcher of ours refuse what cannot work, before anything is written."""
+    """Refuses, before anything is written, what the launcher or a sweep cannot do; a launcher of ours knows its own."""
+    options, hydra = sweeper.config.sweep, sweeper.config.hydra
+    if options.retries < 0:
+        raise InputError(f"sweep.retries={options.retries}: must be a whole number of at least 0")
+    if hydra.job.chdir:
+        raise InputError(
+            "hydra.job.chdir=true: not in a sweep, whose jobs find their folders and data from where it was started;"
+            " a run's own folder is hydra.runtime.output_dir"
+        )
     if hasattr(sweeper.launcher, "check"):
         sweeper.launcher.check()
+    if hasattr(sweeper.launcher, "engine"):
+        return
+    given = dict(word.partition("=")[::2] for word in hydra.overrides.task)
+    unable = f"hydra/launcher={hydra.runtime.choices['hydra/launcher']} runs all jobs by itself and cannot do this"
+    if options.fail_fast:
+        raise InputError(f"sweep.fail_fast=true: {unable}; choices: hydra/launcher=local, ray, submitit_local")
+    if "sweep.retries" in given and options.retries > 0:
+        raise InputError(
+            f"sweep.retries={options.retries}: {unable}; choices: hydra/launcher=local, ray, submitit_local"
+        )
 
 
 def code_of(jobs: Sequence[Job]) -> dict[str, Any]:
@@ -219,10 +240,10 @@ def finish(
     """
     outcomes, stopped_by = ended
     write_record(place, facts)
-    done = [row for row in job_rows(place) if row["state"] == "done"]
-    summed = summary.summarize([(row["settings"], records.read(place / row["name"])) for row in done])
-    summary.write(place, summed)
-    for line in summary.lines(summed):
+    failed = {name: outcome["error"] for name, outcome in outcomes.items() if outcome.get("state") == "failed"}
+    summed = summary.summarize(members(place, failed))
+    show.write(place, summed)
+    for line in show.lines(summed):
         log.info(line)
     failures = {job.name: outcomes[job.name] for job in jobs if outcomes.get(job.name, {}).get("state") == "failed"}
     for name, outcome in failures.items():
@@ -240,7 +261,7 @@ def finish(
     return [RunDir(job.folder).read_run() for job in jobs]
 
 
-def show_plan(jobs: Sequence[Job], place: Path) -> None:
+def show_plan(jobs: Sequence[Job], place: Path, collapsed: Sequence[str]) -> None:
     from runner.tables import table
 
     rows = []
@@ -249,4 +270,6 @@ def show_plan(jobs: Sequence[Job], place: Path) -> None:
         state = records.state_of(run_dir, run_dir.read_run()) if run_dir.run_json.exists() else "new"
         rows.append([job.name, " ".join(job.overrides), state])
     print(table(["folder", "overrides", "state"], rows))
+    for line in collapsed:
+        print(line)
     print(f"{len(jobs)} jobs in {place}; nothing was run (sweep.dry_run=true)", file=sys.stdout)

@@ -1,130 +1,218 @@
-"""What a sweep says: one row a setting, seeds as the statistical axis. Statistics by scipy."""
+"""What a sweep says: one row a setting, seeds as the statistical axis, and only like compared with like.
 
-import csv
-import io
+Contract: settings are ranked and subtracted only inside a table, whose settings share the monitored metric, its mode
+and definition, the part and the examples that it was evaluated on, and the epochs. Jobs that ended badly stay counted.
+"""
+
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from runner.storage.files import write_atomically
+from runner.sweep import statistics
+from runner.sweep.settings import Member, Setting, settings, text
 
-LEVEL = 0.95
-
-
-def statistics(values: Sequence[float]) -> dict[str, Any]:
-    """n, mean, standard deviation (n - 1), the 95 % confidence interval of the mean (Student's t), min and max."""
-    from scipy import stats
-
-    n, mean = len(values), math.fsum(values) / len(values)
-    row: dict[str, Any] = {"n": n, "mean": mean, "std": None, "ci95": None, "min": min(values), "max": max(values)}
-    if n > 1:
-        row["std"] = float(stats.tstd(values)) if max(values) > min(values) else 0.0
-        row["ci95"] = interval(values)
-    return row
+# Of the dataset's keys those that choose no examples: they may differ inside a table.
+SAME_EXAMPLES = ("augment", "transform", "mean", "std", "target_transform", "download")
 
 
-def interval(values: Sequence[float]) -> list[float]:
-    from scipy import stats
+def summarize(found: Sequence[Member]) -> dict[str, Any]:
+    """The summary of a folder's jobs, as summary.json holds it.
 
-    mean = math.fsum(values) / len(values)
-    if max(values) == min(values):
-        return [mean, mean]
-    error = float(stats.sem(values))
-    return [float(x) for x in stats.t.interval(LEVEL, len(values) - 1, loc=mean, scale=error)]
-
-
-def metrics_of(row: Mapping[str, Any]) -> dict[str, float]:
-    """A run's figures by name; what is of the best epoch and what of the last never share a name."""
-    names = {"best/" + row["monitor"]: row["best_value"], "last/" + row["monitor"]: row.get("last/" + row["monitor"])}
-    names |= {key: value for key, value in row.items() if key.startswith(("test/best/", "test/last/"))}
-    return {key: value for key, value in names.items() if value is not None}
-
-
-def summarize(jobs: Sequence[tuple[Mapping[str, str], Mapping[str, Any]]]) -> dict[str, Any]:
-    """Of finished jobs, each (settings, row of records.read): settings without the seed are one row, best first.
-
-    The order is that of the monitored metric of the best epoch, never of a test figure.
+    Inside a table the order is that of the monitored metric of the best epoch, never of a test figure (unless that is
+    what was monitored).
     """
-    if not jobs:
-        return {"monitor": None, "settings": [], "paired": None}
-    groups: dict[tuple[tuple[str, str], ...], list[tuple[str, Mapping[str, Any]]]] = {}
-    for settings, row in jobs:
-        key = tuple(sorted((k, v) for k, v in settings.items() if k != "seed"))
-        groups.setdefault(key, []).append((str(row["config.seed"]), row))
-    monitor, mode = jobs[0][1]["monitor"], jobs[0][1]["mode"]
+    made = settings(found)
+    tables: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
-    for key, members in groups.items():
-        names = list({name: None for _, row in members for name in metrics_of(row)})
-        figures = {}
-        for name in names:
-            values = [metrics_of(row)[name] for _, row in members if name in metrics_of(row)]
-            figures[name] = statistics(values)
-        by_seed = {seed: row["best_value"] for seed, row in members if row["best_value"] is not None}
-        rows.append({"setting": dict(key), "n": len(members), "metrics": figures, "by_seed": by_seed})
-    sign = -1 if mode == "max" else 1
-    main = f"best/{monitor}"
-    rows.sort(key=lambda row: sign * row["metrics"][main]["mean"] if main in row["metrics"] else math.inf)
-    return {"monitor": monitor, "mode": mode, "settings": rows, "paired": paired(rows)}
+    several = grouped(made)
+    for kind, group in several:
+        record = next((setting.record for setting in group if setting.record is not None), None)
+        table = facts_of(record, kind)
+        of_table = sorted((row_of(setting, table) for setting in group), key=lambda row: order(row, table))
+        for rank, row in enumerate(of_table):
+            row |= {"table": len(tables), "rank": rank + 1 if main_of(row, table) is not None else None}
+        table["settings"] = [row["name"] for row in of_table]
+        compare(table, of_table)
+        tables.append(table)
+        rows += of_table
+    only = tables[0] if len(tables) == 1 else {}
+    return {
+        "level": statistics.LEVEL,
+        "monitor": only.get("monitor"),  # of the one table; null where there are several
+        "mode": only.get("mode"),
+        "paired": only.get("paired"),
+        "jobs": sum(row["seeds"]["planned_in_all"] for row in rows),
+        "settings": rows,
+        "tables": tables,
+        "apart": apart(several),
+        "notes": notes(made),
+    }
 
 
-def paired(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The difference of the two best settings over their common seeds, with its interval."""
-    if len(rows) < 2:
-        return None
-    one, two = rows[0]["by_seed"], rows[1]["by_seed"]
-    seeds = sorted(set(one) & set(two), key=lambda s: (len(s), s))
-    if len(seeds) < 2:
-        return None
-    differences = [one[seed] - two[seed] for seed in seeds]
-    mean = math.fsum(differences) / len(differences)
-    return {"seeds": seeds, "difference": mean, "ci95": interval(differences)}
+def grouped(made: Sequence[Setting]) -> list[tuple[dict[str, Any], list[Setting]]]:
+    """The settings of each table, with what they share, the one of most jobs first; a setting that has not begun joins
+    those that its config fits.
+    """
+    begun = [setting for setting in made if setting.record is not None]
+    tables: dict[str, tuple[dict[str, Any], list[Setting]]] = {}
+    for setting in [*begun, *(s for s in made if s.record is None)]:
+        kind = like(setting)
+        if setting.record is None:
+            fits = (k for k, _ in tables.values() if all(k.get(key) == value for key, value in kind.items()))
+            kind = next(fits, kind)
+        tables.setdefault(json.dumps(kind, sort_keys=True, default=str), (kind, []))[1].append(setting)
+    return sorted(tables.values(), key=lambda table: -sum(len(setting.members) for setting in table[1]))
 
 
-def write(place: Path, summary: Mapping[str, Any]) -> None:
-    """summary.json, and summary.csv with one line for each setting and metric."""
-    write_atomically(place / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-    keys = list({key: None for row in summary["settings"] for key in row["setting"]})
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow([*keys, "metric", "n", "mean", "std", "ci95_low", "ci95_high", "min", "max"])
-    for row in summary["settings"]:
-        for name, figures in row["metrics"].items():
-            low, high = figures["ci95"] or (None, None)
-            values = [figures["n"], figures["mean"], figures["std"], low, high, figures["min"], figures["max"]]
-            writer.writerow([*(row["setting"].get(key) for key in keys), name, *values])
-    write_atomically(place / "summary.csv", text.getvalue().encode())
+def like(setting: Setting) -> dict[str, Any]:
+    """What two settings must have in common to be compared, by the names that a reader knows."""
+    config, record = setting.config, setting.record
+    monitor = str(record["monitor"] if record else config.get("trainer.monitor"))
+    metric = monitor.rpartition("/")[2]
+    measured = "loss." if metric == "loss" else f"metrics.{metric}."
+    kind = {key: config.get(key) for key in ("trainer.limit_batches", "trainer.dry_run", "trainer.epochs")}
+    for key, value in config.items():
+        is_data = key.startswith("dataset.") and not any(part.startswith(SAME_EXAMPLES) for part in key.split(".")[1:])
+        if is_data or key.startswith(measured):
+            kind[key] = value
+    if record is not None:
+        part = record.get("chosen_on", monitor.partition("/")[0])
+        kind |= {"trainer.monitor": monitor, "mode": record["mode"], "evaluated part": part}
+        kind["evaluated examples"] = record.get("examples", {}).get(part)
+    return kind
 
 
-def lines(summary: Mapping[str, Any]) -> list[str]:
-    """The summary as a table for people."""
-    from runner.tables import table
+def apart(tables: Sequence[tuple[Mapping[str, Any], Sequence[Setting]]]) -> list[str]:
+    """In what the tables differ, each with its values; a group by its choice, where each table has one of its own."""
+    found = [{**kind, **named(group)} for kind, group in tables]
+    whole = [g for g in ("dataset", "loss", "metrics") if len({text(kind.get(g)) for kind in found}) > 1]
+    shown = []
+    for key in dict.fromkeys(key for kind in found for key in kind):
+        values = dict.fromkeys(text(kind[key]) for kind in found if key in kind)
+        if len(values) > 1 and not any(key.startswith(f"{group}.") for group in whole):
+            shown.append(f"{key} ({', '.join(values)})")
+    return shown
 
-    if not summary["settings"]:
-        return ["no job is finished: nothing to sum up"]
-    monitor = summary["monitor"]
-    tests = [name for name in summary["settings"][0]["metrics"] if name.startswith("test/best/")]
-    shown = [f"best/{monitor}", *([t for t in tests if t.endswith("/accuracy")] or tests[:1])]
-    header = ["setting", "n", *[h for name in shown for h in (name, "95 % interval")]]
-    cells = []
-    for row in summary["settings"]:
-        setting = ", ".join(f"{k}={v}" for k, v in row["setting"].items()) or "(all)"
-        line = [setting, f"{row['n']}" + (" (one seed)" if row["n"] == 1 else "")]
-        for name in shown:
-            figures = row["metrics"].get(name)
-            if figures is None:
-                line += ["-", "-"]
-                continue
-            spread = f" ± {figures['std']:.4f}" if figures["std"] is not None else ""
-            low_high = f"{figures['ci95'][0]:.4f} to {figures['ci95'][1]:.4f}" if figures["ci95"] else "-"
-            line += [f"{figures['mean']:.4f}{spread}", low_high]
-        cells.append(line)
-    result = table(header, cells).splitlines()
-    if (pair := summary["paired"]) is not None:
-        low, high = pair["ci95"]
-        result.append(
-            f"the best minus the second, over the {len(pair['seeds'])} common seeds: {pair['difference']:+.4f}"
-            f" (95 % interval {low:+.4f} to {high:+.4f})"
-        )
-    return result
+
+def named(group: Sequence[Setting]) -> dict[str, str]:
+    """The choices of the groups that decide what is measured, where all of a table's settings share them."""
+    names = ("dataset", "loss", "metrics")
+    choices = [setting.members[0].choices for setting in group]
+    return {name: choices[0][name] for name in names if name in choices[0] and len({c.get(name) for c in choices}) == 1}
+
+
+def facts_of(record: Mapping[str, Any] | None, kind: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "monitor": kind.get("trainer.monitor") if record else None,
+        "mode": kind.get("mode"),
+        "chosen_on": kind.get("evaluated part"),
+        "examples": kind.get("evaluated examples"),
+        "epochs": record["epochs"] if record else kind.get("trainer.epochs"),
+        "is_dry_run": bool(kind.get("trainer.dry_run")),
+    }
+
+
+def row_of(setting: Setting, table: Mapping[str, Any]) -> dict[str, Any]:
+    """One setting: its counts, and the figures of its finished jobs."""
+    values = {member.seed: metrics_of(member.record) for member in setting.done if member.record is not None}
+    names = list(dict.fromkeys(name for metrics in values.values() for name in metrics))
+    main = f"best/{table['monitor']}"
+    return {
+        "name": setting.name,
+        "setting": setting.labels,
+        "n": len(values),
+        "seeds": counts(setting),
+        "is_whole": len(values) == len(setting.members),
+        "metrics": {
+            name: figures_of(name, [metrics[name] for metrics in values.values() if name in metrics], setting)
+            for name in names
+        },
+        "by_seed": {seed: metrics.get(main) for seed, metrics in values.items()},
+        "jobs": [member.name for member in setting.members],
+        "failures": [{"job": m.name, "error": m.error} for m in setting.members if m.state == "failed"],
+    }
+
+
+def counts(setting: Setting) -> dict[str, int]:
+    """How many seeds are in which state; `planned_in_all` is how many there are."""
+    states = [member.state for member in setting.members]
+    diverged = sum(member.is_diverged for member in setting.members)
+    found = {"planned_in_all": len(states), "done": states.count("done"), "diverged": diverged}
+    found["failed"] = states.count("failed") - diverged
+    found |= {state: states.count(state) for state in ("interrupted", "killed", "running")}
+    return {**found, "not_begun": states.count("planned")}
+
+
+def metrics_of(record: Mapping[str, Any]) -> dict[str, float | None]:
+    """A run's figures by name; what is of the best epoch and what of the last never share a name. None: not finite."""
+    monitor = record["monitor"]
+    names = {f"best/{monitor}": record["best_value"]}
+    if monitor in record.get("last", {}):
+        names[f"last/{monitor}"] = record["last"][monitor]
+    for which in ("best", "last"):
+        names |= {f"test/{which}/{key}": value for key, value in record.get("test", {}).get(which, {}).items()}
+    return {name: value if value is None or math.isfinite(value) else None for name, value in names.items()}
+
+
+def figures_of(name: str, values: Sequence[float | None], setting: Setting) -> dict[str, Any]:
+    metric, part = name.rpartition("/")[2], name.split("/")[0 if name.startswith("test/") else 1]
+    examples = evaluated(setting.record or {}, part)
+    names = [metric, str(setting.config.get(f"metrics.{metric}._target_", "")).rpartition(".")[2]]
+    fraction = statistics.is_fraction(names, [value for value in values if value is not None], examples)
+    return statistics.figures(values, fraction, examples)
+
+
+def evaluated(record: Mapping[str, Any], part: str) -> int | None:
+    """How many examples of a part an evaluation sees."""
+    whole = record.get("examples", {}).get(part)
+    trainer, loading = (record.get("config", {}).get(key, {}) for key in ("trainer", "dataloader"))
+    batches = 1 if trainer.get("dry_run") else trainer.get("limit_batches")
+    if whole is None or batches is None:
+        return None if whole is None else int(whole)
+    return min(int(whole), batches * int(loading.get("eval_batch_size") or 1))
+
+
+def main_of(row: Mapping[str, Any], table: Mapping[str, Any]) -> float | None:
+    """The value that a table is ordered by."""
+    figures = row["metrics"].get(f"best/{table['monitor']}")
+    return None if figures is None else figures["mean"]
+
+
+def order(row: Mapping[str, Any], table: Mapping[str, Any]) -> float:
+    value = main_of(row, table)
+    if value is None:
+        return math.inf
+    return -value if table["mode"] == "max" else value
+
+
+def compare(table: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Adds what is said across a table's rows: the two best in pairs, and how likely the first is really the best."""
+    ranked = [row for row in rows if main_of(row, table) is not None]
+    table |= {"compared": len(ranked), "paired": None, "choice": None}
+    if len(ranked) < 2:
+        return
+    figures = [row["metrics"][f"best/{table['monitor']}"] for row in ranked]
+    fraction, examples = all(f["is_fraction"] for f in figures), figures[0]["examples"]
+    table["paired"] = statistics.paired(ranked[0]["by_seed"], ranked[1]["by_seed"], fraction, examples)
+    repeated = [row["by_seed"] for row, found in zip(ranked, figures, strict=True) if found["n"] > 1]
+    if figures[0]["n"] > 1:  # the first is among them
+        table["choice"] = statistics.choice(repeated, table["mode"], fraction, examples)
+
+
+def notes(made: Sequence[Setting]) -> list[str]:
+    """What a reader must know of single jobs: run outside their plan, left out, or of other code."""
+    said = []
+    for setting in made:
+        for member in setting.members:
+            if member.outside:
+                said.append(f"{member.name}: run outside its plan ({'; '.join(member.outside)}): a setting of its own")
+        for left_out, kept in setting.twice:
+            said.append(f"{left_out.name}: the same config and seed as {kept.name}: counted once")
+        codes = {json.dumps(m.record.get("code"), sort_keys=True) for m in setting.done if m.record is not None}
+        if len(codes) > 1:
+            said.append(f"{setting.name}: its seeds ran {len(codes)} versions of the code")
+        sizes = {json.dumps(m.record.get("examples"), sort_keys=True) for m in setting.done if m.record is not None}
+        if len(sizes) > 1:
+            said.append(f"{setting.name}: its seeds saw different numbers of examples: the data has changed")
+    return said
