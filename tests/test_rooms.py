@@ -16,7 +16,7 @@ ROOMS = {
     "tables": "",
     "processes": "errors",
     "torch_adapter": "",
-    "seeding": "",
+    "seeding": "errors",
     "device": "errors",
     # what people name in YAML
     "models": "",

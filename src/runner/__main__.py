@@ -18,9 +18,8 @@ def main() -> None:
     """The console script, and `python -m runner`. Exit codes: 0 done, 1 failed, 2 wrong input, 128 + n signal n."""
     gc.disable()  # the imports make a million objects that stay: looking for garbage among them costs 0.4 s
     prepare_streams()
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # the console script too finds the user's own modules
     try:
+        find_own_modules()
         sys.exit(dispatch(sys.argv[1:]))
     except InputError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
@@ -61,6 +60,22 @@ def prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")
+
+
+def find_own_modules() -> None:
+    """The console script, as `python -m`, finds the user's own modules in the working directory.
+
+    Raises:
+        InputError: one of them would be taken for this package.
+    """
+    here = os.getcwd()
+    if os.path.exists(os.path.join(here, "runner.py")):
+        raise InputError(
+            f"{os.path.join(here, 'runner.py')}: a file of this name stands in front of the package `runner`, in"
+            " `python -m runner` and in a sweep's workers; rename it"
+        )
+    if "" not in sys.path and here not in sys.path:
+        sys.path.insert(0, here)
 
 
 def dispatch(argv: Sequence[str]) -> int:

@@ -1,0 +1,184 @@
+"""Whose code runs: a run's own modules come from where they were, and another file is other code."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import runner
+from runner.errors import InputError
+from runner.job import own_code
+
+MODEL = """
+import torch
+from layers import act
+
+class Net(torch.nn.Module):
+    def __init__(self, input_shape=None, num_classes=10, width={width}):
+        super().__init__()
+        linear = torch.nn.Linear
+        self.layers = torch.nn.Sequential(torch.nn.Flatten(), linear(64, width), act(), linear(width, 10))
+    def forward(self, x):
+        return self.layers(x)
+"""
+LAYERS = "import torch\n\ndef act():\n    return torch.nn.{act}()\n"
+WORDS = ["model={_target_: model.Net}", "trainer.epochs=2", "trainer.limit_batches=20", "device.threads=1"]
+WORDS += ["scheduler=constant"]
+
+
+@pytest.fixture
+def projects(tmp_path, monkeypatch):
+    """Two projects, each with a model.py and a layers.py of its own."""
+    for name, width, act in (("A", 8, "ReLU"), ("B", 32, "Tanh")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.py").write_text(MODEL.format(width=width))
+        (tmp_path / name / "layers.py").write_text(LAYERS.format(act=act))
+    before = dict(sys.modules)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != ""])
+    yield tmp_path
+    for name in ("model", "layers"):
+        sys.modules.pop(name, None)
+        if name in before:
+            sys.modules[name] = before[name]
+
+
+@pytest.fixture
+def runs(projects, cli):
+    for name in "AB":
+        cli.cwd = projects / name
+        done = cli("trainer.epochs=1", *WORDS[:1], *WORDS[2:], "hydra.run.dir=run")
+        assert done.returncode == 0, done.stderr
+    return projects
+
+
+def test_run_json_keeps_the_own_modules_and_what_they_import(runs):
+    record = json.loads((runs / "A" / "run" / "run.json").read_text())
+    assert set(record["own_code"]) == {"model", "layers"}
+    assert record["own_code"]["layers"]["file"] == str(runs / "A" / "layers.py")
+    assert record["code"]["own"].keys() == {"model", "layers"}
+
+
+def test_evaluate_from_another_projects_folder_runs_the_runs_own_code(runs, cli):
+    cli.cwd = runs / "A"
+    shown = cli("evaluate", "../B/run")
+    record = json.loads((runs / "B" / "run" / "run.json").read_text())
+    assert shown.stdout.splitlines() == [f"test/{k}: {v!r}" for k, v in record["test"]["best"].items()], shown.stderr
+
+
+def test_two_models_of_one_name_open_in_one_process_and_nothing_stays_behind(runs, monkeypatch):
+    before = set(sys.modules)
+    one = runner.load_model(runs / "A" / "run")
+    two = runner.load_model(runs / "B" / "run")
+    assert one.layers[1].out_features == 8 and isinstance(one.layers[2], torch.nn.ReLU)
+    assert two.layers[1].out_features == 32 and isinstance(two.layers[2], torch.nn.Tanh)
+    assert not {"model", "layers"} & (set(sys.modules) - before)
+    monkeypatch.chdir(runs / "A")
+    monkeypatch.syspath_prepend(str(runs / "A"))
+    import model
+
+    again = runner.load_model(runs / "B" / "run")
+    assert again.layers[1].out_features == 32 and sys.modules["model"] is model
+    assert type(runner.load_model(runs / "A" / "run")) is model.Net  # the same file: the caller's own class
+
+
+def test_resume_from_another_projects_folder_trains_with_the_runs_own_code(projects, cli):
+    cli.cwd = projects / "B"
+    stopped = cli(*WORDS, "hydra.run.dir=run")
+    assert stopped.returncode == 0, stopped.stderr
+    cli.cwd = projects / "A"
+    done = cli("resume", str(projects / "B" / "run"), "trainer.epochs=3")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((projects / "B" / "run" / "run.json").read_text())
+    assert record["epochs_done"] == 3 and record["parameters"] == 64 * 32 + 32 + 32 * 10 + 10
+    assert record["own_code"]["model"]["file"] == str(projects / "B" / "model.py")
+
+
+def test_a_sweep_resumed_from_another_folder_trains_its_own_code(projects, cli):
+    cli.cwd = projects / "B"
+    assert cli("-m", "seed=1", "sweep.name=s", *WORDS).returncode == 0
+    place = projects / "B" / "outputs" / "sweeps" / "s"
+    record = json.loads((place / "sweep.json").read_text())
+    record["arguments"] = [word.replace("seed=1", "seed=1,2") for word in record["arguments"]]
+    (place / "sweep.json").write_text(json.dumps(record))
+    cli.cwd = projects / "A"
+    done = cli("resume", str(place))
+    assert done.returncode == 0, done.stdout + done.stderr
+    sizes = [json.loads(path.read_text())["parameters"] for path in place.glob("*/run.json")]
+    assert sizes == [64 * 32 + 32 + 32 * 10 + 10] * 2
+
+
+def test_an_edited_own_file_is_other_code_for_a_sweep(projects, cli):
+    cli.cwd = projects / "A"
+    assert cli("-m", "seed=1", "sweep.name=s", *WORDS).returncode == 0
+    (projects / "A" / "layers.py").write_text(LAYERS.format(act="Tanh"))
+    again = cli("-m", "seed=1,2", "sweep.name=s", *WORDS)
+    assert again.returncode == 2 and "own module layers" in again.stderr, again.stderr
+    assert len(list(projects.glob("A/outputs/sweeps/s/*/run.json"))) == 1
+
+
+def test_a_run_whose_own_file_has_changed_says_so_when_it_goes_on_and_keeps_its_beginning(runs, cli):
+    cli.cwd = runs / "A"
+    before = json.loads((runs / "A" / "run" / "run.json").read_text())
+    (runs / "A" / "layers.py").write_text(LAYERS.format(act="Tanh"))
+    shown = cli("evaluate", "run")
+    assert shown.returncode == 0 and "layers.py has changed since" in shown.stderr
+    assert cli("resume", "run", "trainer.epochs=2").returncode == 0
+    record = json.loads((runs / "A" / "run" / "run.json").read_text())
+    assert record["own_code"] == before["own_code"] and record["code"] == before["code"]
+    assert any("own module layers" in change for change in record["resumed"][0]["changes"])
+    assert "not all is as it was when this run began" in (runs / "A" / "run" / "runner.log").read_text()
+
+
+def test_another_torch_or_machine_is_said_and_kept_and_never_overwrites_the_beginning(runs, cli):
+    cli.cwd = runs / "A"
+    path = runs / "A" / "run" / "run.json"
+    record = json.loads(path.read_text())
+    record["packages"]["torch"], record["python"], record["machine"] = "1.0", "3.0", "abacus"
+    path.write_text(json.dumps(record))
+    assert cli("resume", "run", "trainer.epochs=2").returncode == 0
+    after = json.loads(path.read_text())
+    assert (after["packages"]["torch"], after["python"], after["machine"]) == ("1.0", "3.0", "abacus")
+    changes = " ".join(after["resumed"][0]["changes"])
+    assert "torch: 1.0 ->" in changes and "python: 3.0 ->" in changes and "machine: abacus ->" in changes
+
+
+def test_a_run_whose_own_file_is_gone_takes_the_same_file_and_no_other(runs, cli, monkeypatch):
+    (runs / "B").rename(runs / "moved")
+    cli.cwd = runs / "moved"
+    assert cli("evaluate", "run").returncode == 0
+    cli.cwd = runs / "A"
+    refused = cli("evaluate", "../moved/run")
+    assert refused.returncode == 2
+    assert str(runs / "B" / "layers.py") in refused.stderr and str(runs / "A" / "layers.py") in refused.stderr
+    monkeypatch.chdir(runs)
+    with pytest.raises(InputError, match="is gone; put it back"):
+        runner.load_model(runs / "moved" / "run")
+
+
+def test_what_is_imported_relatively_or_inside_functions_is_own_too(tmp_path):
+    package = tmp_path / "pack"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "net.py").write_text("from . import a\nfrom .b import x\ndef f():\n    import c\n    import json\n")
+    for path in (package / "a.py", package / "b.py", tmp_path / "c.py"):
+        path.write_text("")
+    found = own_code.imported_from_the_same_folder("pack.net", package / "net.py")
+    assert {name for name, _ in found} == {"pack", "pack.a", "pack.b", "c"}
+
+
+def test_what_is_installed_is_nobodys_own():
+    assert not own_code.is_own(Path(torch.__file__)) and not own_code.is_own(Path(json.__file__))
+    assert not own_code.is_own(Path(runner.__file__)) and own_code.is_own(Path(__file__))
+
+
+def test_the_console_script_beside_a_users_runner_py_says_so(tmp_path, cli):
+    import subprocess
+
+    (tmp_path / "runner.py").write_text("print('mine')\n")
+    script = "import sys; sys.argv = ['runner', '--help']; from runner.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-P", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    if sys.version_info < (3, 11):
+        pytest.skip("python -P came with 3.11")
+    assert done.returncode == 2 and "runner.py" in done.stderr and "rename" in done.stderr, done.stderr
