@@ -5,9 +5,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from runner.errors import InputError
+
+
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
 
 class Metric(Protocol):
-    """What the Trainer calls; a torchmetrics.Metric has it already. compute() gives one number."""
+    """What the Trainer calls; a torchmetrics.Metric has it already. compute() gives one number.
+
+    An attribute `higher_is_better` (True or False) says which of its values is the best.
+    """
 
     def update(self, output: Tensor, target: Tensor, /) -> Any: ...
     def compute(self) -> Any: ...
@@ -18,7 +26,12 @@ class Accuracy:
     """The fraction of examples whose target is among the top_k highest of output (N, C); target is (N,).
 
     The counts stay on the device until compute() is called.
+
+    Raises:
+        InputError: other shapes, or targets that are not integers: their share of equal numbers means nothing.
     """
+
+    higher_is_better = True
 
     def __init__(self, top_k: int = 1) -> None:
         if top_k < 1:
@@ -32,6 +45,13 @@ class Accuracy:
         return self
 
     def update(self, output: Tensor, target: Tensor) -> None:
+        is_scores = output.dim() == 2 and output.shape[1] > 1
+        if not is_scores or target.dim() != 1 or target.dtype not in INTEGERS:
+            raise InputError(
+                "Accuracy is for scores (N, C) of two classes or more and integer targets (N,); got scores"
+                f" {list(output.shape)} and targets {list(target.shape)} of {str(target.dtype).removeprefix('torch.')};"
+                " give another metric, or none: '~metrics.accuracy' trainer.monitor=val/loss"
+            )
         if self.top_k == 1:
             self.correct += (output.argmax(dim=1) == target).sum()
         else:
