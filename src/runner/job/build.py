@@ -14,7 +14,7 @@ from torch import nn
 from runner import device, models
 from runner.batches.loaders import Loader
 from runner.batches.settings import LoaderSettings, Placement
-from runner.config.checks import check_targets, complaint, default_mode
+from runner.config.checks import check_targets, complaint
 from runner.data import Parts
 from runner.errors import InputError
 from runner.job.data_parts import fill_classes, make_parts
@@ -28,6 +28,7 @@ from runner.job.model_parts import (
     make_options,
     make_schedule,
 )
+from runner.job.modes import mode_of
 from runner.processes import StopRequest
 from runner.seeding import isolated
 from runner.storage.checkpoint import Checkpoints
@@ -90,6 +91,9 @@ def build(
     val_loader = loading.evaluation(parts.val, *arguments) if parts.val else None
     eval_loader = val_loader or test_loader
     fill_derived(cfg, parts.eval_split, epochs, len(train_loader))
+    for group in ("trainer", "scheduler"):
+        if "monitor" in cfg[group] and "mode" in cfg[group]:
+            cfg[group].mode = mode_of(group, cfg, is_new)
     resolved = resolve(cfg)
 
     model = make_model(cfg, where.torch)
@@ -139,15 +143,12 @@ def run_limits(cfg: DictConfig) -> tuple[int, int | None]:
 
 
 def fill_derived(cfg: DictConfig, eval_split: str, epochs: int, batches_per_epoch: int) -> None:
-    """What only the data tells: derived.*, and mode where it is null."""
+    """What only the data tells."""
     with open_dict(cfg):
         cfg.derived.eval_split = eval_split
         cfg.derived.batches_per_epoch = batches_per_epoch
         cfg.derived.run_length.epoch = epochs
         cfg.derived.run_length.batch = epochs * batches_per_epoch
-    for node in (cfg.trainer, cfg.scheduler):
-        if "monitor" in node and node.get("mode", 0) is None:
-            node.mode = default_mode(node.monitor)
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
