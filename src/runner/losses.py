@@ -19,8 +19,8 @@ def _as_weight(weight: Sequence[float] | None) -> Tensor | None:
 def weight_of(target: Tensor, weight: Tensor | None = None, ignored: int = -100) -> Tensor:
     """The sum of the weights (C numbers; None: 1 each) of all targets that are not `ignored`; on their device."""
     target = target.long()  # bytes would be a mask, and hold no -100
-    counted = target != ignored
-    return counted.sum() if weight is None else (weight[target.where(counted, 0)] * counted).sum()
+    is_counted = target != ignored
+    return is_counted.sum() if weight is None else (weight[target.where(is_counted, 0)] * is_counted).sum()
 
 
 class NLL(nn.Module):

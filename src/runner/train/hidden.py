@@ -5,6 +5,7 @@ attributes cannot be put back in general: where one changes in training, that is
 """
 
 import copy
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -51,21 +52,23 @@ def attributes(module: nn.Module) -> dict[tuple[str, str], Any]:
 
 
 def is_plain(value: Any, own: set[int]) -> bool:
-    """Numbers, tensors and arrays, and lists, tuples and dicts of nothing else; no registered tensor."""
+    """Numbers, tensors, arrays and generators, and lists, tuples and dicts of nothing else; no registered tensor."""
     if isinstance(value, Tensor):
         return id(value) not in own
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, deque)):
         return all(is_plain(item, own) for item in value)
     if isinstance(value, dict):
         return all(is_plain(item, own) for item in value.values())
-    return value is None or isinstance(value, (int, float, complex, np.ndarray, np.generic))
+    return value is None or isinstance(value, (int, float, complex, np.ndarray, np.generic, torch.Generator))
 
 
 def copied(value: Any) -> Any:
-    """A copy without the graph that a tensor may hang in."""
+    """A copy without the graph that a tensor may hang in; of a generator its state."""
     if isinstance(value, Tensor):
         return value.detach().clone()
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, torch.Generator):
+        return value.get_state()
+    if isinstance(value, (list, tuple, deque)):
         return [copied(item) for item in value]
     if isinstance(value, dict):
         return {key: copied(item) for key, item in value.items()}
@@ -114,4 +117,18 @@ def untouched(module: nn.Module) -> Iterator[None]:
             if (path, name) not in plain:
                 delattr(owners[path], name)
             elif not is_same(value, content):
-                setattr(owners[path], name, content if isinstance(was, (Tensor, np.ndarray, list, dict)) else was)
+                setattr(owners[path], name, restored(was, content))
+
+
+def restored(was: Any, content: Any) -> Any:
+    """An attribute's first object, with its first content where that may have changed inside it."""
+    if isinstance(was, Tensor) and was.shape == content.shape:
+        was.detach().copy_(content)
+    elif isinstance(was, torch.Generator):
+        was.set_state(content)
+    elif isinstance(was, deque):
+        was.clear()
+        was.extend(content)
+    elif isinstance(was, (Tensor, np.ndarray, list, dict)):
+        return content
+    return was

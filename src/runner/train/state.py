@@ -15,6 +15,7 @@ from runner.metrics import load_metric
 from runner.seeding import rng_state
 from runner.storage.checkpoint import FORMAT_VERSION
 from runner.torch_adapter import mark_as_stepped
+from runner.train import hidden
 from runner.train.events import Progress
 from runner.train.precision import Precision
 from runner.train.sizes import examples
@@ -64,8 +65,29 @@ class TrainState:
         self.last_row: dict[str, Any] = {}  # the metrics of the last completed epoch
         self.best_weights: dict[str, Any] | None = None  # the task's; in memory only where best.pt is not written
         self.rng: dict[str, Any] | None = None  # the generators' state of a loaded checkpoint, until they take it
+        self._attributes: dict[tuple[str, str], Any] | None = None  # the task's plain ones before training
+        self._is_said = False
         buffers = task.named_buffers()
         self._finite_buffers = {name for name, buffer in buffers if bool(buffer.isfinite().all())}
+
+    def watch_attributes(self) -> None:
+        """Notes what the task holds in plain attributes, before the first batch that this process trains on."""
+        if self._attributes is None:
+            self._attributes = hidden.attributes(self.task)
+
+    def say_unsaved(self) -> None:
+        """One line, once: an attribute that training changes is in no checkpoint, so a resumed run may differ."""
+        if self._is_said or self._attributes is None:
+            return
+        if names := hidden.changed(self._attributes, self.task):
+            name = names[0].replace("criterion.", "loss.", 1)
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            log.warning(
+                "%s%s changes in training and is in no checkpoint: if later batches read it, a resumed run is not"
+                " exact; what is to be kept is a buffer: self.register_buffer(%r, torch.tensor(...))",
+                *(name, more, name.rpartition(".")[2]),
+            )
+            self._is_said = True
 
     def current_lr(self) -> float:
         """The learning rate of the first param group."""

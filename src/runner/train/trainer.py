@@ -138,9 +138,10 @@ class Trainer:
     def begin_epoch(self) -> None:
         """Seeds from (seed, epoch) and clears the sums; in the middle of an epoch, puts back what was saved."""
         self.examples = 0
+        self.state.watch_attributes()
         if self.progress.batch == 0:
             seed_everything(derive(self.seed, "epoch", self.progress.epoch))
-            self.state.loss = MeanLoss(len(self.train_loader), self.device)
+            self.state.loss = MeanLoss(self.state.num_batches, self.device)
             for metric in self.train_metrics.values():
                 metric.reset()
         elif self.state.rng is not None:
@@ -153,14 +154,14 @@ class Trainer:
         progress = self.state.progress = replace(before, step=before.step + 1, batch=before.batch + 1)
         self.step_scheduler("batch", {})
         for listener in self.listeners.batch:
-            listener(progress, len(self.train_loader))
+            listener(progress, self.state.num_batches)
         if self.log_every and progress.step % self.log_every == 0:
             row = {"step": progress.step, "epoch": progress.epoch + 1, "lr": self.state.lr}
             count = self.state.loss.count
             self.pending.append((max(0, count - self.log_every), count, row))
             if self.device.type == "cpu" or time.monotonic() - self.last_wait >= SECONDS_BETWEEN_WAITS:
                 self.tell_steps()
-        if progress.batch < len(self.train_loader) and self.is_save_due():
+        if progress.batch < self.state.num_batches and self.is_save_due():
             self.save_checkpoint(is_epoch_end=False)
         self.stop.check()
 
@@ -260,6 +261,8 @@ class Trainer:
             self.tell_steps()
             self.state.finite_loss()
             self.state.check_finite()
+        if self.checkpoints.saves_last or self.checkpoints.saves_best:
+            self.state.say_unsaved()
         for listener in self.listeners.saving:
             listener()
         self.checkpoints.write(self.state.state_dict(), is_epoch_end, is_best)
