@@ -202,7 +202,9 @@ def describe(built: Built) -> list[str]:
     rows = models.layer_table(trainer.model)
     width = max(len(row["name"]) for row in rows)
     lines = [f"{row['name']:{width}}  {row['type']:18}{row['parameters']:>12,}" for row in rows]
-    lines.append(f"{count_parameters(trainer.model):,} parameters")
+    of_loss = count_parameters(trainer.task) - count_parameters(trainer.model)
+    more = f", and {of_loss:,} of the loss" if of_loss else ""
+    lines.append(f"{count_parameters(trainer.model):,} parameters{more}")
     precision_type = trainer.options.precision.type
     lines.append(
         f"device {built.device.name}, {precision_type}, {built.device.threads} CPU threads, seed {trainer.seed}"
