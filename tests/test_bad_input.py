@@ -92,6 +92,7 @@ CASES: list[tuple[list[str], list[str]]] = [
     (["metrics.accuracy.top_k=0"], ["metrics.accuracy.top_k=0"]),
     (["trainer.monitor=val/loss", "trainer.mode=max"], ["trainer.mode=max", "val/loss is better low"]),
     (["trainer.mode=min"], ["trainer.mode=min", "val/accuracy is better high"]),
+    (["-m", "seed=1,2", "trainer.mode=min"], ["job 0", "trainer.mode=min", "val/accuracy is better high"]),
     (
         ["scheduler=plateau", "scheduler.monitor=val/loss", "scheduler.mode=max"],
         ["scheduler.mode=max", "val/loss is better low"],

@@ -28,7 +28,7 @@ from runner.job.model_parts import (
     make_options,
     make_schedule,
 )
-from runner.job.modes import mode_of
+from runner.job.modes import mode_of, monitoring
 from runner.processes import StopRequest
 from runner.seeding import isolated
 from runner.storage.checkpoint import Checkpoints
@@ -91,9 +91,8 @@ def build(
     val_loader = loading.evaluation(parts.val, *arguments) if parts.val else None
     eval_loader = val_loader or test_loader
     fill_derived(cfg, parts.eval_split, epochs, len(train_loader))
-    for group in ("trainer", "scheduler"):
-        if "monitor" in cfg[group] and "mode" in cfg[group]:
-            cfg[group].mode = mode_of(group, cfg, is_new)
+    for group in monitoring(cfg):
+        cfg[group].mode = mode_of(group, cfg, is_new)
     resolved = resolve(cfg)
 
     model = make_model(cfg, where.torch)

@@ -18,6 +18,11 @@ log = logging.getLogger("runner")
 MODES = ("min", "max")
 
 
+def monitoring(config: Mapping[str, Any]) -> list[str]:
+    """The groups that have a metric and a mode: trainer, and a scheduler such as plateau."""
+    return [group for group in ("trainer", "scheduler") if "monitor" in config[group] and "mode" in config[group]]
+
+
 def mode_of(group: str, config: Mapping[str, Any], is_new: bool = True) -> str | None:
     """The mode of config[group]'s `monitor`: the given one, or what the metric says, or what its name usually means.
 
