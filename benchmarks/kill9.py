@@ -2,7 +2,7 @@
 
     python -m benchmarks.kill9 --runs 200
 
-For each run a random model, optimizer, scheduler, placement or number of workers, precision, ... is drawn; it
+For each run a random model, optimizer, scheduler, loss, placement or number of workers, precision, ... is drawn; it
 is trained once without a fault, and once with one to four kills: at a random time, or right before a random system
 call of a write (os.replace, os.fsync, os.link, os.unlink, os.open), which only this campaign's child patches. Every
 tensor and value of the final checkpoints and every row of the metrics must then be equal.
@@ -34,6 +34,11 @@ SCHEDULERS = (
     *("constant", "step", "multistep", "exponential", "cosine", "plateau", "lambda", "onecycle"),
     *("cosine_restarts", "polynomial", "warmup_cosine"),
 )
+LOSSES = {
+    "nll": [],
+    "weighted": ["loss.weight=[1,10,0.1,2]"],
+    "with a state": ["~loss", "+loss={_target_: benchmarks.own_loss.Centred}"],
+}
 STEPS = {
     "fp32": [],
     "bf16": ["precision=bf16"],
@@ -59,6 +64,7 @@ def draw(rng: random.Random) -> dict[str, Any]:
         "saves": rng.choice(
             ["each epoch", "each epoch", "every 3 batches", "every epoch kept", "best only", "last only"]
         ),
+        "loss": rng.choice(list(LOSSES)),
     }
     saves = {
         "each epoch": [],
@@ -79,6 +85,7 @@ def draw(rng: random.Random) -> dict[str, Any]:
         *("trainer.epochs=4", "trainer.log_every=5", "quiet=true", "deterministic=false"),
         *saves,
         *STEPS[choice["step"]],
+        *LOSSES[choice["loss"]],
     ]
     return {"choice": choice, "words": words}
 
@@ -195,6 +202,7 @@ def campaign(number: int, base: Path, rng: random.Random, tally: collections.Cou
     found = list(differences(RunDir(whole), RunDir(killed)))
     tally["equal" if not found else "different"] += 1
     tally[f"equal: {drawn['choice']['saves']}"] += not found
+    tally[f"equal: loss {drawn['choice']['loss']}"] += not found
     if found:
         print(f"run {number} ({drawn['choice']}): {found[:3]}")
     else:

@@ -90,6 +90,26 @@ CASES: list[tuple[list[str], list[str]]] = [
     (["model=resnet18", "model.weights=FOO"], ["weights=FOO", "IMAGENET1K_V1"]),
     (["loss=label_smoothing", "loss.label_smoothing=2.0"], ["loss.label_smoothing=2.0"]),
     (["metrics.accuracy.top_k=0"], ["metrics.accuracy.top_k=0"]),
+    (["trainer.monitor=val/loss", "trainer.mode=max"], ["trainer.mode=max", "val/loss is better low"]),
+    (["trainer.mode=min"], ["trainer.mode=min", "val/accuracy is better high"]),
+    (["-m", "seed=1,2", "trainer.mode=min"], ["job 0", "trainer.mode=min", "val/accuracy is better high"]),
+    (
+        ["scheduler=plateau", "scheduler.monitor=val/loss", "scheduler.mode=max"],
+        ["scheduler.mode=max", "val/loss is better low"],
+    ),
+    (
+        ["+metrics.it={_target_: torchmetrics.SumMetric}", "trainer.monitor=val/it"],
+        ["trainer.monitor=val/it", "set trainer.mode=min or trainer.mode=max"],
+    ),
+    (
+        ["loss._target_=torch.nn.CrossEntropyLoss", "+loss.reduction=sum"],
+        ["loss.reduction=sum", "choices: mean"],
+    ),
+    (
+        ["~loss", "+loss={_target_: torch.nn.functional.cross_entropy, reduction: none}"],
+        ["loss.reduction=none", "choices: mean"],
+    ),
+    (["~loss", "+loss={_target_: builtins.dict}"], ["loss", "must be a function or a module", "dict"]),
     (["checkpoint.save=some"], ["checkpoint.save=some", "all, best, last, none"]),
     (["checkpoint.every=0"], ["checkpoint.every=0"]),
     (["model_weights=absent.pt"], ["absent.pt", "cannot be read"]),

@@ -113,3 +113,21 @@ def test_auto_takes_a_device_that_works_and_resolves_the_threads():
     for wrong in ({"type": "tpu"}, {"type": "cpu", "threads": 0}):
         with pytest.raises(InputError, match="device"):
             resolve(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("output", "target"),
+    [
+        (torch.zeros(2, 3, 8, 8), torch.zeros(2, 8, 8, dtype=torch.int64)),  # a segmentation
+        (torch.zeros(2, 1), torch.zeros(2)),  # a regression
+        (torch.zeros(2), torch.zeros(2)),
+        (torch.zeros(2, 3), torch.zeros(2)),
+        (torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64)),  # one score: the first is always the highest
+        (torch.zeros(2, 3), torch.zeros(2, 3)),  # probabilities
+        (torch.zeros(2, 3), torch.zeros(2, 1, dtype=torch.int64)),
+    ],
+)
+def test_accuracy_is_for_scores_of_classes_only(output, target):
+    with pytest.raises(InputError, match=r"scores \(N, C\).*got scores \[2.*~metrics.accuracy"):
+        Accuracy().update(output, target)
+    Accuracy(top_k=2).update(torch.zeros(2, 2), torch.zeros(2, dtype=torch.uint8))

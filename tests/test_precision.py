@@ -13,6 +13,7 @@ from runner.losses import NLL
 from runner.storage import checkpoint
 from runner.train.precision import Precision, as_fp32
 from runner.train.steps import StepOptions, train_step
+from runner.train.task import Supervised
 from test_resume import WORDS, assert_equal_runs, crash_at
 from test_trainer import Interrupted, StopAfter, assert_equal_states, make, rows_of
 
@@ -20,14 +21,14 @@ CONVOLUTIONS = [w for w in WORDS if not w.startswith("model")] + ["model=net"]
 GPU = torch.cuda.is_available()
 
 
-def step_of(options, seed=0, batch=64):
+def step_of(options, seed=0, batch=64, loss=None):
     """Weights, output and loss after one step of SGD."""
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 5))
     data, target = torch.randn(batch, 20), torch.randint(5, (batch,))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    output, loss = train_step(model, NLL(), optimizer, data, target, options)
-    return [p.detach() for p in model.parameters()], output, loss
+    step = train_step(Supervised(model, loss or NLL(), options.precision), optimizer, (data, target), options)
+    return [p.detach() for p in model.parameters()], step.outputs, step.loss
 
 
 @pytest.mark.parametrize("batch", [64, 61, 3])
@@ -93,9 +94,10 @@ def test_bf16_computes_in_bf16_and_keeps_weights_and_loss_in_fp32():
     model = Watching()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     options = StepOptions(Precision("bf16"))
-    output, loss = train_step(model, NLL(), optimizer, torch.randn(4, 20), torch.randint(5, (4,)), options)
+    task = Supervised(model, NLL(), options.precision)
+    step = train_step(task, optimizer, (torch.randn(4, 20), torch.randint(5, (4,))), options)
     assert seen == [torch.bfloat16]
-    assert output.dtype == loss.dtype == model.layer.weight.dtype == torch.float32
+    assert step.outputs.dtype == step.loss.dtype == model.layer.weight.dtype == torch.float32
     assert as_fp32(torch.ones(1, dtype=torch.float64)).dtype == torch.float64
 
 
@@ -138,10 +140,11 @@ def test_a_first_step_that_fp16_leaves_out_leaves_nothing_behind(momentum):
         data, target = torch.randn(8, 20), torch.arange(8) % 5
         if overflows:
             torch.utils.deterministic.fill_uninitialized_memory = True
-            train_step(model, lambda out, y: NLL()(out, y) * torch.inf, optimizer, data, target, options)
+            infinite = Supervised(model, lambda out, y: NLL()(out, y) * torch.inf, options.precision)
+            train_step(infinite, optimizer, (data, target), options)
             options.precision.scaler.update(2.0**10)
         for _ in range(2):
-            train_step(model, NLL(), optimizer, data, target, options)
+            train_step(Supervised(model, NLL(), options.precision), optimizer, (data, target), options)
         weights.append(model.weight.detach())
     assert torch.equal(*weights)
 
@@ -150,7 +153,8 @@ def test_a_short_batch_leaves_batch_norm_no_piece_of_one():
     model = nn.Sequential(nn.Linear(20, 8), nn.BatchNorm1d(8), nn.Linear(8, 5))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     for batch in (8, 5, 3, 1 + 1):
-        train_step(model, NLL(), optimizer, torch.randn(batch, 20), torch.arange(batch) % 5, StepOptions(accumulate=4))
+        data, target = torch.randn(batch, 20), torch.arange(batch) % 5
+        train_step(Supervised(model, NLL()), optimizer, (data, target), StepOptions(accumulate=4))
 
 
 OPTIONS = {

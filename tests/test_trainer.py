@@ -21,6 +21,7 @@ from runner.storage.checkpoint import Checkpoints, load
 from runner.train.events import Listeners
 from runner.train.state import Schedule
 from runner.train.steps import StepOptions, evaluate, train_step
+from runner.train.task import Supervised
 from runner.train.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -28,18 +29,30 @@ HOME = str(Path(runner.__file__).parent)
 DATA = Fake(53, (1, 6, 6), 4)
 
 
-def make(tmp_path=None, seed=3, epochs=3, model=None, lr=0.1, monitor="val/loss", mode="min", metrics=None, **settings):
+def make(
+    tmp_path=None,
+    seed=3,
+    epochs=3,
+    model=None,
+    lr=0.1,
+    monitor="val/loss",
+    mode="min",
+    metrics=None,
+    loss=None,
+    **settings,
+):
     """A Trainer of a small network with dropout on 43 + 10 examples; checkpoints where a path is given."""
     seed_everything(derive(seed, "model"))
     model = model or nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.Dropout(0.3), nn.ReLU(), nn.Linear(16, 4))
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    loss = loss or NLL()
+    task = Supervised(model, loss, settings["options"].precision if "options" in settings else None)
+    optimizer = torch.optim.SGD(task.parameters(), lr=lr, momentum=0.9)
     loading = LoaderSettings(8, eval_batch_size=6)
     checkpoints = settings.pop("checkpoints", None) or Checkpoints(save="all" if tmp_path else "none")
     if tmp_path:
         checkpoints.open(tmp_path / "checkpoints")
     return Trainer(
-        model,
-        NLL(),
+        task,
         optimizer,
         Schedule(StepLR(optimizer, 1, 0.5)),
         loading.training(Part(DATA, torch.arange(43)), (), seed, CPU, None),
@@ -205,7 +218,7 @@ def test_modes_are_restored_layer_by_layer():
     model.train()
     model[1].eval()
     trainer = make(model=model)
-    evaluate(model, NLL(), trainer.eval_loader.batches(), 2, {}, CPU, StepOptions())
+    evaluate(Supervised(model, NLL()), trainer.eval_loader.batches(), 2, {}, CPU, StepOptions())
     assert (model.training, model[1].training, model[2].training) == (True, False, True)
 
 
@@ -239,7 +252,7 @@ def test_the_best_weights_are_there_without_best_pt():
     seen = []
     kept.listeners.epoch.append(lambda end: seen.append({k: v.clone() for k, v in kept.model.state_dict().items()}))
     kept.fit()
-    assert_equal_states(dict(kept.load_best_weights()), seen[kept.progress.best_epoch - 1])
+    assert_equal_states(dict(kept.load_best_weights()["model_state_dict"]), seen[kept.progress.best_epoch - 1])
 
 
 def test_a_metric_without_a_state_is_refused_where_it_would_have_to_be_saved(tmp_path):
@@ -284,16 +297,16 @@ def test_step_rows_hold_the_mean_loss_since_the_last_one():
     rows = []
     trainer = make(epochs=1, log_every=2, listeners=Listeners(steps=[rows.append]))
     trainer.fit()
-    losses, sizes = trainer.state.loss.losses.double(), torch.tensor(trainer.state.loss.sizes)
+    losses, sizes = trainer.state.loss.losses.double(), trainer.state.loss.sizes()
     assert [row["step"] for row in rows] == [2, 4, 6]
     assert rows[2]["train/loss"] == float((losses[4:] * sizes[4:]).sum() / 11)
 
 
 def test_train_step_gives_detached_results():
     trainer = make()
-    data, target = next(iter(trainer.train_loader.batches(0)))
-    output, loss = train_step(trainer.model, NLL(), trainer.optimizer, data, target, StepOptions())
-    assert not output.requires_grad and not loss.requires_grad
+    batch = next(iter(trainer.train_loader.batches(0)))
+    step = train_step(trainer.task, trainer.optimizer, batch, StepOptions())
+    assert not step.outputs.requires_grad and not step.loss.requires_grad
 
 
 @pytest.mark.parametrize(
@@ -323,4 +336,4 @@ def test_at_most_three_frames_of_ours_stand_between_fit_and_a_models_forward():
 
     trainer = make(model=Looking(36, 4))
     trainer.fit()
-    assert {tuple(frames) for frames in seen} == {("forward_and_backward", "train_step", "train_epoch")}
+    assert {tuple(frames) for frames in seen} == {("forward", "train_step", "train_epoch")}

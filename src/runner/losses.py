@@ -1,4 +1,9 @@
-"""Losses on raw scores. Each takes output (N, C) and target (N,) of class indices, and returns the batch's mean."""
+"""Losses on raw scores. Each takes output (N, C) and target (N,) of class indices, and returns the batch's mean.
+
+A loss, of ours or of yours, may have a method `size(output, target)`: what its mean is over, where that is not the
+examples, as a number or a tensor of one number. It weights the batch in an epoch's mean, in an evaluation and in
+`trainer.accumulate`, so that the size of the batches changes no figure. NLL here is the example to copy.
+"""
 
 from collections.abc import Sequence
 
@@ -11,8 +16,18 @@ def _as_weight(weight: Sequence[float] | None) -> Tensor | None:
     return None if weight is None else torch.tensor(list(weight), dtype=torch.float32)
 
 
+def weight_of(target: Tensor, weight: Tensor | None = None, ignored: int = -100) -> Tensor:
+    """The sum of the weights (C numbers; None: 1 each) of all targets that are not `ignored`; on their device."""
+    target = target.long()  # bytes would be a mask, and hold no -100
+    is_counted = target != ignored
+    return is_counted.sum() if weight is None else (weight[target.where(is_counted, 0)] * is_counted).sum()
+
+
 class NLL(nn.Module):
-    """Negative log likelihood of log_softmax(output), weighted by class where `weight` (C numbers) is given."""
+    """Negative log likelihood of log_softmax(output), weighted by class where `weight` (C numbers) is given.
+
+    As in torch, targets of -100 do not count, and the mean is over the weights of the targets.
+    """
 
     weight: Tensor | None
 
@@ -22,6 +37,9 @@ class NLL(nn.Module):
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         return F.nll_loss(F.log_softmax(output, dim=1), target, weight=self.weight)
+
+    def size(self, output: Tensor, target: Tensor) -> Tensor:
+        return weight_of(target, self.weight)
 
 
 class CrossEntropy(nn.CrossEntropyLoss):

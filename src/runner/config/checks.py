@@ -166,11 +166,6 @@ def refuse_wrong_arguments(node: DictConfig, key: str) -> None:
             raise InputError(f"{key}.{name}: {node['_target_']} takes no such argument; choices: {choices}")
 
 
-def default_mode(monitor: Any) -> str:
-    """Whether a metric is better low or high, by its name."""
-    return "min" if str(monitor).endswith("loss") else "max"
-
-
 def complaint(key: str, target: str, error: BaseException) -> str:
     """One line: `key.argument=value: ...` where the error begins so, else `key: target: error`."""
     message = " ".join(str(error).split()) or type(error).__name__

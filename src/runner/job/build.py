@@ -14,25 +14,29 @@ from torch import nn
 from runner import device, models
 from runner.batches.loaders import Loader
 from runner.batches.settings import LoaderSettings, Placement
-from runner.config.checks import check_targets, complaint, default_mode
+from runner.config.checks import check_targets, complaint
 from runner.data import Parts
 from runner.errors import InputError
 from runner.job.data_parts import fill_classes, make_parts
 from runner.job.instantiate import call, containers, make
 from runner.job.model_parts import (
     check_accumulate,
+    make_loss,
     make_metrics,
     make_model,
     make_optimizer,
     make_options,
     make_schedule,
 )
+from runner.job.modes import mode_of, monitoring
 from runner.processes import StopRequest
 from runner.seeding import isolated
 from runner.storage.checkpoint import Checkpoints
-from runner.train import precision
+from runner.train import precision, sizes
 from runner.train.events import Listeners
+from runner.train.hidden import untouched
 from runner.train.steps import to_device
+from runner.train.task import Supervised
 from runner.train.trainer import Trainer
 
 
@@ -87,20 +91,19 @@ def build(
     val_loader = loading.evaluation(parts.val, *arguments) if parts.val else None
     eval_loader = val_loader or test_loader
     fill_derived(cfg, parts.eval_split, epochs, len(train_loader))
+    for group in monitoring(cfg):
+        cfg[group].mode = mode_of(group, cfg, is_new)
     resolved = resolve(cfg)
 
     model = make_model(cfg, where.torch)
-    criterion = make(cfg, "loss")
-    if isinstance(criterion, nn.Module):
-        criterion.to(where.torch)
-    optimizer = make_optimizer(cfg, model)
+    task = Supervised(model, make_loss(cfg, where.torch), options.precision)
+    optimizer = make_optimizer(cfg, task)
     options.precision.prepare(optimizer)
     schedule = make_schedule(cfg, optimizer)
     trainer = call(
         functools.partial(
             Trainer,
-            model,
-            criterion,
+            task,
             optimizer,
             schedule,
             train_loader,
@@ -121,7 +124,7 @@ def build(
     )
     built = Built(trainer, parts, test_loader, where, placement, resolved)
     if is_new:
-        probe(built)
+        probe(built, make_metrics(cfg, where.torch))
     if mode := cfg.trainer.get("compile"):
         # Each shape gets code of its own: what a shape computes must not depend on the ones that came before.
         model.compile(mode="default" if mode is True else mode, dynamic=False)
@@ -139,15 +142,12 @@ def run_limits(cfg: DictConfig) -> tuple[int, int | None]:
 
 
 def fill_derived(cfg: DictConfig, eval_split: str, epochs: int, batches_per_epoch: int) -> None:
-    """What only the data tells: derived.*, and mode where it is null."""
+    """What only the data tells."""
     with open_dict(cfg):
         cfg.derived.eval_split = eval_split
         cfg.derived.batches_per_epoch = batches_per_epoch
         cfg.derived.run_length.epoch = epochs
         cfg.derived.run_length.batch = epochs * batches_per_epoch
-    for node in (cfg.trainer, cfg.scheduler):
-        if "monitor" in node and node.get("mode", 0) is None:
-            node.mode = default_mode(node.monitor)
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
@@ -155,33 +155,41 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     return containers({"config": cfg}, "config")  # type: ignore[no-any-return]
 
 
-def probe(built: Built) -> None:
-    """Takes two training examples through the model and the loss, so that parts that do not fit are said at once.
+def probe(built: Built, metrics: dict[str, Any]) -> None:
+    """Takes two training examples through the parts, so that those that do not fit are said at once.
 
-    Nothing that counts is changed: eval mode, no gradients, and the generators are put back.
+    Nothing that counts is changed: eval mode, no gradients, the task's state and the generators are put back.
+
+    Args:
+        metrics: a set of them to throw away.
 
     Raises:
         InputError: names the part that refused them.
     """
-    trainer, part = built.trainer, "dataset"
+    trainer, task, part = built.trainer, built.trainer.task, "dataset"
     try:
-        with isolated(0, built.device.torch), torch.no_grad():
+        with isolated(0, built.device.torch), torch.no_grad(), untouched(task):
             examples = trainer.train_loader.examples(2)
             data, target = to_device(examples, built.device.torch, trainer.options.channels_last)
             part = "model"
-            was_training = trainer.model.training
-            with trainer.options.precision.autocast():
-                output = precision.as_fp32(trainer.model.eval()(data))
-            trainer.model.train(was_training)
+            task.eval()
+            with task.precision.autocast():
+                output = precision.as_fp32(task.model(data))
             part = "loss"
-            loss = trainer.criterion(output, target)
+            loss = task.criterion(output, target)
             if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
                 shape = list(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
                 raise InputError(f"loss: must give one number for a batch, a tensor without dimensions; got {shape}")
-    except InputError:
+            sizes.check(task.size_of(output, target))
+            for name, metric in metrics.items():
+                part = f"metrics.{name}"
+                metric.update(output, target)
+    except InputError as error:
+        if part.startswith("metrics."):
+            raise InputError(f"{part}: {error}") from error
         raise
     except Exception as error:
-        target_name = str(built.config[part].get("_target_", ""))
+        target_name = str(OmegaConf.select(OmegaConf.create(built.config), part).get("_target_", ""))
         shapes = f" (an input of shape {list(data.shape)})" if part != "dataset" else ""
         raise InputError(f"{complaint(part, target_name, error)}{shapes}") from error
 
@@ -193,7 +201,9 @@ def describe(built: Built) -> list[str]:
     rows = models.layer_table(trainer.model)
     width = max(len(row["name"]) for row in rows)
     lines = [f"{row['name']:{width}}  {row['type']:18}{row['parameters']:>12,}" for row in rows]
-    lines.append(f"{count_parameters(trainer.model):,} parameters")
+    of_loss = count_parameters(trainer.task) - count_parameters(trainer.model)
+    more = f", and {of_loss:,} of the loss" if of_loss else ""
+    lines.append(f"{count_parameters(trainer.model):,} parameters{more}")
     precision_type = trainer.options.precision.type
     lines.append(
         f"device {built.device.name}, {precision_type}, {built.device.threads} CPU threads, seed {trainer.seed}"

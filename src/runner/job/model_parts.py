@@ -61,13 +61,28 @@ def make_model(cfg: DictConfig, where: torch.device) -> nn.Module:
         raise InputError(f"model: must be a torch.nn.Module, got {type(model).__name__}")
     if (path := initial_weights(cfg)) is not None:
         load_initial_weights(model, path, cfg.strict)
-    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
-        raise InputError("model: lazy layers, which take their shape from the first batch, are not supported")
+    refuse_lazy(model, "model")
     if cfg.trainer.get("channels_last"):
         if not any(p.dim() == 4 for p in model.parameters()):
             raise InputError("trainer.channels_last=true: the model has no convolution of images")
         model.to(memory_format=torch.channels_last)
     return model.to(where)
+
+
+def make_loss(cfg: DictConfig, where: torch.device) -> Any:
+    """The loss, on the device where it is a module."""
+    criterion = make(cfg, "loss")
+    if not callable(criterion):
+        raise InputError(f"loss: must be a function or a module of (output, target), got {type(criterion).__name__}")
+    if isinstance(criterion, nn.Module):
+        refuse_lazy(criterion, "loss")
+        criterion.to(where)
+    return criterion
+
+
+def refuse_lazy(module: nn.Module, key: str) -> None:
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters()):
+        raise InputError(f"{key}: lazy layers, which take their shape from the first batch, are not supported")
 
 
 def initial_weights(cfg: DictConfig) -> Path | None:
@@ -106,7 +121,8 @@ def load_initial_weights(model: nn.Module, path: Path, strict: bool) -> None:
     log.info("model_weights: %d of %d tensors from %s%s", len(fitting), len(own), path, f"; {found}" if found else "")
 
 
-def make_optimizer(cfg: DictConfig, model: nn.Module) -> Optimizer:
+def make_optimizer(cfg: DictConfig, task: nn.Module) -> Optimizer:
+    """The optimizer of all that can be trained: the model's parameters, then the loss's."""
     factory = make(cfg, "optimizer")
     if not callable(factory):
         raise InputError(
@@ -120,7 +136,7 @@ def make_optimizer(cfg: DictConfig, model: nn.Module) -> Optimizer:
                 f"optimizer: {target.__name__}'s step needs a closure that evaluates the model again, which this"
                 " Trainer's step does not do; choose another optimizer"
             )
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = [p for p in task.parameters() if p.requires_grad]
     try:
         optimizer = factory(parameters)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -27,6 +27,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
     """The first version of run.json."""
     from runner.job.build import count_parameters
+    from runner.job.modes import modes
     from runner.models import layer_table
 
     trainer = built.trainer
@@ -44,6 +45,7 @@ def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
         "epochs_done": 0,
         "monitor": trainer.monitor,
         "mode": trainer.mode,
+        "modes": modes(built.config),  # of every metric of which it is known
         "chosen_on": trainer.monitor.split("/")[0],
         "seconds": 0.0,  # of all epochs
         "best_epoch": None,

@@ -79,7 +79,8 @@ def rebuilt(saved: Saved) -> "Built":
     with as_it_was_started(saved.record):
         say_changes(saved.record)
         built = build(saved_config(saved.record))
-    load_into(built.trainer.model, saved)
+    with fitting(saved):
+        built.trainer.task.load_weights(saved.state)
     return built
 
 
@@ -89,12 +90,13 @@ def say_changes(record: Mapping[str, Any]) -> None:
         log.warning("note: %s; what follows is by the code of today", change)
 
 
-def load_into(model: "Module", saved: Saved) -> None:
+@contextmanager
+def fitting(saved: Saved) -> Iterator[None]:
     try:
-        model.load_state_dict(saved.state["model_state_dict"])
+        yield
     except RuntimeError as error:
         message = " ".join(str(error).split())
-        raise InputError(f"{saved.path}: does not fit this run's model; {message}") from error
+        raise InputError(f"{saved.path}: does not fit this run's model or loss; {message}") from error
 
 
 def open_model(run_dir: Path, which: str) -> "Module":
@@ -103,6 +105,7 @@ def open_model(run_dir: Path, which: str) -> "Module":
 
     from runner.job.model_parts import make_model
     from runner.seeding import isolated
+    from runner.train.task import Supervised
 
     saved = open_saved(run_dir, which)
     cpu = torch.device("cpu")
@@ -112,5 +115,6 @@ def open_model(run_dir: Path, which: str) -> "Module":
     ):  # building draws initial weights: the caller's generators stay as they are
         say_changes(saved.record)
         model = make_model(saved_config(saved.record), cpu)
-    load_into(model, saved)
+    with fitting(saved):
+        Supervised(model, None).load_weights({**saved.state, "criterion_state_dict": {}})
     return model.eval()

@@ -61,6 +61,7 @@ def read(path: Path) -> dict[str, Any]:
         "epochs": record["epochs"],
         "monitor": record["monitor"],
         "mode": record["mode"],
+        "modes": record.get("modes", {}),
         "best_epoch": record["best_epoch"],
         "best_value": record["best_value"],
         "seconds": record.get("seconds"),
@@ -128,17 +129,25 @@ def where(rows: list[dict[str, Any]], conditions: Sequence[str]) -> list[dict[st
 
 
 def ordered(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
-    """Sorted by a key, the best first: a loss (or the monitored metric with mode min) rises, other numbers fall."""
+    """Sorted by a key, the best first: a metric that is better low rises, other numbers fall."""
     if not has(rows, key):
         raise InputError(f"--sort {key}: no run has this key; choices: {', '.join(columns(rows))}")
     known = [row for row in rows if value_of(row, key) is not None]
     numbers = all(isinstance(value_of(row, key), (int, float)) for row in known)
-    rising = not numbers or key.endswith("loss") or any(r["mode"] == "min" and r["monitor"] == key for r in known)
+    rising = not numbers or any(mode_of(row, key) == "min" for row in known)
     if not numbers:
         known.sort(key=lambda row: str(value_of(row, key)))
     else:
         known.sort(key=lambda row: value_of(row, key), reverse=not rising)
     return known + [row for row in rows if value_of(row, key) is None]
+
+
+def mode_of(row: Mapping[str, Any], key: str) -> str:
+    """Which way a key of a run is better, as run.json says it; an older one knows of what it monitored only."""
+    if row["monitor"] == key:
+        return str(row["mode"])
+    said = [mode for name, mode in row["modes"].items() if key == name or key.endswith(f"/{name}")]
+    return str(said[0]) if said else "min" if key.endswith("loss") else "max"
 
 
 def best(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -61,10 +61,14 @@ def compose_job(sweeper: Any, overrides: list[str], swept: Sequence[str]) -> Job
     Raises:
         InputError: what is wrong with its config.
     """
+    from runner.job.modes import mode_of, monitoring
+
     cfg = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, overrides)
     task = task_config(cfg)
     check_composed(task)
     check_targets(task)
+    for group in monitoring(task):
+        mode_of(group, task)
     values = dict(override.split("=", 1) for override in overrides if "=" in override)
     named = swept or [key for key in values if not key.startswith("sweep.")]
     settings = {key.lstrip("+"): values[key] for key in named if key in values}

@@ -155,10 +155,9 @@ def tell(study: Any, number: int, job: Job, outcomes: Mapping[str, Any]) -> bool
 
 
 def direction(config: Mapping[str, Any]) -> Literal["minimize", "maximize"]:
-    from runner.config.checks import default_mode
+    from runner.job.modes import mode_of
 
-    mode = config["trainer"]["mode"] or default_mode(config["trainer"]["monitor"])
-    return "minimize" if mode == "min" else "maximize"
+    return "minimize" if mode_of("trainer", config) == "min" else "maximize"
 
 
 def open_study(storage: str | None, place: Path, mode: Literal["minimize", "maximize"], identity: str) -> Any:

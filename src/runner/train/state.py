@@ -1,11 +1,12 @@
 """What a training carries from batch to batch: what a checkpoint holds, and what of it must be finite."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -14,9 +15,16 @@ from runner.metrics import load_metric
 from runner.seeding import rng_state
 from runner.storage.checkpoint import FORMAT_VERSION
 from runner.torch_adapter import mark_as_stepped
+from runner.train import hidden
 from runner.train.events import Progress
 from runner.train.precision import Precision
-from runner.train.steps import Criterion, MeanLoss
+from runner.train.sizes import examples
+from runner.train.steps import MeanLoss
+from runner.train.task import Supervised, as_written
+
+log = logging.getLogger("runner")
+
+BEST = "best_"  # before the keys of the best weights, in a checkpoint that holds them beside the last
 
 
 @dataclass(frozen=True)
@@ -39,8 +47,7 @@ class TrainState:
 
     def __init__(
         self,
-        model: nn.Module,
-        criterion: Criterion,
+        task: Supervised,
         optimizer: Optimizer,
         schedule: Schedule,
         precision: Precision,
@@ -49,8 +56,8 @@ class TrainState:
         device: torch.device,
         config: str = "",
     ) -> None:
-        self.model, self.criterion, self.optimizer = model, criterion, optimizer
-        self.schedule, self.precision, self.metrics = schedule, precision, metrics
+        self.task, self.optimizer, self.schedule = task, optimizer, schedule
+        self.precision, self.metrics = precision, metrics
         self.num_batches, self.device, self.config = num_batches, device, config
         self.progress = Progress()
         self.loss = MeanLoss(num_batches, device)  # of the epoch so far
@@ -58,10 +65,31 @@ class TrainState:
         self.last_row: dict[str, Any] = {}  # the metrics of the last completed epoch
         self.rows: list[dict[str, Any]] = []  # metrics.jsonl so far: a lost file can be made again
         self.owner: dict[str, Any] = {}  # which run's a checkpoint is, see storage/identity.py
-        self.best_weights: dict[str, Any] | None = None  # in memory only where best.pt is not written
+        self.best_weights: dict[str, Any] | None = None  # the task's; in memory only where best.pt is not written
         self.rng: dict[str, Any] | None = None  # the generators' state of a loaded checkpoint, until they take it
-        buffers = model.named_buffers()
+        self._attributes: dict[tuple[str, str], Any] | None = None  # the task's plain ones before training
+        self._is_said = False
+        buffers = task.named_buffers()
         self._finite_buffers = {name for name, buffer in buffers if bool(buffer.isfinite().all())}
+
+    def watch_attributes(self) -> None:
+        """Notes what the task holds in plain attributes, before the first batch that this process trains on."""
+        if self._attributes is None:
+            self._attributes = hidden.attributes(self.task)
+
+    def say_unsaved(self) -> None:
+        """One line, once: an attribute that training changes is in no checkpoint, so a resumed run may differ."""
+        if self._is_said or self._attributes is None:
+            return
+        if names := hidden.changed(self._attributes, self.task):
+            name = names[0].replace("criterion.", "loss.", 1)
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            log.warning(
+                "%s%s changes in training and is in no checkpoint: if later batches read it, a resumed run is not"
+                " exact; what is to be kept is a buffer: self.register_buffer(%r, torch.tensor(...))",
+                *(name, more, name.rpartition(".")[2]),
+            )
+            self._is_said = True
 
     def current_lr(self) -> float:
         """The learning rate of the first param group."""
@@ -75,11 +103,10 @@ class TrainState:
             "step": self.progress.step,
             "loss": self.last_row.get("train/loss"),
             "metrics": dict(self.last_row),
-            "model_state_dict": self.model.state_dict(),
+            **{key: value for key, value in self.task.weights().items() if value or key != "unsaved_buffers"},
             "optimizer_state_dict": self.optimizer.state_dict(),
             "scheduler_state_dict": self.schedule.scheduler.state_dict(),
             "progress": asdict(self.progress),
-            "criterion_state_dict": self.criterion.state_dict() if isinstance(self.criterion, nn.Module) else {},
             "precision_state_dict": self.precision.state_dict(),
             "lr": self.lr,
             "rng": rng_state(self.device),
@@ -91,16 +118,14 @@ class TrainState:
             metrics = {name: metric.state_dict() for name, metric in self.metrics.items()}
             state["running"] = {"loss": self.loss.state_dict(), "metrics": metrics}
         if self.best_weights is not None:
-            state["best_model_state_dict"] = self.best_weights
+            state |= {f"{BEST}{key}": value for key, value in self.best_weights.items() if value}
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Puts a saved state back. Everything is constructed by now: a scheduler's constructor rewrites the rates."""
-        self.model.load_state_dict(state["model_state_dict"])
+        self.task.load_weights(state)
         self.optimizer.load_state_dict(state["optimizer_state_dict"])
         self.schedule.scheduler.load_state_dict(state["scheduler_state_dict"])
-        if isinstance(self.criterion, nn.Module):
-            self.criterion.load_state_dict(state["criterion_state_dict"])
         self.precision.load_state_dict(state.get("precision_state_dict", {}))
         self.progress = Progress(**state["progress"])
         if self.progress.step:
@@ -108,11 +133,18 @@ class TrainState:
         self.lr = state["lr"]
         self.last_row = dict(state["metrics"])
         self.rows = list(state.get("rows", []))
-        self.best_weights = state.get("best_model_state_dict")
+        best = {key.removeprefix(BEST): value for key, value in state.items() if key.startswith(f"{BEST}")}
+        self.best_weights = best or None
         if self.progress.batch:
             self.rng = state["rng"]
             self.loss = MeanLoss(self.num_batches, self.device)
             self.loss.load_state_dict(state["running"]["loss"])
+            if "sizes" in state["running"]["loss"] and self.task.size_of is not examples:
+                log.warning(
+                    "train/loss of epoch %d weights its batches up to %d by their examples, as the older version that"
+                    " saved them did",
+                    *(self.progress.epoch + 1, self.progress.batch),
+                )
             for name, metric in self.metrics.items():
                 load_metric(metric, state["running"]["metrics"][name], self.device)
 
@@ -134,8 +166,9 @@ class TrainState:
                 )
 
     def _tensors(self) -> dict[str, Tensor]:
-        tensors: dict[str, Tensor] = dict(self.model.named_parameters())
-        tensors |= {name: buffer for name, buffer in self.model.named_buffers() if name in self._finite_buffers}
+        own: dict[str, Tensor] = dict(self.task.named_parameters())
+        own |= {name: buffer for name, buffer in self.task.named_buffers() if name in self._finite_buffers}
+        tensors = {as_written(name): tensor for name, tensor in own.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             kept = {f"the optimizer's {key} of parameter {index}": value for key, value in state.items()}
             tensors |= {key: value for key, value in kept.items() if isinstance(value, Tensor)}

@@ -1,6 +1,6 @@
-"""The two things that know a batch: train_step and evaluate. Free functions of all they use."""
+"""The two things that take batches: train_step and evaluate. Free functions of all they use."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,45 +9,62 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from runner.errors import InputError
-from runner.train.precision import Precision, as_fp32
-
-Criterion = Callable[[Any, Any], Tensor]
+from runner.train.precision import Precision
+from runner.train.sizes import Size
+from runner.train.task import Step
 
 
 class MeanLoss:
-    """The mean loss over the examples of up to num_batches batches; on the device until it is asked for."""
+    """The mean loss of up to num_batches batches, each weighted by what its own loss is a mean over; on the device
+    until it is asked for. A batch of size 0 (all of its targets ignored) has no loss.
+    """
 
     def __init__(self, num_batches: int, device: torch.device) -> None:
         self.losses = torch.zeros(num_batches, dtype=torch.float32, device=device)
-        self.sizes: list[int] = []  # examples in each batch
+        self.measured = torch.zeros(num_batches, dtype=torch.float32, device=device)  # the sizes that are tensors
+        self.numbers: list[float | None] = []  # those that are numbers; None: see measured
 
-    def add(self, loss: Tensor, size: int) -> None:
-        self.losses[len(self.sizes)] = loss
-        self.sizes.append(size)
+    def add(self, loss: Tensor, size: Size) -> None:
+        batch = len(self.numbers)
+        self.losses[batch] = loss
+        if isinstance(size, Tensor):
+            self.measured[batch] = size
+            self.numbers.append(None)
+        else:
+            self.numbers.append(size)
 
     @property
     def count(self) -> int:
         """Batches added."""
-        return len(self.sizes)
-
-    @property
-    def examples(self) -> int:
-        return sum(self.sizes)
+        return len(self.numbers)
 
     def compute(self, start: int = 0, stop: int | None = None) -> tuple[float, int | None]:
         """The mean over the batches start to stop, and the first of them whose loss is not finite. Synchronises."""
         stop = self.count if stop is None else stop
-        losses = self.losses[start:stop].cpu().double()
-        sizes = torch.tensor(self.sizes[start:stop])
-        bad = (~losses.isfinite()).nonzero()
+        losses, sizes = self.losses[start:stop].cpu().double(), self.sizes(start, stop)
+        is_counted = sizes != 0
+        bad = (~losses.isfinite() & is_counted).nonzero()
         first_bad = start + int(bad[0]) if len(bad) else None
-        return float((losses * sizes).sum() / sizes.sum()) if len(losses) else float("nan"), first_bad
+        if not bool(is_counted.any()):
+            return float("nan"), first_bad
+        return float((losses.where(is_counted, 0.0) * sizes).sum() / sizes.sum()), first_bad
+
+    def sizes(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """What each loss is a mean over; fp64, on the CPU."""
+        stop = self.count if stop is None else stop
+        numbers = self.numbers[start:stop]
+        if None not in numbers:
+            return torch.tensor(numbers, dtype=torch.float64)
+        measured = self.measured[start:stop].tolist()
+        sizes = [m if number is None else number for number, m in zip(numbers, measured, strict=True)]
+        return torch.tensor(sizes, dtype=torch.float64)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"losses": self.losses[: self.count].cpu(), "sizes": torch.tensor(self.sizes)}
+        return {"losses": self.losses[: self.count].cpu(), "loss_sizes": self.sizes()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.sizes = state["sizes"].tolist()
+        """Takes a checkpoint's, also of the version that weighted every batch by its examples."""
+        self.numbers = state["loss_sizes" if "loss_sizes" in state else "sizes"].tolist()
         self.losses[: self.count] = state["losses"].to(self.losses.device)
 
 
@@ -57,8 +74,8 @@ class StepOptions:
 
     Args:
         grad_clip: the highest norm of the whole gradient, or absolute value of each number in it; None: no bound.
-        accumulate: pieces that a batch is computed in, one after the other. Where a layer or the loss looks at the
-            whole batch (batch norm, a loss weighted by class), it sees a piece.
+        accumulate: pieces that a batch is computed in, one after the other, each weighted by what its loss is a mean
+            over. A layer that looks at the whole batch (batch norm) sees a piece.
         channels_last: images (N, C, H, W) are laid out as NHWC; the model must be, too.
 
     Raises:
@@ -92,62 +109,79 @@ def to_device(batch: Any, device: torch.device, channels_last: bool = False) -> 
     return (data.to(memory_format=torch.channels_last) if channels_last and data.dim() == 4 else data), target
 
 
-def train_step(
-    model: nn.Module,
-    criterion: Criterion,
-    optimizer: Optimizer,
-    data: Tensor,
-    target: Tensor,
-    options: StepOptions,
-) -> tuple[Tensor, Tensor]:
-    """One optimizer step on a batch; returns the output and the batch's mean loss, both detached, on the device."""
+def train_step(task: nn.Module, optimizer: Optimizer, batch: tuple[Any, Any], options: StepOptions) -> Step:
+    """One optimizer step on a batch (data, target); returns what the task made of it, detached, on the device."""
     optimizer.zero_grad()
-    outputs, losses = [], []
-    for x, y in pieces(data, target, options.accumulate):
-        output, loss = forward_and_backward(model, criterion, options.precision, x, y, len(y) / len(target))
-        outputs.append(output)
-        losses.append(loss)
+    precision = options.precision
+    parts = pieces(*batch, options.accumulate) if options.accumulate > 1 else ()
+    if len(parts) > 1:
+        step = accumulate(task, precision, parts)
+    else:
+        loss, size, outputs, targets = task(batch)
+        precision.backward(loss)
+        step = Step(loss.detach(), size, outputs.detach(), targets)
     if options.grad_clip is not None:
-        options.precision.unscale(optimizer)
-        clip_gradient(model, options.grad_clip, options.grad_clip_by)
-    options.precision.step(optimizer)
-    return (outputs[0], losses[0]) if len(losses) == 1 else (torch.cat(outputs), torch.stack(losses).sum())
+        precision.unscale(optimizer)
+        clip_gradient(task, options.grad_clip, options.grad_clip_by)
+    precision.step(optimizer)
+    return step
 
 
-def forward_and_backward(
-    model: nn.Module, criterion: Criterion, precision: Precision, data: Tensor, target: Tensor, share: float
-) -> tuple[Tensor, Tensor]:
-    """Adds the gradient of share x the mean loss; returns the output and that loss, detached."""
-    with precision.autocast():
-        output = model(data)
-    output = as_fp32(output)
-    loss = criterion(output, target)
-    if share != 1:
-        loss = loss * share
-    precision.backward(loss)
-    output = output.detach()
-    return (output if share == 1 else output.clone()), loss.detach()  # a CUDA graph's next piece overwrites its output
+def accumulate(task: nn.Module, precision: Precision, parts: Sequence[tuple[Tensor, Tensor]]) -> Step:
+    """The gradient and the Step of a whole batch, out of its pieces.
+
+    The loss of all is sum(loss x size) / sum(size), and the last size is known after the first gradient. So each piece
+    is weighted as if all had the first one's size per example, and what that is off by is made good in the end: by a
+    factor of exactly 1 where it is so.
+    """
+    num_examples = sum(len(target) for _, target in parts)
+    losses: list[Tensor] = []
+    outputs: list[Tensor] = []
+    total: Size = 0
+    for part in parts:
+        step = task(part)
+        if not losses:
+            as_first = num_examples * positive(step.size / len(step.targets))  # the size of all, by the first one
+        share = step.size / as_first
+        loss = step.loss * share
+        if isinstance(share, Tensor):
+            loss = loss.where(share > 0, 0.0)  # a piece of size 0 has no loss, but NaN
+        precision.backward(loss)
+        losses.append(loss.detach())
+        outputs.append(step.outputs.detach().clone())  # a CUDA graph's next piece overwrites its output
+        total = total + step.size
+    mean, off = torch.stack(losses).sum(), as_first / positive(total)
+    if isinstance(off, Tensor) or off != 1:
+        mean = mean * off
+        for parameter in task.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(off)
+    return Step(mean, total, torch.cat(outputs), torch.cat([target for _, target in parts]))
 
 
-def pieces(data: Tensor, target: Tensor, count: int) -> Iterable[tuple[Tensor, Tensor]]:
+def positive(size: Size) -> Size:
+    """A size to divide by."""
+    return size.where(size > 0, 1.0) if isinstance(size, Tensor) else size or 1.0
+
+
+def pieces(data: Tensor, target: Tensor, count: int) -> Sequence[tuple[Tensor, Tensor]]:
     """A batch cut into up to count pieces, of sizes that differ by one at most and of at least two examples."""
     count = min(count, len(target) // 2)  # batch norm takes no batch of one
     if count <= 1:
         return [(data, target)]
-    return zip(data.tensor_split(count), target.tensor_split(count), strict=True)
+    return list(zip(data.tensor_split(count), target.tensor_split(count), strict=True))
 
 
-def clip_gradient(model: nn.Module, bound: float, by: str) -> None:
+def clip_gradient(task: nn.Module, bound: float, by: str) -> None:
     if by == "norm":
-        nn.utils.clip_grad_norm_(model.parameters(), bound)
+        nn.utils.clip_grad_norm_(task.parameters(), bound)
     else:
-        nn.utils.clip_grad_value_(model.parameters(), bound)
+        nn.utils.clip_grad_value_(task.parameters(), bound)
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
-    criterion: Criterion,
+    task: nn.Module,
     batches: Iterable[Any],
     num_batches: int,
     metrics: Mapping[str, Any],
@@ -155,25 +189,22 @@ def evaluate(
     options: StepOptions,
     after_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """The mean loss over all examples and every metric, in eval mode; every layer's mode is put back.
+    """The mean loss over all that it is a mean over, and every metric, in eval mode; every layer's mode is put back.
 
     Args:
         after_batch: called after each batch; what it raises ends the evaluation.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    modes = [(module, module.training) for module in task.modules()]
+    task.eval()
     mean_loss = MeanLoss(num_batches, device)
     for metric in metrics.values():
         metric.reset()
     try:
         for batch in batches:
-            data, target = to_device(batch, device, options.channels_last)
-            with options.precision.autocast():
-                output = model(data)
-            output = as_fp32(output)
-            mean_loss.add(criterion(output, target), len(target))
+            step = task(to_device(batch, device, options.channels_last))
+            mean_loss.add(step.loss, step.size)
             for metric in metrics.values():
-                metric.update(output, target)
+                metric.update(step.outputs, step.targets)
             after_batch()
     finally:
         for module, was_training in modes:

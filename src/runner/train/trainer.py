@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
 from runner.batches.loaders import Loader
@@ -21,7 +20,8 @@ from runner.storage import checkpoint
 from runner.storage.checkpoint import Checkpoints
 from runner.train.events import EpochEnd, Listeners, Progress
 from runner.train.state import Schedule, TrainState
-from runner.train.steps import Criterion, MeanLoss, StepOptions, computed, evaluate, to_device, train_step
+from runner.train.steps import MeanLoss, StepOptions, computed, evaluate, to_device, train_step
+from runner.train.task import Supervised
 
 log = logging.getLogger("runner")
 
@@ -29,9 +29,10 @@ SECONDS_BETWEEN_WAITS = 1.0  # a device that computes on its own is asked for it
 
 
 class Trainer:
-    """Trains a model, epoch by epoch, so that it can be stopped after any batch and goes on with the same bits.
+    """Trains a task, epoch by epoch, so that it can be stopped after any batch and goes on with the same bits.
 
     Args:
+        task: the model and the loss, as one module: what is done with a batch.
         metrics: two sets of the same metrics by name, for the training and for the evaluated part.
         eval_loader: the part that is evaluated each epoch, named eval_split; None: nothing is.
         epochs: the run's whole length.
@@ -49,8 +50,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: nn.Module,
-        criterion: Criterion,
+        task: Supervised,
         optimizer: Optimizer,
         schedule: Schedule,
         train_loader: Loader,
@@ -75,7 +75,8 @@ class Trainer:
             raise ValueError(f"log_every={log_every}: must be at least 0")
         if mode not in ("min", "max"):
             raise ValueError(f"mode={mode}: unknown; choices: min, max")
-        self.model, self.criterion, self.optimizer, self.schedule = model, criterion, optimizer, schedule
+        self.task, self.optimizer, self.schedule = task, optimizer, schedule
+        self.model, self.criterion = task.model, task.criterion
         self.train_loader, self.eval_loader, self.eval_split = train_loader, eval_loader, eval_split
         self.train_metrics, self.eval_metrics = metrics
         self.device, self.seed, self.epochs = device, seed, epochs
@@ -84,12 +85,10 @@ class Trainer:
         self.checkpoints = checkpoints or Checkpoints(save="none")
         self.listeners, self.stop = listeners or Listeners(), stop or StopRequest()
         precision, num_batches = self.options.precision, len(train_loader)
-        self.state = TrainState(
-            model, criterion, optimizer, schedule, precision, self.train_metrics, num_batches, device, config
-        )
+        self.state = TrainState(task, optimizer, schedule, precision, self.train_metrics, num_batches, device, config)
         self.last_save = self.last_wait = time.monotonic()
         self.pending: list[tuple[int, int, dict[str, Any]]] = []  # steps.jsonl rows, still without a loss
-        self.examples_before = 0
+        self.examples = 0  # trained on in this epoch, by this process
         self._check_names()
 
     @property
@@ -120,16 +119,17 @@ class Trainer:
             raise
 
     def train_epoch(self) -> dict[str, float]:
-        """Trains on what is left of the epoch; returns the means over all of its examples."""
+        """Trains on what is left of the epoch; returns the means over all of it."""
         self.begin_epoch()
-        self.model.train()
+        self.task.train()
         for batch in self.train_loader.batches(self.progress.epoch, self.progress.batch):
-            data, target = to_device(batch, self.device, self.options.channels_last)
+            batch = to_device(batch, self.device, self.options.channels_last)
             self.state.lr = self.state.current_lr()
-            output, loss = train_step(self.model, self.criterion, self.optimizer, data, target, self.options)
-            self.state.loss.add(loss, len(target))
+            step = train_step(self.task, self.optimizer, batch, self.options)
+            self.state.loss.add(step.loss, step.size)
+            self.examples += len(step.targets)
             for metric in self.train_metrics.values():
-                metric.update(output, target)
+                metric.update(step.outputs, step.targets)
             self.after_batch()
         self.tell_steps()
         loss_mean = self.state.finite_loss()
@@ -137,10 +137,11 @@ class Trainer:
 
     def begin_epoch(self) -> None:
         """Seeds from (seed, epoch) and clears the sums; in the middle of an epoch, puts back what was saved."""
-        self.examples_before = self.state.loss.examples if self.progress.batch else 0  # in another process
+        self.examples = 0
+        self.state.watch_attributes()
         if self.progress.batch == 0:
             seed_everything(derive(self.seed, "epoch", self.progress.epoch))
-            self.state.loss = MeanLoss(len(self.train_loader), self.device)
+            self.state.loss = MeanLoss(self.state.num_batches, self.device)
             for metric in self.train_metrics.values():
                 metric.reset()
         elif self.state.rng is not None:
@@ -153,14 +154,14 @@ class Trainer:
         progress = self.state.progress = replace(before, step=before.step + 1, batch=before.batch + 1)
         self.step_scheduler("batch", {})
         for listener in self.listeners.batch:
-            listener(progress, len(self.train_loader))
+            listener(progress, self.state.num_batches)
         if self.log_every and progress.step % self.log_every == 0:
             row = {"step": progress.step, "epoch": progress.epoch + 1, "lr": self.state.lr}
             count = self.state.loss.count
             self.pending.append((max(0, count - self.log_every), count, row))
             if self.device.type == "cpu" or time.monotonic() - self.last_wait >= SECONDS_BETWEEN_WAITS:
                 self.tell_steps()
-        if progress.batch < len(self.train_loader) and self.is_save_due():
+        if progress.batch < self.state.num_batches and self.is_save_due():
             self.save_checkpoint(is_epoch_end=False)
         self.stop.check()
 
@@ -183,8 +184,7 @@ class Trainer:
         """The loss and metrics of one part. What a model draws while evaluating follows from the seed alone."""
         with isolated(derive(self.seed, "evaluate"), self.device):
             return evaluate(
-                self.model,
-                self.criterion,
+                self.task,
                 loader.batches(),
                 len(loader),
                 self.eval_metrics,
@@ -208,14 +208,14 @@ class Trainer:
         self.state.progress = replace(self.progress, epoch=epoch, batch=0)
         if is_best:
             self.state.progress = replace(self.progress, best_epoch=epoch, best_value=value)
-            keep = None if self.checkpoints.saves_best else copy.deepcopy(self.model.state_dict())
+            keep = None if self.checkpoints.saves_best else copy.deepcopy(self.task.weights())
             self.state.best_weights = keep
         self.state.last_row = metrics
         return is_best
 
     def tell(self, metrics: dict[str, float], is_best: bool, began: float, trained: float) -> None:
         seconds = time.perf_counter() - began
-        rate = (self.state.loss.examples - self.examples_before) / (trained - began)
+        rate = self.examples / (trained - began)
         row: dict[str, Any] = {"epoch": self.progress.epoch, "step": self.progress.step, **metrics}
         row |= {"seconds": round(seconds, 3), "examples_per_second": round(rate, 1)}
         end = EpochEnd(self.progress, metrics, seconds, rate, is_best, row)
@@ -230,22 +230,22 @@ class Trainer:
             return {"best": results["last"], **results}
         if self.progress.best_epoch is None:  # the monitored metric was NaN in every epoch
             return results
-        last = copy.deepcopy(self.model.state_dict())
-        self.model.load_state_dict(self.load_best_weights())
+        last = copy.deepcopy(self.task.weights())
+        self.task.load_weights(self.load_best_weights())
         try:
             return {"best": self.evaluate_on(loader), **results}
         finally:
-            self.model.load_state_dict(last)
+            self.task.load_weights(last)
 
     def load_best_weights(self) -> dict[str, Any]:
+        """The task's weights() of the best epoch."""
         if self.state.best_weights is not None:
             return self.state.best_weights
         path = self.checkpoints.path("best")
         state = checkpoint.load(path)
         if state["epoch"] != self.progress.best_epoch:
             raise InputError(f"{path}: holds epoch {state['epoch']}, but the best is {self.progress.best_epoch}")
-        weights: dict[str, Any] = state["model_state_dict"]
-        return weights
+        return {key: state[key] for key in self.task.weights() if key in state}
 
     def save_checkpoint(self, is_epoch_end: bool, is_best: bool = False) -> None:
         """Saves under the names that are due, if the state is finite.
@@ -262,6 +262,8 @@ class Trainer:
             self.tell_steps()
             self.state.finite_loss()
             self.state.check_finite()
+        if self.checkpoints.saves_last or self.checkpoints.saves_best:
+            self.state.say_unsaved()
         for listener in self.listeners.saving:
             listener()
         self.checkpoints.write(self.state.state_dict(), is_epoch_end, is_best)

@@ -1,0 +1,107 @@
+"""What a loss is a mean over: examples, elements, the weights of its targets, or what it says itself.
+
+Contract: the loss of several batches is the sum of (loss x size) over the sum of sizes, whatever the batches were. A
+size is a number, or a tensor of one number that stays on the device. A loss of anybody's may have a method
+`size(output, target)` that gives it; without one, a loss that is not torch's is a mean over examples, len(target).
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from runner.errors import InputError
+from runner.losses import weight_of
+
+Size = float | Tensor
+SizeOf = Callable[[Any, Any], Size]
+
+BY_CLASS = {nn.CrossEntropyLoss: F.cross_entropy, nn.NLLLoss: F.nll_loss}
+BY_ELEMENT = {
+    nn.L1Loss: F.l1_loss,
+    nn.MSELoss: F.mse_loss,
+    nn.SmoothL1Loss: F.smooth_l1_loss,
+    nn.HuberLoss: F.huber_loss,
+    nn.BCELoss: F.binary_cross_entropy,
+    nn.BCEWithLogitsLoss: F.binary_cross_entropy_with_logits,
+    nn.KLDivLoss: F.kl_div,  # with reduction=batchmean: by example
+    nn.PoissonNLLLoss: F.poisson_nll_loss,
+    nn.HingeEmbeddingLoss: F.hinge_embedding_loss,
+    nn.SoftMarginLoss: F.soft_margin_loss,
+}
+MEANS = ("mean", "batchmean")
+
+
+def size_of(criterion: Any) -> SizeOf:
+    """The function of (output, target) that says what this loss is a mean over.
+
+    Raises:
+        InputError: a loss that gives a sum, or no single number: its figures would depend on the size of the batches.
+    """
+    function = criterion.func if isinstance(criterion, functools.partial) else criterion
+    for owner in (criterion, function):
+        if callable(said := getattr(owner, "size", None)):
+            return said  # type: ignore[no-any-return]
+    setting = functools.partial(_setting, criterion)
+    reduction = setting("reduction", "mean")
+    if isinstance(reduction, str) and reduction not in MEANS:
+        _refuse("reduction", reduction)
+    for key in ("size_average", "reduce"):  # torch's older words for it, still taken by its functions
+        if setting(key, None) is False:
+            _refuse(key, "false")
+    if _is_one_of(criterion, function, BY_CLASS):
+        ignored = setting("ignore_index", -100)
+        return lambda output, target: class_size(output, target, setting("weight", None), ignored)
+    return elements if _is_one_of(criterion, function, BY_ELEMENT) and reduction == "mean" else examples
+
+
+def examples(output: Any, target: Any) -> int:
+    return len(target)
+
+
+def elements(output: Any, target: Tensor) -> int:
+    return target.numel()
+
+
+def class_size(output: Tensor, target: Tensor, weight: Tensor | None, ignored: int) -> Size:
+    """Of torch's cross entropy and nll: the sum of the weights of the targets that are not ignored.
+
+    Where the targets are probabilities (N, C, ...) torch divides by N x ..., whatever the weights are.
+    """
+    if target.is_floating_point():
+        return target.numel() // target.shape[1] if target.dim() > 1 else 1
+    return weight_of(target, weight, ignored)
+
+
+def check(size: Any) -> None:
+    """Says what is wrong with a size that a loss of the user's gave. Waits for the device.
+
+    Raises:
+        InputError: not one number that is finite and not negative.
+    """
+    is_one = size.numel() == 1 if isinstance(size, Tensor) else isinstance(size, (int, float))
+    if not is_one or not 0 <= float(size) < math.inf:
+        raise InputError(f"loss: size(output, target) must give one number, what the loss is a mean over; got {size!r}")
+
+
+def _setting(criterion: Any, key: str, default: Any) -> Any:
+    """A setting of a loss: an attribute of a module, or an argument that a partial holds."""
+    if isinstance(criterion, functools.partial):
+        return criterion.keywords.get(key, default)
+    return getattr(criterion, key, default) if isinstance(criterion, nn.Module) else default
+
+
+def _is_one_of(criterion: Any, function: Any, known: dict[Any, Any]) -> bool:
+    """Whether a loss is one of torch's, or computes as its class does."""
+    forward = getattr(type(criterion), "forward", None)
+    return function in known.values() or any(forward is module.forward for module in known)
+
+
+def _refuse(key: str, value: str) -> None:
+    raise InputError(
+        f"loss.{key}={value}: does not give the mean over a batch, and so other figures with other sizes of batches;"
+        f" choices: {', '.join(MEANS) if key == 'reduction' else 'leave it out'}"
+    )
