@@ -30,7 +30,7 @@ ROOMS = {
     "storage": "errors",
     "batches": "errors processes torch_adapter seeding augment data",
     "train": "errors processes torch_adapter seeding metrics storage batches",
-    "job": "errors processes torch_adapter seeding device models metrics data config storage batches train",
+    "job": "errors processes torch_adapter seeding device models losses metrics data config storage batches train",
     "sweep": "errors tables processes seeding config storage job",
     "cli": "errors tables config storage train job sweep",
     "__init__": "errors storage job",

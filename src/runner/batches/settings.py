@@ -8,7 +8,7 @@ import torch
 
 from runner.augment import Augmentations
 from runner.batches.loaders import Loader, MemoryLoader, WorkersLoader
-from runner.batches.memory import Store, Unfit, free_bytes, is_deterministic, name_of
+from runner.batches.memory import Store, Unfit, free_bytes, may_draw, name_of
 from runner.batches.order import BatchDataset, EpochOrder
 from runner.data import Part
 from runner.errors import InputError
@@ -94,7 +94,8 @@ class LoaderSettings:
         try:
             if self.placement == "workers" or self.for_workers:
                 raise Unfit(self.for_workers or "as asked for")
-            unknown = [*(d for d in datasets if not is_deterministic(d)), *Augmentations(augment, 0, 0).foreign]
+            drawing = (may_draw(dataset) for dataset in datasets)
+            unknown = [*(thing for thing in drawing if thing is not None), *Augmentations(augment, 0, 0).foreign]
             if unknown:
                 raise Unfit(f"{name_of(unknown[0])} may draw random numbers, or differ from one time to the next")
             free = free_bytes(device)

@@ -19,6 +19,7 @@ from runner.data import Parts
 from runner.errors import InputError
 from runner.job.data_parts import fill_classes, make_parts
 from runner.job.instantiate import call, containers, make
+from runner.job.mistakes import check_data, check_outputs
 from runner.job.model_parts import (
     check_accumulate,
     make_metrics,
@@ -27,6 +28,7 @@ from runner.job.model_parts import (
     make_options,
     make_schedule,
 )
+from runner.job.shared_examples import check_shared
 from runner.processes import StopRequest
 from runner.seeding import isolated
 from runner.storage.checkpoint import Checkpoints
@@ -78,6 +80,9 @@ def build(
 
     parts = make_parts(cfg)
     fill_classes(cfg, parts)
+    if is_new:
+        check_data(cfg, parts)
+        check_shared(cfg, parts)
     augment = make(cfg.dataset, "augment", "dataset") or []
     used = [part for part in (parts.train, parts.val, parts.test) if part is not None]
     placement = call(functools.partial(loading.place, used, augment, where.torch), {}, "dataloader")
@@ -121,6 +126,7 @@ def build(
     )
     built = Built(trainer, parts, test_loader, where, placement, resolved)
     if is_new:
+        check_outputs(resolved, model, criterion, train_loader, parts.train, options)
         probe(built)
     if mode := cfg.trainer.get("compile"):
         # Each shape gets code of its own: what a shape computes must not depend on the ones that came before.
