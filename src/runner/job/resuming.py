@@ -6,7 +6,7 @@ import re
 import shlex
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from runner.processes import STOP_SIGNALS
 from runner.storage import checkpoint, provenance
 from runner.storage.checkpoint import Damaged
 from runner.storage.files import fsync_directory
+from runner.storage.peek import peek, verify
 from runner.storage.records import flatten
 from runner.storage.run_dir import RunDir, now
 from runner.train.trainer import Trainer
@@ -138,37 +139,56 @@ def choose(run_dir: RunDir, record: dict[str, Any]) -> tuple[Resumed, list[str]]
     A checkpoint leads to the same end if the weights of its best epoch are there, or if a later epoch is known (from
     the rows of metrics.jsonl, which are durable before any checkpoint) to beat them, so that they are made again.
 
+    What each file says of itself tells which to take; the one that is taken is held against its digest and loaded, and
+    so is the one with the best weights held against its own. The others stay unread.
+
     Raises:
         InputError: there are checkpoints, but none of them is good.
     """
     notes: list[str] = []
     good: dict[Path, Facts] = {}
     paths = [p for p in run_dir.checkpoints.glob("*.pt") if p.name not in NOT_CHECKPOINTS]
-    for path in paths:
+    unusable: list[Path] = []
+
+    def tried(look: Callable[[Path], Any], path: Path) -> Any:
+        """What look(path) gives; None for a damaged file, which is said and set aside."""
         try:
-            good[path] = Facts.of(checkpoint.load(path))
+            return look(path)
         except Damaged as error:
             notes.append(str(error))
-    if paths and not good:
-        raise InputError(f"{run_dir.path}: none of its checkpoints is good; {'; '.join(notes)}")
+            unusable.append(path)
+            good.pop(path, None)
+            return None
+
+    for path in paths:
+        if (peeked := tried(peek, path)) is not None:
+            good[path] = Facts.of(peeked)
     rows = run_dir.metrics.read()
     values = {row["epoch"]: row[record["monitor"]] for row in rows}
     known = {**{int(epoch): value for epoch, value in record.get("known", {}).items()}, **values}
-    unusable = [path for path in paths if path not in good]
-    for path in sorted(good, key=lambda p: (good[p].position, p.name == "last.pt"), reverse=True):
+    left_out: list[Path] = []  # newer, but without their best epoch's weights
+    while candidates := [path for path in good if path not in left_out]:
+        path = max(candidates, key=lambda p: (good[p].position, p.name == "last.pt"))
         facts = good[path]
         best, is_reachable = _best_file(facts, good, known, record["mode"])
-        if is_reachable:
+        if not is_reachable:
+            left_out.append(path)
+            continue
+        if best is not None and best != path and tried(verify, best) is None:
+            continue  # another file may hold them
+        if (state := tried(checkpoint.load, path)) is not None:
             if notes:
                 lost = len([epoch for epoch in values if epoch > facts.epoch])
                 notes.append(f"continuing from {path.name}, after epoch {facts.epoch}: {lost} epochs are repeated")
-            return Resumed(record, checkpoint.load(path), path, best, unusable, known), notes
-        unusable.append(path)
+            return Resumed(record, state, path, best, [*unusable, *left_out], known), notes
+    if paths and not any([tried(verify, path) is not None for path in left_out]):
+        raise InputError(f"{run_dir.path}: none of its checkpoints is good; {'; '.join(notes)}")
     if paths:
         notes.append(
             "the weights of the best epoch are lost, so the run starts again from its beginning:"
             f" {len(rows)} epochs are repeated"
         )
+    unusable += [path for path in left_out if path not in unusable]
     return Resumed(record, None, None, None, unusable, known), notes
 
 
