@@ -80,7 +80,7 @@ class WorkersLoader:
         persistent_workers: bool = False,
         prefetch_factor: int | None = None,
     ) -> None:
-        self.order = order
+        self.source, self.order = batches, order
         self._iterator: Iterator[Any] | None = None
         self._loader: DataLoader[Any] = DataLoader(
             batches,

@@ -13,6 +13,7 @@ from torch import nn
 
 from runner import device, models
 from runner.batches.loaders import Loader
+from runner.batches.own_state import check_own_state
 from runner.batches.settings import LoaderSettings, Placement
 from runner.config.checks import check_targets, complaint, default_mode
 from runner.data import Parts
@@ -126,6 +127,7 @@ def build(
     )
     built = Built(trainer, parts, test_loader, where, placement, resolved)
     if is_new:
+        check_own_state({"dataset.train": train_loader, "dataset.val": val_loader, "dataset.test": test_loader})
         check_outputs(resolved, model, criterion, train_loader, parts.train, options)
         probe(built)
     if mode := cfg.trainer.get("compile"):

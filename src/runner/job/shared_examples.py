@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import TensorDataset
 
+from runner.batches.own_state import equal
 from runner.data import Parts
 from runner.errors import InputError
 from runner.seeding import derive, isolated
@@ -90,18 +91,6 @@ def are_the_same(left: Any, right: Any) -> bool:
         return equal(samples[0], samples[1])
     except Exception:
         return False  # the probe says what is wrong with it
-
-
-def equal(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-        return bool(np.array_equal(one, other))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(equal(a, b) for a, b in zip(one, other, strict=True))
-    return bool(one == other)
 
 
 def rows_of(dataset: Any) -> np.ndarray[Any, Any] | None:
