@@ -31,7 +31,7 @@ ROOMS = {
     "batches": "errors processes torch_adapter seeding augment data",
     "train": "errors processes torch_adapter seeding metrics storage batches",
     "job": "errors processes torch_adapter seeding device models losses metrics data config storage batches train",
-    "sweep": "errors tables processes seeding config storage job",
+    "sweep": "errors tables processes seeding batches config storage job",
     "cli": "errors tables config storage train job sweep",
     "__init__": "errors storage job",
     "__main__": "errors cli",

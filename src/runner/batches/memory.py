@@ -5,6 +5,7 @@ whose samples are known never to change are taken.
 """
 
 import copy
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ RANDOM_TRANSFORMS = {
     *("AutoAugment", "RandAugment", "TrivialAugmentWide", "AugMix"),
 }
 ON_IMAGES = {"Resize", "CenterCrop", "Pad", "Grayscale"}  # those that take and give a PIL image
+# In the environment of a job that has others beside it: how many share this machine's memory, and its GPU's.
+JOBS_AT_ONCE, JOBS_PER_GPU = "RUNNER_JOBS_AT_ONCE", "RUNNER_JOBS_PER_GPU"
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -218,6 +221,19 @@ def free_bytes(device: torch.device) -> int:
         return free
     cached = int(pages.get("inactive_file", 0))  # given back when it is needed
     return max(0, min(free, int(limit) - used + cached)) if limit.isdecimal() else free
+
+
+def jobs_at_once(device: torch.device) -> int:
+    """How many jobs share the device's memory: a sweep says so to each of its workers; one where nobody does.
+
+    Raises:
+        InputError: the variable holds something else.
+    """
+    name = JOBS_PER_GPU if device.type == "cuda" else JOBS_AT_ONCE
+    text = os.environ.get(name) or "1"
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"{name}={text}: must be a whole number of at least 1, of the jobs that share the memory")
+    return int(text)
 
 
 def name_of(thing: Any) -> str:
