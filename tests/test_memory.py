@@ -8,8 +8,11 @@ from torchvision import datasets, transforms
 from runner.augment import RandomAffine, RandomCrop, RandomErasing, RandomHorizontalFlip
 from runner.batches import settings as settings_module
 from runner.batches.loaders import MemoryLoader
+from runner.batches.memory import jobs_at_once
 from runner.batches.settings import GIB, LoaderSettings
+from runner.cli.verify import differences
 from runner.data import Digits, Fake, Part
+from runner.storage.run_dir import RunDir
 
 CPU = torch.device("cpu")
 AUGMENT = [RandomCrop(2), RandomHorizontalFlip(), RandomAffine(10, 0.1), RandomErasing()]
@@ -201,3 +204,39 @@ def test_a_containers_limit_counts_without_what_is_used(tmp_path, monkeypatch):
     assert memory.free_bytes(CPU) == 400_000
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.free_bytes(CPU) > 400_000 and whole > 400_000
+
+
+@pytest.mark.parametrize("jobs", [1, 4])
+def test_jobs_at_once_share_the_quarter_that_one_alone_may_take(jobs, monkeypatch):
+    from runner.sweep.worker import share_memory
+
+    monkeypatch.setattr(settings_module, "free_bytes", lambda device: 8 * GIB)
+    for name in ("RUNNER_JOBS_AT_ONCE", "RUNNER_JOBS_PER_GPU"):
+        monkeypatch.setenv(name, "")  # it is put back afterwards
+    part, cuda = Part(FAKE, torch.arange(9)), torch.device("cuda")
+    assert LoaderSettings().place([part], [], CPU).reason.endswith("of a limit of 2.00 GiB (8.00 GiB are free)")
+    share_memory(jobs, per_gpu=2)
+    among = f", among {jobs} jobs at once" if jobs > 1 else ""
+    reason = LoaderSettings().place([part], [], CPU).reason
+    assert reason.endswith(f"of a limit of {2 / jobs:.2f} GiB (8.00 GiB are free{among})")
+    assert jobs_at_once(cuda) == 2
+    assert "of a limit of 1.00 GiB" in LoaderSettings(memory_limit=1).place([part], [], CPU).reason
+
+
+def test_a_share_that_is_no_number_is_refused(monkeypatch):
+    monkeypatch.setenv("RUNNER_JOBS_AT_ONCE", "some")
+    with pytest.raises(ValueError, match="RUNNER_JOBS_AT_ONCE=some: must be a whole number of at least 1"):
+        LoaderSettings().place([Part(FAKE, torch.arange(9))], [], CPU)
+
+
+def test_the_jobs_of_a_sweep_share_and_stay_the_jobs_and_bits_that_they_are_alone(cli):
+    words = ["model=mlp", "model.hidden=[4]", "trainer.epochs=1", "trainer.limit_batches=2", "device.threads=1"]
+    done = cli("-m", *words, "seed=1,2,3", "hydra.launcher.jobs=2", "hydra.sweep.dir=sweep")
+    assert done.returncode == 0, done.stdout + done.stderr
+    alone = cli(*words, "seed=2", "hydra.run.dir=alone")
+    assert alone.returncode == 0 and "among" not in alone.stdout
+    for seed in (1, 2, 3):
+        assert "are free, among 2 jobs at once)" in (cli.cwd / "sweep" / f"seed={seed}" / "runner.log").read_text()
+    one, other = RunDir(cli.cwd / "sweep" / "seed=2"), RunDir(cli.cwd / "alone")
+    assert list(differences(one, other)) == []
+    assert one.read_run()["config"] == other.read_run()["config"]

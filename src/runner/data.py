@@ -23,9 +23,14 @@ class Part:
 
     dataset: Any  # map-style: __getitem__ and __len__
     indices: Tensor  # int64, (N,)
+    is_held_out: bool = False  # of the training set; False: all that a set of its own holds, or the training part
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def spread(self, count: int) -> Tensor:
+        """The indices of `count` examples (or all, where there are fewer), evenly spread over the part."""
+        return self.indices[torch.linspace(0, len(self) - 1, min(count, len(self)), dtype=torch.float64).round().long()]
 
 
 @dataclass(frozen=True)
@@ -111,9 +116,14 @@ def image_folder(root: str | None, transform: Callable[[Any], Any] | None = None
 
     made = ImageFolder(root, transform=transform)
     if len(parts := {"train", "val", "valid", "validation", "test"} & set(made.classes)) > 1:
+        val = "".join(
+            f", dataset.val_root={root}/{name} with dataset.val_size=0"
+            for name in ("val", "valid", "validation")
+            if name in parts
+        )
         raise InputError(
             f"dataset.root={root}: its folders are parts, not classes ({', '.join(sorted(parts))});"
-            f" choose dataset.root={root}/train and dataset.test_root={root}/test"
+            f" choose dataset.root={root}/train{val} and dataset.test_root={root}/test"
         )
     return made
 
@@ -121,14 +131,27 @@ def image_folder(root: str | None, transform: Callable[[Any], Any] | None = None
 def integer_targets(dataset: Any) -> Tensor | None:
     """The dataset's `targets` (as torchvision names them) where they are one integer an example, else None."""
     targets = getattr(dataset, "targets", None)
-    if targets is None:
-        return None
+    return None if targets is None else integers(targets, len(dataset))
+
+
+def integers(values: Any, count: int) -> Tensor | None:
+    """`count` integers as a tensor (count,); None where the values are something else."""
     try:
-        tensor = torch.as_tensor(targets)
+        tensor = torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError):
         return None
-    fits = tensor.dim() == 1 and len(tensor) == len(dataset)
+    fits = tensor.dim() == 1 and len(tensor) == count
     return tensor.long() if fits and not tensor.is_floating_point() and not tensor.is_complex() else None
+
+
+def known_labels(dataset: Any) -> Tensor | None:
+    """The integer label of every example, where the dataset seems to tell: `targets`, `labels`, or a tensor of them."""
+    tensors = getattr(dataset, "tensors", None)
+    named = [getattr(dataset, name, None) for name in ("targets", "labels")]
+    for labels in [*named, tensors[-1] if isinstance(tensors, tuple) and tensors else None]:
+        if labels is not None:
+            return integers(labels, len(dataset))
+    return None
 
 
 def count_classes(dataset: Any) -> int | None:
@@ -165,27 +188,44 @@ def hold_out(part: Part, size: float, purpose: str) -> tuple[Part, Part]:
         # Each class in turn spreads its examples evenly over [0, 1); the lowest `count` keys hold out the same
         # share of every class, to within one example.
         labels = targets[part.indices][order]
+        by_class = labels.argsort(stable=True)
+        sizes = torch.unique_consecutive(labels[by_class], return_counts=True)[1]
+        nth = torch.arange(total) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)  # of its class, from 0
         keys = torch.empty(total, dtype=torch.float64)
-        for label in set(labels.tolist()):
-            of_class = (labels == label).nonzero().squeeze(1)
-            keys[of_class] = (torch.arange(len(of_class), dtype=torch.float64) + 0.5) / len(of_class)
+        keys[by_class] = (nth.double() + 0.5) / sizes.repeat_interleave(sizes)
         held = order[keys.argsort(stable=True)[:count]]
     is_held = torch.zeros(total, dtype=torch.bool)
     is_held[held] = True
     return Part(part.dataset, part.indices[~is_held]), Part(part.dataset, part.indices[is_held])
 
 
-def split(train: Any, test: Any, test_size: float = 0, val_size: float = 0) -> Parts:
-    """Makes the parts of a run from a training set and, where there is one, an official test set.
+def split(
+    train: Any, test: Any, test_size: float = 0, val_size: float = 0, val: Any = None, plain: Any = None
+) -> Parts:
+    """Makes the parts of a run from a training set and, where there are some, official validation and test sets.
+
+    Args:
+        plain: the same examples as train's, as they are evaluated (without what is done to training images only);
+            what is held out of train is taken from it. None: train itself.
 
     Raises:
-        InputError: see hold_out.
+        InputError: see hold_out; a val_size beside val; a plain of another length than train.
     """
-    rest = Part(train, torch.arange(len(train)))
-    test_part = None if test is None else Part(test, torch.arange(len(test)))
+    if val is not None and val_size != 0:
+        raise InputError(
+            f"dataset.val_size={val_size}: dataset.val is given, so nothing is held out for validation; set"
+            " dataset.val_size=0"
+        )
+    if plain is not None and len(plain) != len(train):
+        raise InputError(
+            f"dataset.transform_train: with it dataset.train has {len(train)} examples, without it {len(plain)}"
+        )
+    rest, val_part, test_part = (None if d is None else Part(d, torch.arange(len(d))) for d in (train, val, test))
+    assert rest is not None
     if test_part is None and test_size != 0:
-        rest, test_part = hold_out(rest, test_size, "test")
-    val_part = None
+        rest, held = hold_out(rest, test_size, "test")
+        test_part = Part(train if plain is None else plain, held.indices, is_held_out=True)
     if val_size != 0:
-        rest, val_part = hold_out(rest, val_size, "val")
+        rest, held = hold_out(rest, val_size, "val")
+        val_part = Part(train if plain is None else plain, held.indices, is_held_out=True)
     return Parts(rest, val_part, test_part)

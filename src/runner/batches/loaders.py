@@ -25,7 +25,7 @@ class Loader(Protocol):
         ...
 
     def examples(self, count: int) -> Any:
-        """A batch of the part's first examples, made in this process."""
+        """A batch of so many of the part's examples, evenly spread over it, made in this process."""
         ...
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Any]:
@@ -47,7 +47,7 @@ class MemoryLoader:
         return self.order.num_batches
 
     def examples(self, count: int) -> Any:
-        indices = self.order.part.indices[:count]
+        indices = self.order.part.spread(count)
         return self._taken(indices, indices.to(self.store.device), 0)
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Any]:
@@ -80,7 +80,7 @@ class WorkersLoader:
         persistent_workers: bool = False,
         prefetch_factor: int | None = None,
     ) -> None:
-        self.order = order
+        self.source, self.order = batches, order
         self._iterator: Iterator[Any] | None = None
         self._loader: DataLoader[Any] = DataLoader(
             batches,
@@ -99,7 +99,7 @@ class WorkersLoader:
         return self.order.num_batches
 
     def examples(self, count: int) -> Any:
-        return self._loader.dataset[BatchIndex(0, self.order.part.indices[:count].tolist())]
+        return self._loader.dataset[BatchIndex(0, self.order.part.spread(count).tolist())]
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Any]:
         if not self._loader.persistent_workers:

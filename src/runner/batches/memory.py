@@ -5,6 +5,7 @@ whose samples are known never to change are taken.
 """
 
 import copy
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,14 @@ DETERMINISTIC_TRANSFORMS = {
     *("ToTensor", "PILToTensor", "ToImage", "ToDtype", "ToPureTensor", "ConvertImageDtype"),
     *("Normalize", "Resize", "CenterCrop", "Pad", "Grayscale"),
 }
+# Those that draw, beside the many whose names begin with Random.
+RANDOM_TRANSFORMS = {
+    *("ColorJitter", "GaussianBlur", "GaussianNoise", "ElasticTransform", "ScaleJitter", "JPEG", "MixUp", "CutMix"),
+    *("AutoAugment", "RandAugment", "TrivialAugmentWide", "AugMix"),
+}
 ON_IMAGES = {"Resize", "CenterCrop", "Pad", "Grayscale"}  # those that take and give a PIL image
+# In the environment of a job that has others beside it: how many share this machine's memory, and its GPU's.
+JOBS_AT_ONCE, JOBS_PER_GPU = "RUNNER_JOBS_AT_ONCE", "RUNNER_JOBS_PER_GPU"
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -32,26 +40,38 @@ def _steps(transform: Any) -> list[Any]:
     return [] if transform is None else [transform]
 
 
-def _draws_nothing(transform: Any) -> bool:
-    return all(
-        type(step).__module__.startswith("torchvision.") and type(step).__name__ in DETERMINISTIC_TRANSFORMS
-        for step in _steps(transform)
-    )
+def _draws_nothing(step: Any) -> bool:
+    return type(step).__module__.startswith("torchvision.") and type(step).__name__ in DETERMINISTIC_TRANSFORMS
+
+
+def random_transforms(dataset: Any) -> list[str]:
+    """The names of a dataset's transforms that are known to draw random numbers: torchvision's, and who is named so."""
+    steps = [step for name in ("transform", "target_transform") for step in _steps(getattr(dataset, name, None))]
+    names = [(type(step).__name__, type(step).__module__.startswith("torchvision.")) for step in steps]
+    return [name for name, is_theirs in names if name.startswith("Random") or (is_theirs and name in RANDOM_TRANSFORMS)]
 
 
 def is_deterministic(dataset: Any) -> bool:
     """Whether dataset[i] is known to draw no random number: this project's datasets, torchvision's by transform."""
+    return may_draw(dataset) is None
+
+
+def may_draw(dataset: Any) -> Any:
+    """What of a dataset may draw random numbers: a transform, or the dataset itself; None where it is known to draw
+    none.
+    """
     if vars(type(dataset)).get("is_deterministic", False):  # its own word, not that of a class which it refines
-        return True
+        return None
     if not type(dataset).__module__.startswith("torchvision.datasets."):
-        return False
+        return dataset
     from torchvision.datasets.folder import default_loader
     from torchvision.datasets.vision import StandardTransform
 
     is_plain = isinstance(getattr(dataset, "transforms", None), (StandardTransform, type(None)))
     if not is_plain or getattr(dataset, "loader", default_loader) is not default_loader:
-        return False
-    return all(_draws_nothing(getattr(dataset, name, None)) for name in ("transform", "target_transform"))
+        return dataset
+    steps = [step for name in ("transform", "target_transform") for step in _steps(getattr(dataset, name, None))]
+    return next((step for step in steps if not _draws_nothing(step)), None)
 
 
 class Unfit(ValueError):
@@ -201,6 +221,19 @@ def free_bytes(device: torch.device) -> int:
         return free
     cached = int(pages.get("inactive_file", 0))  # given back when it is needed
     return max(0, min(free, int(limit) - used + cached)) if limit.isdecimal() else free
+
+
+def jobs_at_once(device: torch.device) -> int:
+    """How many jobs share the device's memory: a sweep says so to each of its workers; one where nobody does.
+
+    Raises:
+        InputError: the variable holds something else.
+    """
+    name = JOBS_PER_GPU if device.type == "cuda" else JOBS_AT_ONCE
+    text = os.environ.get(name) or "1"
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"{name}={text}: must be a whole number of at least 1, of the jobs that share the memory")
+    return int(text)
 
 
 def name_of(thing: Any) -> str:

@@ -8,7 +8,7 @@ import torch
 
 from runner.augment import Augmentations
 from runner.batches.loaders import Loader, MemoryLoader, WorkersLoader
-from runner.batches.memory import Store, Unfit, free_bytes, is_deterministic, name_of
+from runner.batches.memory import Store, Unfit, free_bytes, jobs_at_once, may_draw, name_of
 from runner.batches.order import BatchDataset, EpochOrder
 from runner.data import Part
 from runner.errors import InputError
@@ -35,7 +35,7 @@ class LoaderSettings:
     Args:
         placement: "memory" decodes the datasets once into tensors on the device; "workers" is torch's DataLoader;
             "auto" takes memory where that gives the same tensors and fits, and none of WORKERS_ONLY is given.
-        memory_limit: GiB that "memory" may take; None: a quarter of what is free.
+        memory_limit: GiB that "memory" may take; None: a quarter of what is free, shared by a sweep's jobs at once.
 
     Raises:
         ValueError: a value out of range, or settings that do not go together.
@@ -94,14 +94,17 @@ class LoaderSettings:
         try:
             if self.placement == "workers" or self.for_workers:
                 raise Unfit(self.for_workers or "as asked for")
-            unknown = [*(d for d in datasets if not is_deterministic(d)), *Augmentations(augment, 0, 0).foreign]
+            drawing = (may_draw(dataset) for dataset in datasets)
+            unknown = [*(thing for thing in drawing if thing is not None), *Augmentations(augment, 0, 0).foreign]
             if unknown:
                 raise Unfit(f"{name_of(unknown[0])} may draw random numbers, or differ from one time to the next")
             free = free_bytes(device)
-            limit = free / 4 if self.memory_limit is None else self.memory_limit * GIB
+            jobs = jobs_at_once(device)
+            limit = free / 4 / jobs if self.memory_limit is None else self.memory_limit * GIB
             stores = [stored(dataset, device) for dataset in datasets]
             size = sum(store.num_bytes for store in stores)
-            sizes = f"{in_words(size)} of a limit of {in_words(limit)} ({in_words(free)} are free)"
+            among = f", among {jobs} jobs at once" if jobs > 1 else ""
+            sizes = f"{in_words(size)} of a limit of {in_words(limit)} ({in_words(free)} are free{among})"
             if size > limit:
                 raise Unfit(f"the datasets do not fit: {sizes}")
         except Unfit as reason:

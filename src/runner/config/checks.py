@@ -30,7 +30,10 @@ ROOT_KEYS = (
     *("seed", "deterministic", "quiet", "name", "tags", "notes"),
     *("model_weights", "init_from", "strict", "derived", "sweep"),
 )
-DATASET_KEYS = ("train", "test", "input_shape", "num_classes", "mean", "std", "augment", "test_size", "val_size")
+DATASET_KEYS = (
+    *("train", "val", "test", "input_shape", "num_classes", "mean", "std"),
+    *("transform_train", "augment", "test_size", "val_size"),
+)
 TRAINER_KEYS = (
     *("epochs", "monitor", "mode", "log_every", "limit_batches", "dry_run"),
     *("grad_clip", "grad_clip_by", "accumulate", "channels_last", "compile"),

@@ -13,12 +13,14 @@ from torch import nn
 
 from runner import device, models
 from runner.batches.loaders import Loader
+from runner.batches.own_state import check_own_state
 from runner.batches.settings import LoaderSettings, Placement
 from runner.config.checks import check_targets, complaint
 from runner.data import Parts
 from runner.errors import InputError
 from runner.job.data_parts import fill_classes, make_parts
 from runner.job.instantiate import call, containers, make
+from runner.job.mistakes import check_data, check_outputs
 from runner.job.model_parts import (
     check_accumulate,
     make_loss,
@@ -29,6 +31,7 @@ from runner.job.model_parts import (
     make_schedule,
 )
 from runner.job.modes import mode_of, monitoring
+from runner.job.shared_examples import check_shared
 from runner.processes import StopRequest
 from runner.seeding import isolated
 from runner.storage.checkpoint import Checkpoints
@@ -82,6 +85,9 @@ def build(
 
     parts = make_parts(cfg)
     fill_classes(cfg, parts)
+    if is_new:
+        check_data(cfg, parts)
+        check_shared(cfg, parts)
     augment = make(cfg.dataset, "augment", "dataset") or []
     used = [part for part in (parts.train, parts.val, parts.test) if part is not None]
     placement = call(functools.partial(loading.place, used, augment, where.torch), {}, "dataloader")
@@ -124,6 +130,8 @@ def build(
     )
     built = Built(trainer, parts, test_loader, where, placement, resolved)
     if is_new:
+        check_own_state({"dataset.train": train_loader, "dataset.val": val_loader, "dataset.test": test_loader})
+        check_outputs(resolved, model, task.criterion, train_loader, parts.train, options)
         probe(built, make_metrics(cfg, where.torch))
     if mode := cfg.trainer.get("compile"):
         # Each shape gets code of its own: what a shape computes must not depend on the ones that came before.

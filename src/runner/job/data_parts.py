@@ -1,34 +1,73 @@
 """The `dataset` group: its parts, and what only the data can tell the config."""
 
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from runner.config.checks import locate
 from runner.data import Parts, count_classes, integer_targets, split
 from runner.errors import InputError
-from runner.job.instantiate import make
+from runner.job.instantiate import containers, instantiate, make
+
+SETS = ("train", "val", "test")  # the keys of the dataset group that are datasets
 
 
 def make_parts(cfg: DictConfig) -> Parts:
-    """The dataset group: its training set and test set, parted."""
-    sets = {}
-    for name in ("train", "test"):
-        try:
-            sets[name] = make(cfg.dataset, name, "dataset")
-        except InputError as error:
-            raise data_error(cfg, name, error) from error
+    """The dataset group: its training set and what is official of validation and test set, parted."""
+    sets = {name: opened(cfg, name) for name in SETS}
     if sets["train"] is None:
         raise InputError("dataset.train: must be a map-style dataset, as {_target_: your.Dataset}; got null")
-    for name, made in sets.items():
-        if made is not None and not (hasattr(made, "__getitem__") and hasattr(made, "__len__")):
-            kind = type(made).__name__
-            raise InputError(f"dataset.{name}: must be a map-style dataset (__getitem__ and __len__), got {kind}")
     sizes = {key: cfg.dataset.get(key) or 0 for key in ("test_size", "val_size")}
     for key, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, (int, float)):
             raise InputError(f"dataset.{key}={size}: must be a fraction or a count")
-    return split(sets["train"], sets["test"], **sizes)
+    plain = None
+    if cfg.dataset.get("transform_train") is not None:  # the training set is opened a second time, as it is trained on
+        plain, sets["train"] = sets["train"], opened(cfg, "train", training_node(cfg))
+    return split(sets["train"], sets["test"], **sizes, val=sets["val"], plain=plain)
+
+
+def opened(cfg: DictConfig, name: str, node: Any = None) -> Any:
+    """dataset.NAME, made: a map-style dataset, or None where there is no such part."""
+    try:
+        made = make(cfg.dataset, name, "dataset") if node is None else instantiate(node, f"dataset.{name}")
+    except InputError as error:
+        raise data_error(cfg, name, error) from error
+    if made is not None and not (hasattr(made, "__getitem__") and hasattr(made, "__len__")):
+        kind = type(made).__name__
+        raise InputError(f"dataset.{name}: must be a map-style dataset (__getitem__ and __len__), got {kind}")
+    return made
+
+
+def training_node(cfg: DictConfig) -> dict[str, Any]:
+    """dataset.train with dataset.transform_train as its argument `transform`.
+
+    Raises:
+        InputError: it takes no such argument, or the transforms cannot be made.
+    """
+    given, node = containers(cfg.dataset, "transform_train"), containers(cfg.dataset, "train")
+    target = node.get("_target_") if isinstance(node, dict) else None
+    try:
+        takes: Mapping[str, Any] = inspect.signature(locate(target, "dataset.train")).parameters
+    except (TypeError, ValueError):
+        takes = {}
+    if "transform" not in takes:
+        raise InputError(
+            f"dataset.transform_train: {target or 'dataset.train'} takes no argument `transform`, whose place it could"
+            " take; dataset.augment does random transforms of the training tensors of any dataset"
+        )
+    made = instantiate(given, "dataset.transform_train")
+    for step in listed(made):
+        if not callable(step):
+            raise InputError(f"dataset.transform_train: must be a list of transforms, got {step!r} in it")
+    return {**node, "transform": {"_target_": "torchvision.transforms.Compose", "transforms": listed(made)}}
+
+
+def listed(made: Any) -> list[Any]:
+    return made if isinstance(made, list) else [made]
 
 
 def data_error(cfg: DictConfig, name: str, error: InputError) -> InputError:
@@ -47,7 +86,7 @@ def data_error(cfg: DictConfig, name: str, error: InputError) -> InputError:
     if "download" in node:
         tried = "it could not be downloaded" if node.download else "dataset.download=false"
         download = f" and {tried}"
-    key = "dataset.test_root" if name == "test" and "test_root" in cfg.dataset else "dataset.root"
+    key = f"dataset.{name}_root" if f"{name}_root" in cfg.dataset else "dataset.root"
     return InputError(f"{key}={node.root}: no data in {folder}{exists}{download}; {error}")
 
 
@@ -58,5 +97,8 @@ def fill_classes(cfg: DictConfig, parts: Parts) -> None:
         if cfg.dataset.num_classes is None:
             raise InputError("dataset.num_classes=null: this dataset has no classes or targets to count; set it")
     classes, targets = cfg.dataset.get("num_classes"), integer_targets(parts.train.dataset)
-    if classes is not None and targets is not None and int(targets.max()) >= classes:
-        raise InputError(f"dataset.num_classes={classes}: the targets go up to {int(targets.max())}")
+    is_mapped = getattr(parts.train.dataset, "target_transform", None) is not None  # its samples have other targets
+    if classes is not None and targets is not None and int(targets.max()) >= classes and not is_mapped:
+        least, most = int(targets.min()), int(targets.max())
+        start = "; they start at 1, and must start at 0: subtract 1" if (least, most) == (1, classes) else ""
+        raise InputError(f"dataset.num_classes={classes}: the targets go up to {most}{start}")

@@ -2,19 +2,18 @@
 
 import logging
 import os
-import re
-import shlex
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from runner.config.compose import overridden, quoted
+from runner.config.compose import overridden
 from runner.errors import InputError
+from runner.job.changes import check_changes
 from runner.job.mending import check_owner, lost_steps, whole_rows
 from runner.job.own_code import as_it_was_started
 from runner.job.run import OnBatch, train
@@ -23,8 +22,7 @@ from runner.processes import STOP_SIGNALS
 from runner.storage import checkpoint, identity, provenance
 from runner.storage.checkpoint import Damaged
 from runner.storage.files import fsync_directory
-from runner.storage.identity import FREE
-from runner.storage.records import flatten
+from runner.storage.peek import peek, verify
 from runner.storage.rows import strict_json
 from runner.storage.run_dir import RunDir, now
 from runner.train.events import Progress
@@ -161,43 +159,62 @@ def choose(run_dir: RunDir, record: dict[str, Any]) -> tuple[Resumed, list[str]]
     A checkpoint leads to the same end if the weights of its best epoch are there, or if a later epoch is known (from
     the rows of metrics.jsonl, which are durable before any checkpoint) to beat them, so that they are made again.
 
+    What each file says of itself tells which to take; the one that is taken is held against its digest and loaded, and
+    so is the one with the best weights held against its own. The others stay unread.
+
     Raises:
         InputError: there are checkpoints, but none of them is good.
     """
     notes: list[str] = []
     good: dict[Path, Facts] = {}
     paths = [p for p in run_dir.checkpoints.glob("*.pt") if p.name not in NOT_CHECKPOINTS]
-    for path in paths:
+    unusable: list[Path] = []
+
+    def tried(look: Callable[[Path], Any], path: Path) -> Any:
+        """What look(path) gives; None for a damaged file, which is said and set aside."""
         try:
-            state = checkpoint.load(path)
-            check_owner(path, state, record)
-            good[path] = Facts.of(state)
+            return look(path)
         except Damaged as error:
             notes.append(str(error))
-    if paths and not good:
-        raise InputError(f"{run_dir.path}: none of its checkpoints is good; {'; '.join(notes)}")
+            unusable.append(path)
+            good.pop(path, None)
+            return None
+
+    def facts_of(path: Path) -> Facts:
+        peeked = peek(path)
+        check_owner(path, peeked, record)
+        return Facts.of(peeked)
+
+    good |= {path: facts for path in paths if (facts := tried(facts_of, path)) is not None}
     rows = run_dir.metrics.read()
     values = {row["epoch"]: row.get(record["monitor"]) for row in rows}
     known = {**{int(epoch): value for epoch, value in record.get("known", {}).items()}, **values}
-    unusable = [path for path in paths if path not in good]
-    for path in sorted(good, key=lambda p: (good[p].position, p.name == "last.pt"), reverse=True):
+    left_out: list[Path] = []  # newer, but without their best epoch's weights
+    while candidates := [path for path in good if path not in left_out]:
+        path = max(candidates, key=lambda p: (good[p].position, p.name == "last.pt"))
         facts = good[path]
         best, is_reachable = _best_file(facts, good, known, record["mode"])
-        if is_reachable:
+        if not is_reachable:
+            left_out.append(path)
+            continue
+        if best is not None and best != path and tried(verify, best) is None:
+            continue  # another file may hold them
+        if (state := tried(checkpoint.load, path)) is not None:
             if notes:
                 lost = len([epoch for epoch in values if epoch > facts.epoch])
                 notes.append(f"continuing from {path.name}, after epoch {facts.epoch}: {lost} epochs are repeated")
-            state = checkpoint.load(path)
             rows, said = whole_rows(run_dir, state, path)
             said += lost_steps(run_dir, record, state["progress"]["step"])
             known |= {row["epoch"]: row.get(record["monitor"]) for row in rows}
-            return Resumed(record, state, path, best, unusable, known, rows), [*notes, *said]
-        unusable.append(path)
+            return Resumed(record, state, path, best, [*unusable, *left_out], known, rows), [*notes, *said]
+    if paths and not any([tried(verify, path) is not None for path in left_out]):
+        raise InputError(f"{run_dir.path}: none of its checkpoints is good; {'; '.join(notes)}")
     if paths:
         notes.append(
             "the weights of the best epoch are lost, so the run starts again from its beginning:"
             f" {len(rows)} epochs are repeated"
         )
+    unusable += [path for path in left_out if path not in unusable]
     return Resumed(record, None, None, None, unusable, known, []), notes
 
 
@@ -235,53 +252,3 @@ def _best_file(
     sign = 1 if mode == "max" else -1
     later = [value for epoch, value in known.items() if epoch > facts.epoch and value is not None]
     return None, any(sign * value > sign * facts.best_value for value in later)
-
-
-def check_changes(run_dir: Path, record: dict[str, Any], config: Any, overrides: list[str]) -> None:
-    """Refuses a config that would change what has been trained already.
-
-    Raises:
-        InputError: with the difference and the way out.
-    """
-    old, new = flatten(record["config"]), flatten(config)
-    changed = {k: (old.get(k), new.get(k)) for k in {**old, **new} if old.get(k) != new.get(k)}
-    words = " ".join(shlex.quote(word) for word in [*own_overrides(run_dir), init_from(run_dir), *overrides])
-    way_out = f"start a new run from its weights: python -m runner {words}"
-    for key, (before, after) in changed.items():
-        if key == "trainer.epochs":
-            check_epochs(record, after, way_out)
-        elif not key.startswith(FREE) and not key.startswith("derived."):
-            raise InputError(f"{key}: {before} -> {after} would change what this run has trained already; {way_out}")
-
-
-def init_from(run_dir: Path) -> str:
-    """The override that starts from a run's weights, in quotes where Hydra's grammar needs them."""
-    return (
-        f"init_from={run_dir}"
-        if re.fullmatch(r"[\w./-]+", str(run_dir), re.ASCII)
-        else quoted("init_from", str(run_dir))
-    )
-
-
-def own_overrides(run_dir: Path) -> list[str]:
-    """The overrides that the run was started with, as Hydra kept them."""
-    path = run_dir / ".hydra" / "overrides.yaml"
-    return [str(word) for word in OmegaConf.load(path)] if path.exists() else []
-
-
-def check_epochs(record: dict[str, Any], epochs: Any, way_out: str) -> None:
-    """trainer.epochs may be raised, if nothing else in the config depends on it."""
-    done = record["epochs_done"]
-    planned = record["config"]["trainer"]["epochs"]
-    if not isinstance(epochs, int) or epochs < planned:
-        raise InputError(
-            f"trainer.epochs={epochs}: this run is planned for {planned} epochs, {done} of them are done;"
-            " its length can only be raised"
-        )
-    source = flatten({k: v for k, v in record["config_source"].items() if k != "derived"})
-    for key, value in source.items():
-        if re.search(r"derived\.run_length|trainer\.epochs", str(value)):
-            raise InputError(
-                f"trainer.epochs: {planned} -> {epochs} would change {key}={value}, the length that this run"
-                f" was planned for; {way_out}"
-            )

@@ -1,7 +1,8 @@
 """A finished run, opened again from its directory: its model, and its evaluation with the same numbers."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

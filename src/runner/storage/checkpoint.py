@@ -107,7 +107,11 @@ def load(path: Path) -> dict[str, Any]:
         raise Damaged(f"{path}: not a whole checkpoint of the runner ({len(content)} bytes, without its digest)")
     if hashlib.sha256(body).hexdigest().encode() != trailer[len(MAGIC) :]:
         raise Damaged(f"{path}: damaged, its SHA-256 is not the one that was written")
-    state = _torch_load(path)
+    return of_known_format(path, torch_load(path))
+
+
+def of_known_format(path: Path, state: Any) -> dict[str, Any]:
+    """The state that torch read from a file, where it is one of ours."""
     if not isinstance(state, dict) or "format_version" not in state:
         raise Damaged(f"{path}: not a checkpoint of the runner")
     if state["format_version"] != FORMAT_VERSION:
@@ -117,11 +121,16 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-def _torch_load(path: Path) -> Any:
+def torch_load(path: Path, is_mapped: bool = False) -> Any:
+    """What torch reads from a file, on the CPU; mapped, tensors stay on the disk until they are used.
+
+    Raises:
+        Damaged: it reads nothing, or would have to run code for it.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about foreign files, which are refused anyway
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
     except pickle.UnpicklingError as error:
         raise Damaged(f"{path}: refused, it holds more than tensors and plain values") from error
     except Exception as error:  # on foreign bytes torch's unpickler raises whatever they lead it to
@@ -141,7 +150,7 @@ def read_weights(path: Path) -> dict[str, Any]:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - TRAILER_LENGTH))
             is_ours = file.read().startswith(MAGIC)
-        state = load(path) if is_ours else _torch_load(path)
+        state = load(path) if is_ours else torch_load(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except Damaged as error:

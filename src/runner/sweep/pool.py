@@ -20,7 +20,7 @@ from runner.processes import allow_children
 from runner.storage.run_dir import RunDir, holder
 from runner.sweep.loop import POLL_SECONDS
 from runner.sweep.plan import Job
-from runner.sweep.worker import died, work
+from runner.sweep.worker import died, share_memory, work
 
 PRELOAD = ["runner.sweep.preload"]
 
@@ -43,8 +43,8 @@ def default_jobs(device_type: str, jobs_per_gpu: int) -> tuple[int, list[str]]:
     return (len(gpus) * jobs_per_gpu, gpus) if gpus else (cores(), [])
 
 
-def start_worker(lock_folder: str, gpus: Sequence[str], jobs_per_gpu: int) -> None:
-    """Runs once in each worker: its own process group, the watch on the parent, and its GPU."""
+def start_worker(lock_folder: str, at_once: int, gpus: Sequence[str], jobs_per_gpu: int) -> None:
+    """Runs once in each worker: its own process group, the watch on the parent, its share of memory, and its GPU."""
     os.setpgrp()  # a Ctrl-C in the terminal reaches the parent, which then asks the jobs
     allow_children()  # loaders fork too
     parent = multiprocessing.parent_process()
@@ -55,6 +55,7 @@ def start_worker(lock_folder: str, gpus: Sequence[str], jobs_per_gpu: int) -> No
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
+    share_memory(at_once, min(jobs_per_gpu, -(-at_once // len(gpus))) if gpus else 1)
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = claim_gpu(Path(lock_folder), gpus, jobs_per_gpu)
 
@@ -98,7 +99,7 @@ class LocalEngine:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
         forkserver.ensure_running()  # from this thread, whose death is the process's, and not from the pool's
-        arguments = (str(self.place), list(self.gpus), self.jobs_per_gpu)
+        arguments = (str(self.place), self.at_once, list(self.gpus), self.jobs_per_gpu)
         self._pool = ProcessPool(self.at_once, initializer=start_worker, initargs=arguments, context=context)
         return self
 

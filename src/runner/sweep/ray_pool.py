@@ -19,7 +19,7 @@ from runner.errors import InputError
 from runner.sweep.loop import POLL_SECONDS
 from runner.sweep.plan import Job
 from runner.sweep.pool import cores, visible_gpus
-from runner.sweep.worker import died, work
+from runner.sweep.worker import died, share_memory, work
 
 ANSWER_SECONDS = 25  # a cluster that does not answer within this time is not there
 GIB = 2**30
@@ -68,8 +68,19 @@ def check_port(address: str, wrong: str) -> None:
         raise InputError(f"{wrong}: no Ray cluster answers there ({error.strerror or error})") from error
 
 
-def work_on_node(composed: Any, folder: str, threads: int, cwd: str) -> dict[str, Any]:
-    """The job on a node: in the sweep's own working directory, where its relative paths and modules are."""
+def work_on_node(
+    composed: Any, folder: str, threads: int, cwd: str, at_once: int = 1, gpus: float = 0
+) -> dict[str, Any]:
+    """The job on a node: in the sweep's own working directory, where its relative paths and modules are.
+
+    Args:
+        at_once: jobs of the sweep that were given to Ray together; gpus: of each job.
+    """
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    cpus = next((node["Resources"].get("CPU", 1) for node in ray.nodes() if node["NodeID"] == here), 1)
+    share_memory(min(at_once, int(cpus // threads)), int(1 / gpus) if 0 < gpus < 1 else 1)
     if os.path.isdir(cwd):
         os.chdir(cwd)
         if cwd not in sys.path:
@@ -92,6 +103,7 @@ class RayEngine:
     ) -> None:
         self.address, self.resources, self.settings, self.threads = address, resources, settings, threads
         self._cancelled: set[str] = set()
+        self._most = 0  # jobs that were started together
 
     def __enter__(self) -> "RayEngine":
         """Connects, with this process as the driver. Ray's own SIGTERM handler is put aside: ours asks jobs to save."""
@@ -112,8 +124,9 @@ class RayEngine:
         self._ray.shutdown()
 
     def start(self, jobs: Sequence[Job]) -> list[Any]:
-        cwd = os.getcwd()
-        return [self._remote.remote(job.composed, str(job.folder.absolute()), self.threads, cwd) for job in jobs]
+        self._most = max(self._most, len(jobs))
+        shared = (self.threads, os.getcwd(), self._most, float(self.resources.get("num_gpus", 0)))
+        return [self._remote.remote(job.composed, str(job.folder.absolute()), *shared) for job in jobs]
 
     def ended(self, running: Mapping[str, Any]) -> list[str]:
         done, _ = self._ray.wait(list(running.values()), num_returns=1, timeout=POLL_SECONDS)

@@ -17,7 +17,7 @@ from typing import Any
 from runner.errors import InputError
 from runner.sweep.loop import POLL_SECONDS
 from runner.sweep.plan import Job
-from runner.sweep.worker import died, work
+from runner.sweep.worker import died, share_memory, work
 
 STOP_ON = (signal.SIGINT, signal.SIGUSR2)
 
@@ -41,13 +41,17 @@ def make_executor(cluster: str, folder: Path, parameters: Mapping[str, Any], max
 class Task:
     """What submitit pickles, calls on a node, and asks for what to run after a preemption: the same again."""
 
-    def __init__(self, composed: Any, folder: str, threads: int, cwd: str) -> None:
-        self.composed, self.folder, self.threads, self.cwd = composed, folder, threads, cwd
+    at_once: int | None = None  # jobs of the sweep on one machine, at most; None: not known
+
+    def __init__(self, composed: Any, folder: str, threads: int, cwd: str, at_once: int | None = None) -> None:
+        self.composed, self.folder, self.threads, self.cwd, self.at_once = composed, folder, threads, cwd, at_once
 
     def __call__(self) -> dict[str, Any]:
         if os.path.isdir(self.cwd):
             os.chdir(self.cwd)
             sys.path.insert(0, self.cwd)
+        fits = max(1, (os.cpu_count() or 1) // self.threads)  # SLURM puts no more of them on a node
+        share_memory(fits if self.at_once is None else min(fits, self.at_once))
         requeue = signal.getsignal(signal.SIGUSR2)
         outcome = work(self.composed, self.folder, self.threads, STOP_ON)
         if outcome["state"] == "interrupted" and outcome["signal"] == signal.SIGUSR2 and callable(requeue):
@@ -82,6 +86,7 @@ class SubmititEngine:
         self.cluster, self.at_once, self.threads = cluster, at_once, threads
         self._executor = make_executor(cluster, folder, parameters, max_timeouts)
         self._cancelled: set[str] = set()
+        self._most = 0  # jobs that were started together
 
     def __enter__(self) -> "SubmititEngine":
         return self
@@ -93,7 +98,9 @@ class SubmititEngine:
         """submitit's jobs; in place of those that the cluster refuses, its error."""
         import submitit
 
-        tasks = [Task(job.composed, str(job.folder.absolute()), self.threads, os.getcwd()) for job in jobs]
+        self._most = max(self._most, len(jobs))
+        at_once = self._most if self.at_once is None else self.at_once
+        tasks = [Task(job.composed, str(job.folder.absolute()), self.threads, os.getcwd(), at_once) for job in jobs]
         try:
             if self.cluster == "local":
                 return [self._executor.submit(task) for task in tasks]

@@ -1,5 +1,6 @@
 """One job of a sweep, under any launcher: run, resumed, or skipped because it is finished."""
 
+import os
 import signal
 import time
 from collections.abc import Sequence
@@ -55,6 +56,15 @@ def work(composed: Any, folder: str, threads: int, stop_on: Sequence[signal.Sign
     except Exception as error:
         kind = "held" if isinstance(error, Held) else "input" if isinstance(error, InputError) else "exception"
         return {"state": "failed", "kind": kind, "error": f"{type(error).__name__}: {error}"}
+
+
+def share_memory(at_once: int, per_gpu: int = 1) -> None:
+    """Says in this process how many jobs run at once on this machine, and on each of its GPUs, so that all of them
+    together take no more of the memory for their data than one alone would. It is no part of a job's config.
+    """
+    from runner.batches.memory import JOBS_AT_ONCE, JOBS_PER_GPU
+
+    os.environ[JOBS_AT_ONCE], os.environ[JOBS_PER_GPU] = str(max(1, at_once)), str(max(1, per_gpu))
 
 
 def wait_for_dead_host(run_dir: RunDir) -> None:

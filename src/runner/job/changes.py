@@ -1,0 +1,73 @@
+"""With which overrides a run may be continued, and the way out for the others."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from runner.config.compose import quoted
+from runner.errors import InputError
+from runner.storage.identity import FREE
+from runner.storage.records import flatten
+
+
+def check_changes(run_dir: Path, record: dict[str, Any], config: Any, overrides: list[str]) -> None:
+    """Refuses a config that would change what has been trained already.
+
+    Raises:
+        InputError: with the difference and the way out.
+    """
+    old, new = flatten(record["config"]), flatten(config)
+    changed = {k: (old.get(k), new.get(k)) for k in {**old, **new} if old.get(k) != new.get(k)}
+    kept = [*config_dir_flag(record), *(word for word in own_overrides(run_dir) if word != "quiet=true")]
+    words = " ".join(shlex.quote(word) for word in [*kept, init_from(run_dir), *overrides])
+    way_out = f"start a new run from its weights: python -m runner {words}"
+    for key, (before, after) in changed.items():
+        if key == "trainer.epochs":
+            check_epochs(record, after, way_out)
+        elif not key.startswith(FREE) and not key.startswith("derived."):
+            raise InputError(f"{key}: {before} -> {after} would change what this run has trained already; {way_out}")
+
+
+def init_from(run_dir: Path) -> str:
+    """The override that starts from a run's weights, in quotes where Hydra's grammar needs them."""
+    return (
+        f"init_from={run_dir}"
+        if re.fullmatch(r"[\w./-]+", str(run_dir), re.ASCII)
+        else quoted("init_from", str(run_dir))
+    )
+
+
+def config_dir_flag(record: dict[str, Any]) -> list[str]:
+    """The flag with which the run's own YAML files were found."""
+    command = record.get("command") or []
+    for flag in ("--config-dir", "-cd"):
+        if flag in command[:-1]:
+            return ["--config-dir", command[command.index(flag) + 1]]
+    return []
+
+
+def own_overrides(run_dir: Path) -> list[str]:
+    """The overrides that the run was started with, as Hydra kept them."""
+    path = run_dir / ".hydra" / "overrides.yaml"
+    return [str(word) for word in OmegaConf.load(path)] if path.exists() else []
+
+
+def check_epochs(record: dict[str, Any], epochs: Any, way_out: str) -> None:
+    """trainer.epochs may be raised, if nothing else in the config depends on it."""
+    done = record["epochs_done"]
+    planned = record["config"]["trainer"]["epochs"]
+    if not isinstance(epochs, int) or epochs < planned:
+        raise InputError(
+            f"trainer.epochs={epochs}: this run is planned for {planned} epochs, {done} of them are done;"
+            " its length can only be raised"
+        )
+    source = flatten({k: v for k, v in record["config_source"].items() if k != "derived"})
+    for key, value in source.items():
+        if re.search(r"derived\.run_length|trainer\.epochs", str(value)):
+            raise InputError(
+                f"trainer.epochs: {planned} -> {epochs} would change {key}={value}, the length that this run"
+                f" was planned for; {way_out}"
+            )

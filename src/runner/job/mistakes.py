@@ -1,0 +1,253 @@
+"""Mistakes that a run would train on without a word: an error where one is certain, a warning where it is likely.
+
+Contract: nothing that counts is changed. The model is called in eval mode, without gradients, its buffers and the
+generators are put back; the loss is not called. Only a new run is looked at.
+"""
+
+import contextlib
+import functools
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from runner import losses
+from runner.batches.loaders import Loader
+from runner.batches.memory import random_transforms
+from runner.data import Part, Parts, integer_targets, known_labels
+from runner.errors import InputError
+from runner.seeding import isolated
+from runner.train.precision import as_fp32
+from runner.train.steps import StepOptions, to_device
+
+log = logging.getLogger("runner")
+
+EXAMPLES = 8  # of the training part, through the model
+LABELS = 64  # examples that are read for their labels, where the dataset does not tell them
+TOLERANCE = 0.05  # of sums of probabilities, and of their logarithms: a model in bfloat16 rounds to 3 digits
+ROWS = 4096  # scores that are looked at: of a segmentation, so many pixels
+# What a loss of class indices makes of the model's outputs. Any other loss is left alone.
+WITH_SOFTMAX = (losses.NLL, losses.Focal, nn.CrossEntropyLoss, F.cross_entropy)
+OF_LOG_PROBABILITIES = (nn.NLLLoss, F.nll_loss)
+OF_ONE_SCORE_A_CLASS = (
+    *(*WITH_SOFTMAX, *OF_LOG_PROBABILITIES),
+    *(nn.MultiMarginLoss, F.multi_margin_loss, losses.OneHotMSE),
+)
+
+
+def check_data(cfg: Any, parts: Parts) -> None:
+    """Looks at the data alone: what the parts have in common, and what is done to those that are evaluated.
+
+    Raises:
+        InputError: parts whose classes differ, or whose targets are no classes.
+    """
+    evaluated = {name: part for name, part in (("val", parts.val), ("test", parts.test)) if part is not None}
+    for name, part in evaluated.items():
+        if not part.is_held_out:
+            refuse_other_classes(name, part.dataset, parts.train.dataset)
+            refuse_other_targets(cfg.dataset.get("num_classes"), name, part)
+    drawing = {name: found for name, part in evaluated.items() if (found := random_transforms(part.dataset))}
+    if drawing:
+        log.warning(
+            "dataset.transform: %s draws random numbers, and is done to the examples of %s too; random transforms"
+            " of the training examples alone belong into dataset.transform_train or dataset.augment",
+            ", ".join(dict.fromkeys(name for found in drawing.values() for name in found)),
+            " and ".join(drawing),
+        )
+
+
+def refuse_other_classes(name: str, dataset: Any, train: Any) -> None:
+    """Refuses an official part whose classes have other names, or another order, than the training set's."""
+    own, known = (getattr(d, "classes", None) for d in (dataset, train))
+    if not isinstance(own, (list, tuple)) or not isinstance(known, (list, tuple)) or list(own) == list(known):
+        return
+    differing = [*(f"{c!r} only in {name}" for c in own if c not in known)]
+    differing += [*(f"{c!r} only in train" for c in known if c not in own)]
+    raise InputError(
+        f"dataset.{name}: its {len(own)} classes are not the {len(known)} of dataset.train, so the same target would"
+        f" mean another class ({', '.join(differing[:3]) or 'the same names in another order'})"
+    )
+
+
+def refuse_other_targets(classes: int | None, name: str, part: Part) -> None:
+    """Refuses an official part with a target that is no class."""
+    labels = integer_targets(part.dataset)
+    if classes is None or labels is None or getattr(part.dataset, "target_transform", None) is not None:
+        return
+    if int(labels.max()) >= classes:
+        raise InputError(
+            f"dataset.num_classes={classes}: the targets of dataset.{name} go up to {int(labels.max())}, and must be 0"
+            f" to {classes - 1}"
+        )
+
+
+def check_outputs(
+    cfg: Mapping[str, Any], model: nn.Module, criterion: Any, loader: Loader, part: Part, options: StepOptions
+) -> None:
+    """Takes a few training examples through the model, and holds the outputs against what the loss takes.
+
+    Args:
+        loader: of the training part `part`.
+
+    Raises:
+        InputError: a mistake that is certain.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    try:
+        with isolated(0, device), torch.no_grad(), unchanged(model):
+            data, target = to_device(loader.examples(EXAMPLES), device, options.channels_last)
+            with options.precision.autocast():
+                output = as_fp32(model.eval()(data))
+                half = as_fp32(model(data[: len(data) // 2])) if len(data) > 3 else None
+    except Exception:
+        return  # the probe says which part is to blame
+    if not isinstance(output, Tensor) or not isinstance(target, Tensor) or not output.is_floating_point():
+        return
+    is_class_index = not target.is_floating_point() and target.dtype is not torch.bool
+    if not is_class_index or output.dim() < 2 or target.shape != (output.shape[0], *output.shape[2:]):
+        return
+    rows = output.flatten(2).movedim(1, -1).flatten(0, 1) if output.dim() > 2 else output
+    rows = rows[:: -(-len(rows) // ROWS)].double()
+    if rows.isfinite().all():
+        if output.dim() == 2 and half is not None:
+            refuse_normalised_columns(output, half)
+        check_rows(criterion, rows)
+    if is_one_of(criterion, OF_ONE_SCORE_A_CLASS):
+        check_labels(cfg, criterion, output.shape[1], *labels_of(part, loader, target))
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Puts the model's buffers and every layer's mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(name, buffer, buffer.clone()) for name, buffer in model.named_buffers()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for name, buffer, before in buffers:
+            owner, _, own_name = name.rpartition(".")
+            setattr(model.get_submodule(owner), own_name, buffer.copy_(before))
+
+
+def is_one_of(criterion: Any, kinds: tuple[Any, ...]) -> bool:
+    """Whether a loss is one of the functions, or an object of one of the classes."""
+    function = criterion.func if isinstance(criterion, functools.partial) else criterion
+    return any(function is kind or (isinstance(kind, type) and isinstance(function, kind)) for kind in kinds)
+
+
+def setting(criterion: Any, name: str, default: Any) -> Any:
+    """An argument that a loss was given: a partial function's, or an object's attribute."""
+    given = criterion.keywords if isinstance(criterion, functools.partial) else vars(criterion)
+    return given.get(name, default)
+
+
+def are_probabilities(scores: Tensor, dim: int) -> bool:
+    is_sum = (scores.sum(dim) - 1).abs().max() < TOLERANCE
+    return scores.shape[dim] > 1 and bool((scores >= 0).all()) and bool(is_sum)
+
+
+def are_log_probabilities(scores: Tensor, dim: int) -> bool:
+    return scores.shape[dim] > 1 and bool(scores.logsumexp(dim).abs().max() < TOLERANCE)
+
+
+def refuse_normalised_columns(output: Tensor, half: Tensor) -> None:
+    """Refuses a softmax over the batch: with other examples beside it, an example then has another output.
+
+    Raises:
+        InputError: the outputs of `half`, half of the same batch, sum up over the examples too.
+    """
+    for name, is_so in (("softmax", are_probabilities), ("log_softmax", are_log_probabilities)):
+        if all(is_so(scores.double(), 0) for scores in (output, half)):
+            raise InputError(
+                f"model: its {name} is over the examples of a batch (dim=0) and not over the classes: an example's"
+                f" output depends on its neighbours; {name} over the classes is dim=1"
+            )
+
+
+def check_rows(criterion: Any, rows: Tensor) -> None:
+    """Holds the outputs (N, C) against what the loss makes of them.
+
+    Raises:
+        InputError: anything but log-probabilities for torch's nll_loss; one score for a loss of classes.
+    """
+    name = getattr(criterion, "__name__", None) or type(criterion).__name__
+    name = criterion.func.__name__ if isinstance(criterion, functools.partial) else name
+    if rows.shape[1] == 1 and is_one_of(criterion, (*WITH_SOFTMAX, *OF_LOG_PROBABILITIES)):
+        raise InputError(
+            f"model: gives one score an example, and the loss {name} needs one a class (of a single one it is always"
+            " 0); for two classes give two scores"
+        )
+    if is_one_of(criterion, OF_LOG_PROBABILITIES) and not are_log_probabilities(rows, 1):
+        given = "probabilities (a softmax)" if are_probabilities(rows, 1) else "raw scores"
+        raise InputError(
+            f"loss: torch's {name} takes log-probabilities, and the model gives {given}, of which it makes no"
+            " likelihood; choose loss=nll or loss=cross_entropy, which take raw scores, or end the model in"
+            " log_softmax(dim=1)"
+        )
+    if is_one_of(criterion, WITH_SOFTMAX) and are_probabilities(rows, 1):
+        log.warning(
+            "model: its outputs are probabilities (a softmax at its end?), and the loss %s has a softmax of its own:"
+            " with two of them it learns slowly, and the loss stays far above 0; leave out the model's",
+            name,
+        )
+
+
+def labels_of(part: Part, loader: Loader, target: Tensor) -> tuple[Tensor, bool]:
+    """(labels of the part, whether they are all of its): all where the dataset tells them, and these are what it gives.
+
+    Args:
+        target: that of EXAMPLES examples.
+    """
+    labels, known = target.cpu().reshape(-1), known_labels(part.dataset)
+    if target.dim() > 1:
+        return labels, False
+    if known is not None and torch.equal(known[part.spread(EXAMPLES)], labels.long()):
+        return known[part.indices], True
+    with isolated(0, torch.device("cpu")), contextlib.suppress(Exception):  # an example that cannot be read
+        labels = loader.examples(LABELS)[1].cpu()
+    return labels, False
+
+
+def check_labels(cfg: Mapping[str, Any], criterion: Any, scores: int, labels: Tensor, is_all: bool) -> None:
+    """Holds the labels, all of the training part's or some of them, against the number of scores.
+
+    Raises:
+        InputError: a label without a score.
+    """
+    classes = cfg["dataset"].get("num_classes")
+    labels = labels[labels != setting(criterion, "ignore_index", -100)]
+    if not len(labels):
+        return
+    least, most = int(labels.min()), int(labels.max())
+    if least < 0:
+        raise InputError(f"dataset: its targets go down to {least}, and classes are counted from 0")
+    if most >= scores:
+        start = f"; they start at {least}: do they count from 1 instead of 0? Then subtract 1" if least > 0 else ""
+        raise InputError(
+            f"model: gives {scores} scores an example, and the targets go up to {most}, for which there is none{start};"
+            f" model.num_classes must be {most + 1 if classes is None else classes}"
+        )
+    if isinstance(classes, int) and classes > scores:
+        raise InputError(
+            f"model: gives {scores} scores an example, and dataset.num_classes is {classes};"
+            f" model.num_classes must be {classes}"
+        )
+    if isinstance(classes, int) and classes < scores:
+        log.warning(
+            "model: gives %d scores an example, and dataset.num_classes is %d: is model.num_classes right?",
+            scores,
+            classes,
+        )
+    if is_all and least == 1 and most == scores - 1 and len(torch.unique(labels)) == most:
+        log.warning(
+            "dataset: its targets run from 1 to %d, and no example is of class 0: do they count from 1 instead of 0?"
+            " Then subtract 1, and dataset.num_classes is %d",
+            most,
+            most,
+        )

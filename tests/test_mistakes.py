@@ -1,0 +1,295 @@
+"""Mistakes that students make are answered, not trained: an error where certain, a warning where likely."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset
+
+import runner
+from runner.data import Digits, Part, Parts
+from runner.errors import InputError
+from runner.job.mistakes import unchanged
+from runner.job.shared_examples import are_the_same, check_shared, rows_of, shared
+
+FAST = ["trainer.dry_run=true", "device.threads=1", "quiet=true"]
+NLL_LOSS = ["loss._target_=torch.nn.functional.nll_loss"]
+CROSS_ENTROPY = ["loss=cross_entropy"]
+
+
+class Ending(nn.Sequential):
+    """A dense layer and what a student puts behind it."""
+
+    def __init__(self, last="none", dim=1, num_classes=10):
+        ends = [] if last == "none" else [getattr(nn, last)(dim=dim)]
+        super().__init__(nn.Flatten(), nn.Linear(64, num_classes), *ends)
+
+
+class Table(Dataset):
+    """Digits with other labels, told by no attribute, by `targets` or by `labels`."""
+
+    def __init__(self, plus=0, told=None, size=400):
+        self.digits, self.plus, self.size = Digits(), plus, size
+        labels = [self.label(i) for i in range(size)]
+        if told is not None:
+            setattr(self, told, labels)
+
+    def __len__(self):
+        return self.size
+
+    def label(self, i):
+        return self.digits.targets[i] + self.plus
+
+    def __getitem__(self, i):
+        return self.digits.images[i], self.label(i)
+
+
+def tensors(size=100, plus=0):
+    digits = Digits()
+    return TensorDataset(digits.images[plus : plus + size], torch.tensor(digits.targets[plus : plus + size]))
+
+
+def tried(*words):
+    """runner.log of a run of one batch."""
+    runner.run([*FAST, *words], run_dir="run")
+    return Path("run/runner.log").read_text()
+
+
+def warned(*words):
+    return [line for line in tried(*words).splitlines() if "[WARNING]" in line]
+
+
+def refused(*words):
+    with pytest.raises(InputError) as told:
+        runner.run([*FAST, *words], run_dir="run")
+    assert not Path("run/run.json").exists()
+    assert "\n" not in str(told.value)
+    return str(told.value)
+
+
+def model(last, dim=1, num_classes=10):
+    return [
+        "model=mlp",
+        "~model.input_shape",
+        "~model.hidden",
+        "~model.batch_norm",
+        "~model.dropout",
+        "model._target_=test_mistakes.Ending",
+        f"+model.last={last}",
+        f"+model.dim={dim}",
+        f"model.num_classes={num_classes}",
+    ]
+
+
+def table(**arguments):
+    words = ["~dataset.train.mean", "~dataset.train.std", "dataset.train._target_=test_mistakes.Table"]
+    return [*words, *(f"+dataset.train.{key}={value}" for key, value in arguments.items())]
+
+
+# ------------------------------------------------------------------------------------------------ outputs and losses
+
+
+@pytest.mark.parametrize("loss", [NLL_LOSS, ["loss._target_=torch.nn.NLLLoss"]], ids=str)
+def test_raw_scores_into_torchs_nll_loss_are_refused(loss):
+    told = refused(*model("none"), *loss)
+    assert "NLLLoss" in told or "nll_loss" in told
+    assert "the model gives raw scores" in told and "loss=cross_entropy" in told and "log_softmax(dim=1)" in told
+
+
+def test_probabilities_into_torchs_nll_loss_are_refused():
+    assert "the model gives probabilities" in refused(*model("Softmax"), *NLL_LOSS)
+
+
+@pytest.mark.parametrize("loss", [NLL_LOSS, CROSS_ENTROPY, ["loss=nll"]], ids=str)
+def test_a_softmax_over_the_batch_is_refused(loss):
+    for last in ("LogSoftmax", "Softmax"):
+        told = refused(*model(last, dim=0), *loss)
+        assert "dim=0" in told and "dim=1" in told
+
+
+@pytest.mark.parametrize("loss", [CROSS_ENTROPY, ["loss=nll"], ["loss=focal"], ["loss=label_smoothing"]], ids=str)
+def test_a_softmax_under_a_loss_that_has_one_is_warned_of(loss):
+    (line,) = warned(*model("Softmax"), *loss)
+    assert "probabilities (a softmax at its end?)" in line
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [*model("LogSoftmax"), *NLL_LOSS],
+        [*model("LogSoftmax"), *CROSS_ENTROPY],  # the log_softmax of log-probabilities is they themselves
+        [*model("none"), *CROSS_ENTROPY],
+        [*model("Softmax"), "loss=mse"],
+        [*model("none"), "loss._target_=torch.nn.functional.multi_margin_loss"],
+    ],
+    ids=str,
+)
+def test_what_is_right_is_left_alone(words):
+    assert warned(*words) == []
+
+
+def test_one_score_for_two_classes_is_refused():
+    assert "gives one score an example" in refused(*model("none", num_classes=1), *CROSS_ENTROPY)
+
+
+def test_looking_changes_nothing_of_the_model():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.BatchNorm1d(3)
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x):
+            self.seen += 1
+            self.inner.running_mean = self.inner.running_mean + 1
+            return self.inner(x)
+
+    counting = Counting()
+    counting.inner.eval()
+    with torch.no_grad(), unchanged(counting):
+        counting.eval()(torch.zeros(4, 3))
+        assert counting.seen == 1
+    assert counting.seen == 0 and counting.training and not counting.inner.training
+    assert torch.equal(counting.inner.running_mean, torch.zeros(3))
+
+
+# ------------------------------------------------------------------------------------------------------------ labels
+
+
+def test_too_few_scores_for_the_classes_are_refused():
+    told = refused("model.num_classes=5")
+    assert "gives 5 scores" in told and "go up to 9" in told and "model.num_classes must be 10" in told
+    assert "gives 9 scores" in refused(*table(told="labels"), "model.num_classes=9")
+
+
+def test_too_many_scores_for_the_classes_are_warned_of():
+    (line,) = warned("model.num_classes=11")
+    assert "gives 11 scores" in line and "is model.num_classes right?" in line
+
+
+@pytest.mark.parametrize("told", ["targets", "labels", "null"])
+def test_labels_that_start_at_1_are_refused(told):
+    line = refused(*table(plus=1, told=told))
+    assert "go up to 10" in line
+    assert "subtract 1" in line
+
+
+def test_labels_that_start_at_1_are_warned_of_where_a_class_more_was_made_for_them():
+    (line,) = warned(*table(plus=1, told="targets"), "dataset.num_classes=11")
+    assert "run from 1 to 10" in line and "dataset.num_classes is 10" in line
+
+
+def test_negative_labels_are_refused():
+    assert "go down to -1" in refused(*table(plus=-1, told="targets"))
+
+
+def test_a_target_transform_has_the_last_word(tiny_data):
+    shift = "{_target_: operator.add, _partial_: true, _args_: [-1]}"
+    words = [
+        "dataset=mnist",
+        f"dataset.root={tiny_data}",
+        f"+dataset.train.target_transform={shift}",
+        "dataset.val_size=0",
+    ]
+    assert "go down to -1" in refused(*words)
+
+
+# ------------------------------------------------------------------------------------------------------------- parts
+
+
+@pytest.mark.parametrize("which", ["train", "test"])
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_the_test_images_as_training_images_are_refused(name, which, tiny_data, torchvision_unchecked):
+    wrong = f"dataset.{which}.train={'false' if which == 'train' else 'true'}"
+    told = refused(f"dataset={name}", f"dataset.root={tiny_data}", "dataset.val_size=0", wrong)
+    assert "give the same" in told and f"{wrong} must be" in told
+
+
+def test_one_folder_as_training_and_test_set_is_refused(tiny_data):
+    root = tiny_data / "images"
+    told = refused("dataset=image_folder", f"dataset.root={root}", f"dataset.test_root={root}", "model=mlp")
+    assert "dataset.train and dataset.test give the same 24 examples" in told
+
+
+def test_a_test_set_with_training_examples_in_it_is_warned_of(monkeypatch):
+    cfg = {"dataset": {"train": 1, "test": 1}}
+    parts = Parts(
+        *(None if d is None else Part(d, torch.arange(len(d))) for d in (tensors(100), None, tensors(100, 50)))
+    )
+    told = []
+    monkeypatch.setattr("runner.job.shared_examples.log.warning", lambda *words: told.append(words[0] % words[1:]))
+    check_shared(Settings(cfg), parts)
+    assert told == [
+        "dataset.test: 50 of 100 examples that were looked at are in dataset.train too: figures on them are too good"
+    ]
+
+
+class Settings:
+    def __init__(self, cfg):
+        self.dataset = cfg["dataset"]
+
+
+def test_copies_of_files_are_found(tmp_path):
+    from torchvision.datasets import ImageFolder
+
+    rng = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for i in range(20):
+            path = tmp_path / part / "a" / f"{part}{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(rng.bytes(100))
+    for i in range(5):
+        (tmp_path / "test" / "a" / f"test{i}.png").write_bytes(
+            (tmp_path / "train" / "a" / f"train{i}.png").read_bytes()
+        )
+    one, other = (ImageFolder(tmp_path / part) for part in ("train", "test"))
+    assert not are_the_same(one, other)
+    assert shared(one, other) == (0.25, 20)
+
+
+def test_a_table_of_few_values_repeats_itself_and_is_no_mistake():
+    few = TensorDataset(torch.randint(2, (100, 3)))
+    assert shared(few, TensorDataset(torch.randint(2, (40, 3))))[0] == 0
+
+
+def test_parts_that_are_drawn_anew_are_not_the_same():
+    class Noise(Dataset):
+        def __len__(self):
+            return 30
+
+        def __getitem__(self, i):
+            return torch.randn(3), 0
+
+    assert not are_the_same(Noise(), Noise())
+    assert are_the_same([(torch.ones(2), 1)] * 5, [(torch.ones(2), 1)] * 5)
+    assert not are_the_same([(torch.ones(2), 1)] * 5, [(torch.ones(2), 0)] * 5)
+
+
+def test_rows_are_told_apart_whatever_their_width():
+    for shape, dtype in (((50, 3), torch.uint8), ((50, 1), torch.int64), ((50, 2, 7), torch.float32)):
+        data = (torch.rand(shape) * 250).to(dtype)
+        data[7] = data[3]
+        rows = rows_of(TensorDataset(data))
+        assert rows[7] == rows[3]
+        assert len(set(rows.tolist())) == len(data.reshape(50, -1).unique(dim=0))
+
+
+def test_a_random_transform_of_every_image_is_warned_of(tiny_data):
+    crop = "{_target_: torchvision.transforms.RandomCrop, size: 28, padding: 2}"
+    given = ["dataset=mnist", f"dataset.root={tiny_data}", "model=mlp"]
+    tensor = "{_target_: torchvision.transforms.ToTensor}"
+    (line,) = warned(*given, f"dataset.transform=[{crop},{tensor}]")
+    assert (
+        "dataset.transform: RandomCrop draws" in line and "val and test" in line and "dataset.transform_train" in line
+    )
+
+
+def test_a_random_transform_of_the_training_images_alone_is_none(tiny_data):
+    crop = "{_target_: torchvision.transforms.RandomCrop, size: 28, padding: 2}"
+    given = ["dataset=mnist", f"dataset.root={tiny_data}", "model=mlp"]
+    tensor = "{_target_: torchvision.transforms.ToTensor}"
+    assert warned(*given, f"dataset.transform_train=[{crop},{tensor}]") == []
+    assert json.loads(Path("run/run.json").read_text())["examples"] == {"train": 54, "val": 6, "test": 20}
