@@ -13,9 +13,9 @@ from typing import Any
 from runner.errors import InputError
 from runner.job import own_code
 from runner.storage import provenance
+from runner.storage.rows import timeless
 from runner.storage.run_dir import RunDir
 
-TIMES = ("seconds", "examples_per_second")
 # What a checkpoint says of its run; the rows are compared as they stand in metrics.jsonl.
 NOT_RESULTS = ("config", "config_digest", "run_id", "rows")
 RESULTS = ("epochs_done", "best_epoch", "best_value", "test")
@@ -85,7 +85,7 @@ def differences(one: RunDir, two: RunDir) -> Iterator[str]:
     from runner.storage import checkpoint
     from runner.storage.checkpoint import Damaged
 
-    rows = [[{k: v for k, v in row.items() if k not in TIMES} for row in r.metrics.read()] for r in (one, two)]
+    rows = [[timeless(row) for row in r.metrics.read()] for r in (one, two)]
     yield from compare(rows[0], rows[1], "metrics.jsonl")
     yield from compare(one.steps.read(), two.steps.read(), "steps.jsonl")
     records = [{key: r.read_run()[key] for key in RESULTS} for r in (one, two)]

@@ -7,7 +7,7 @@ from typing import Any
 from runner.errors import InputError
 from runner.storage.checkpoint import Damaged
 from runner.storage.identity import lasting
-from runner.storage.rows import strict_json
+from runner.storage.rows import TIMES, strict_json, timeless
 from runner.storage.run_dir import RunDir
 
 
@@ -57,11 +57,13 @@ def whole_rows(
             what = _what_is_wrong(epochs, wanted)
             raise InputError(f"{run_dir.metrics.path}: {what}, and no checkpoint holds them; put the file back")
         return found[:wanted], []
-    if [strict_json(row) for row in kept] == found[:wanted]:
-        return kept, []
-    good = [row["epoch"] for row, held in zip(found, kept, strict=False) if row == strict_json(held)]
+    kept = [strict_json(row) for row in kept]
+    if [timeless(row) for row in found[:wanted]] == kept:
+        return found[:wanted], []
+    good = {row["epoch"]: row for row in found if timeless(row) in kept}
+    rows = [good.get(row["epoch"], {**row, **dict.fromkeys(TIMES)}) for row in kept]
     assert path is not None
-    return kept, [f"{run_dir.metrics.path.name}: {_what_is_wrong(good, wanted)}; made good from {path.name}"]
+    return rows, [f"{run_dir.metrics.path.name}: {_what_is_wrong(list(good), wanted)}; made good from {path.name}"]
 
 
 def _what_is_wrong(epochs: list[int], wanted: int) -> str:

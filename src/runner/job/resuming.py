@@ -23,7 +23,7 @@ from runner.storage import checkpoint, identity, provenance
 from runner.storage.checkpoint import Damaged
 from runner.storage.files import fsync_directory
 from runner.storage.peek import peek, verify
-from runner.storage.rows import strict_json
+from runner.storage.rows import timeless
 from runner.storage.run_dir import RunDir, now
 from runner.train.events import Progress
 from runner.train.trainer import Trainer
@@ -112,17 +112,17 @@ class Resumed:
         trainer.state.owner = identity.owner(self.record.get("id"), record["config"])
         record["known"] = self.known
         run_dir.write_run({**self.record, "known": self.known})  # before the rows that prove it are cut off
-        trainer.state.rows = self.rows[: progress.epoch]
-        if [strict_json(row) for row in trainer.state.rows] == run_dir.metrics.read()[: progress.epoch]:
+        trainer.state.rows = [timeless(row) for row in self.rows]
+        if self.rows == run_dir.metrics.read()[: progress.epoch]:
             run_dir.metrics.cut_back(progress.epoch)
         else:
-            run_dir.metrics.replace(trainer.state.rows)
+            run_dir.metrics.replace(self.rows)
         run_dir.steps.cut_back(progress.step)
         record["resumed"] = [*self.record.get("resumed", []), self.event(progress, record)]
         record |= {key: self.record.get(key) for key in KEPT}
         record |= {"epochs_done": progress.epoch, "best_epoch": progress.best_epoch, "best_value": progress.best_value}
         rows = {row.pop("epoch"): row for row in run_dir.metrics.read()}
-        record["seconds"] = round(sum(row["seconds"] for row in rows.values()), 3)
+        record["seconds"] = round(sum(row["seconds"] or 0 for row in rows.values()), 3)
         for which, epoch in (("best", progress.best_epoch), ("last", progress.epoch)):
             record[which] = {k: v for k, v in rows.get(epoch, {}).items() if k == "lr" or "/" in k}
         before, after = (

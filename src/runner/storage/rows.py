@@ -21,6 +21,14 @@ def strict_json(value: Any) -> Any:
     return value
 
 
+TIMES = ("seconds", "examples_per_second")
+
+
+def timeless(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row without what differs from one time to the next: all that a checkpoint holds of it."""
+    return {key: value for key, value in row.items() if key not in TIMES}
+
+
 def line_of(row: Mapping[str, Any]) -> bytes:
     return (json.dumps(strict_json(row)) + "\n").encode()
 

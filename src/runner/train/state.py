@@ -63,7 +63,7 @@ class TrainState:
         self.loss = MeanLoss(num_batches, device)  # of the epoch so far
         self.lr = self.current_lr()
         self.last_row: dict[str, Any] = {}  # the metrics of the last completed epoch
-        self.rows: list[dict[str, Any]] = []  # metrics.jsonl so far: a lost file can be made again
+        self.rows: list[dict[str, Any]] = []  # metrics.jsonl so far, less times: a lost file is made again
         self.owner: dict[str, Any] = {}  # which run's a checkpoint is, see storage/identity.py
         self.best_weights: dict[str, Any] | None = None  # the task's; in memory only where best.pt is not written
         self.rng: dict[str, Any] | None = None  # the generators' state of a loaded checkpoint, until they take it

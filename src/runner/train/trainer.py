@@ -18,6 +18,7 @@ from runner.processes import StopRequest
 from runner.seeding import derive, isolated, seed_everything, set_rng_state
 from runner.storage import checkpoint
 from runner.storage.checkpoint import Checkpoints
+from runner.storage.rows import timeless
 from runner.train.events import EpochEnd, Listeners, Progress
 from runner.train.state import Schedule, TrainState
 from runner.train.steps import MeanLoss, StepOptions, computed, evaluate, to_device, train_step
@@ -219,7 +220,7 @@ class Trainer:
         row: dict[str, Any] = {"epoch": self.progress.epoch, "step": self.progress.step, **metrics}
         row |= {"seconds": round(seconds, 3), "examples_per_second": round(rate, 1)}
         end = EpochEnd(self.progress, metrics, seconds, rate, is_best, row)
-        self.state.rows.append(row)
+        self.state.rows.append(timeless(row))
         for listener in self.listeners.epoch:
             listener(end)
 
