@@ -4,7 +4,7 @@ import contextlib
 import errno
 import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,44 @@ def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
         "config_yaml": trainer.state.config,
         "config_source": source,
     }
+
+
+def record_of_no_run(cfg: "DictConfig", error: Exception) -> dict[str, Any]:
+    """run.json of a sweep's job whose objects could not be made: a failed run that never began, with its error."""
+    from omegaconf import OmegaConf
+
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    facts: dict[str, Any] = {key: config[key] for key in ("name", "tags", "notes", "seed")}
+    facts |= {key: config["trainer"][key] for key in ("epochs", "monitor", "mode")}
+    nothing = dict.fromkeys(("id", "best_epoch", "best_value", "chosen_on", "parameters", "git", "code", "config_yaml"))
+    return {
+        "state": "failed",
+        "started": now(),
+        "ended": now(),
+        "error": str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}",
+        "failure": type(error).__name__,
+        "command": provenance.command_line(),
+        "resumed": [],
+        **facts,
+        **nothing,
+        "epochs_done": 0,
+        "seconds": 0.0,
+        "best": {},
+        "last": {},
+        "test": {},
+        "own_code": {},
+        "layers": [],
+        "device": str(config["device"]["type"]),
+        "threads": config["device"]["threads"],
+        **provenance.environment(),
+        "config": config,
+        "config_source": source_of(cfg),
+    }
+
+
+def never_began(record: Mapping[str, Any]) -> bool:
+    """Whether a record tells only of a start that made no run: there is nothing to resume or to evaluate."""
+    return record.get("config_yaml", "") is None
 
 
 def source_of(cfg: "DictConfig") -> dict[str, Any]:

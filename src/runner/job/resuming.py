@@ -16,6 +16,7 @@ from runner.errors import InputError
 from runner.job.changes import check_changes
 from runner.job.mending import check_owner, lost_steps, whole_rows
 from runner.job.own_code import as_it_was_started
+from runner.job.record import never_began
 from runner.job.run import OnBatch, train
 from runner.job.saved import keep_placement
 from runner.processes import STOP_SIGNALS
@@ -53,6 +54,8 @@ def resume(
     """
     run_dir = RunDir(path.absolute())
     record = run_dir.read_run()
+    if never_began(record):
+        raise InputError(f"{path}: never began ({record['error']}); start its sweep again, once that is mended")
     finished = f"{path}: finished, all {record['epochs']} epochs are done"
     if record["state"] == "done" and not overrides:
         print(finished)

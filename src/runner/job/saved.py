@@ -11,6 +11,7 @@ from runner.errors import InputError
 from runner.job import own_code
 from runner.job.mending import check_owner
 from runner.job.own_code import as_it_was_started
+from runner.job.record import never_began
 from runner.storage import checkpoint
 from runner.storage.checkpoint import Damaged
 from runner.storage.run_dir import RunDir
@@ -40,6 +41,8 @@ def open_saved(run_dir: Path, which: str) -> Saved:
         InputError: no run, or the checkpoint is missing, damaged or foreign.
     """
     record = RunDir(run_dir).read_run()
+    if never_began(record):
+        raise InputError(f"{run_dir}: holds no run that began ({record['error']})")
     named = which in ("best", "last")
     path = run_dir / "checkpoints" / f"{which}.pt" if named else Path(which)
     if not path.exists():

@@ -22,16 +22,25 @@ def run_or_resume(
     Raises:
         As runner.job.run.train.
     """
+    from runner.job.record import never_began, record_of_no_run
     from runner.job.resuming import resume
     from runner.job.run import train
 
     run_dir = RunDir(folder)
     if run_dir.run_json.exists():
         record = run_dir.read_run()
-        return record if record["state"] == "done" else resume(folder, [], is_shown=is_shown, stop_on=stop_on)
+        if record["state"] == "done":
+            return record
+        if not never_began(record):
+            return resume(folder, [], is_shown=is_shown, stop_on=stop_on)
+        run_dir.run_json.unlink()  # it says only why the last start came to nothing
     run_dir.claim()
     try:
         return train(cfg, run_dir, [], is_shown=is_shown, stop_on=stop_on)
+    except Exception as error:
+        if not run_dir.run_json.exists():
+            run_dir.write_run(record_of_no_run(cfg, error))
+        raise
     finally:
         run_dir.release()
 

@@ -94,7 +94,6 @@ class Trainer:
 
     @property
     def progress(self) -> Progress:
-        """Where the run stands."""
         return self.state.progress
 
     def fit(self) -> None:
