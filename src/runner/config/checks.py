@@ -139,16 +139,17 @@ def found_by_name(name: str) -> Any:
         raise ValueError("must be a dotted name, as package.module.Class")
     found, path = importlib.import_module(first), first
     for part in rest:
-        if isinstance(found, ModuleType) and not hasattr(found, part):
-            try:
-                importlib.import_module(f"{path}.{part}")
-            except ModuleNotFoundError as error:
-                if error.name != f"{path}.{part}":
-                    raise
-                near = difflib.get_close_matches(part, dir(found), 1)
-                guess = f"; did you mean {near[0]}?" if near else ""
-                raise AttributeError(f"{path} has no {part!r}{guess}") from error
-        found, path = getattr(found, part), f"{path}.{part}"
+        if hasattr(found, part) or not isinstance(found, ModuleType):
+            found, path = getattr(found, part), f"{path}.{part}"
+            continue
+        try:
+            found, path = importlib.import_module(f"{path}.{part}"), f"{path}.{part}"
+        except ModuleNotFoundError as error:
+            if error.name != f"{path}.{part}":
+                raise
+            near = difflib.get_close_matches(part, dir(found), 1)
+            guess = f"; did you mean {near[0]}?" if near else ""
+            raise AttributeError(f"{path} has no {part!r}{guess}") from error
     return found
 
 
