@@ -154,6 +154,13 @@ def test_plateaus_mode_is_checked_as_well(tmp_path):
         runner.run([*words[:-1], silent, "scheduler.monitor=val/it"], run_dir=tmp_path / "run")
 
 
+def test_a_scheduler_goes_the_way_of_the_trainer_where_they_watch_the_same_metric(tmp_path):
+    silent = "+metrics.it={_target_: test_modes.Silent}"
+    words = [*WORDS, silent, "trainer.monitor=val/it", "trainer.mode=min", "scheduler=plateau", "trainer.dry_run=true"]
+    record = runner.run(words, run_dir=tmp_path / "run")
+    assert (record["config"]["scheduler"]["mode"], record["modes"]["it"]) == ("min", "min")
+
+
 def test_a_metric_of_unknown_direction_that_nobody_monitors_is_no_mistake(tmp_path):
     silent = "+metrics.it={_target_: test_modes.Silent}"
     record = runner.run([*WORDS, silent, "trainer.dry_run=true"], run_dir=tmp_path / "run")

@@ -123,6 +123,20 @@ def test_nothing_of_the_probe_is_left_in_the_model(tmp_path):
     assert SEEN[2] == (2, 2.0, 2, 2.0, 2.0, 3, 2.0)
 
 
+def test_a_loss_that_is_no_mean_over_examples_is_said_once(tmp_path, monkeypatch, caplog):
+    def loss(output, target):
+        return nn.functional.cross_entropy(output, target, torch.tensor([1.0, 10, 1, 1, 1, 1]))
+
+    monkeypatch.setattr(sys.modules[__name__], "made_loss", loss, raising=False)
+    given = words("class", LINE, "{_target_: test_probe.made_loss}")
+    runner.run(given, run_dir=tmp_path / "run")
+    assert caplog.text.count("does not follow from the loss of each") == 1
+    caplog.clear()
+    loss.size = lambda output, target: torch.tensor([1.0, 10, 1, 1, 1, 1])[target].sum()
+    runner.run(given, run_dir=tmp_path / "said")
+    assert "does not follow" not in caplog.text
+
+
 @pytest.mark.parametrize("size", ["-1", "torch.ones(2)", "'three'"])
 def test_a_size_that_is_no_size_is_refused(size, tmp_path, monkeypatch):
     def loss(output, target):

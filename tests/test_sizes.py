@@ -10,7 +10,7 @@ from torch import nn
 import runner
 from runner.errors import InputError
 from runner.losses import NLL, CrossEntropy, Focal, OneHotMSE
-from runner.train.sizes import examples, size_of
+from runner.train.sizes import examples, is_mean, size_of
 from runner.train.steps import MeanLoss, StepOptions, evaluate, train_step
 from runner.train.task import Supervised
 from test_trainer import CPU
@@ -48,6 +48,11 @@ LOSSES = {
 }
 
 
+if hasattr(nn, "LinearCrossEntropyLoss"):  # since torch 2.15: it has a layer of its own
+    torch.manual_seed(0)
+    LOSSES["linear"] = (nn.LinearCrossEntropyLoss(4, 4, weight=WEIGHT), IGNORING)
+
+
 def outputs_for(target):
     generator = torch.Generator().manual_seed(1)
     shape = (30, 4) if target.is_floating_point() else (30, 4, *target.shape[1:])
@@ -59,7 +64,7 @@ def outputs_for(target):
 def test_the_size_of_an_evaluations_batches_changes_no_figure(name, batch_size):
     loss, target = LOSSES[name]
     output = outputs_for(target)
-    whole = float(loss(output, target))
+    whole = float(loss(output, target).detach())
     batches = list(zip(output.split(batch_size), target.split(batch_size), strict=True))
     task = Supervised(nn.Identity(), loss)
     found = evaluate(task, batches, len(batches), {}, CPU, StepOptions())["loss"]
@@ -104,6 +109,19 @@ def test_pieces_of_equal_sizes_have_the_bits_that_they_always_had(name):
     assert torch.equal(step.loss, torch.stack(losses).sum())
 
 
+def test_a_piece_in_which_nothing_counts_has_no_gradient():
+    target = torch.tensor([0, 1, 0, 1, 2, 2, 2, 2, 3, 3, 3, 3]).repeat_interleave(5)[:30]  # the weight of 2 is 0
+    for loss in (nn.CrossEntropyLoss(WEIGHT), NLL(WEIGHT.tolist())):
+        whole, one = gradient_of(loss, target, StepOptions())
+        for pieces in (3, 10):
+            cut, two = gradient_of(loss, target, StepOptions(accumulate=pieces))
+            torch.testing.assert_close(whole, cut, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(one.loss, two.loss)
+            assert len(two.outputs) == 30
+    nothing = gradient_of(nn.CrossEntropyLoss(), torch.full((30,), -100), StepOptions(accumulate=3))
+    assert not nothing[0].any() and nothing[1].size == 0
+
+
 class Halves:
     """A user's loss that says its size, as a number: a mean over the targets above 1."""
 
@@ -131,6 +149,19 @@ def test_a_size_that_hangs_in_the_graph_is_cut_off():
     loss.size = lambda output, target: output[:, 0].sigmoid().sum()
     whole, cut = (gradient_of(loss, CLASSES, StepOptions(accumulate=n))[0] for n in (1, 3))
     torch.testing.assert_close(whole, cut)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_of_every_loss_two_examples_are_told_to_follow_from_each(name):
+    loss, target = LOSSES[name]
+    assert is_mean(loss, size_of(loss), outputs_for(target)[18:22], target[18:22])
+
+
+def test_a_loss_that_is_another_mean_than_it_says_is_found_out():
+    output, target = outputs_for(CLASSES)[:2], torch.tensor([0, 1])
+    hidden = functools.partial(lambda output, target, w: F.cross_entropy(output, target, w), w=WEIGHT)
+    assert not is_mean(hidden, size_of(hidden), output, target)
+    assert is_mean(lambda output, target: nn.BatchNorm1d(4)(output).mean(), examples, output, target)  # not of one
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ Everything is checked before anything slow is made: names and arguments first, t
 """
 
 import functools
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,8 @@ from runner.train.hidden import untouched
 from runner.train.steps import to_device
 from runner.train.task import Supervised
 from runner.train.trainer import Trainer
+
+log = logging.getLogger("runner")
 
 
 @dataclass
@@ -189,6 +192,12 @@ def probe(built: Built, metrics: dict[str, Any]) -> None:
                 shape = list(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
                 raise InputError(f"loss: must give one number for a batch, a tensor without dimensions; got {shape}")
             sizes.check(task.size_of(output, target))
+            if not sizes.is_mean(task.criterion, task.size_of, output, target):
+                log.warning(
+                    "the loss of two examples does not follow from the loss of each: an evaluation's figure depends on"
+                    " dataloader.eval_batch_size; a loss that is a mean over something else than examples says so by a"
+                    " method size(output, target)"
+                )
             for name, metric in metrics.items():
                 part = f"metrics.{name}"
                 metric.update(output, target)

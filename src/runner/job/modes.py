@@ -38,6 +38,8 @@ def mode_of(group: str, config: Mapping[str, Any], is_new: bool = True) -> str |
     if given is not None and (given not in MODES or not is_new):
         return str(given)  # a word that is none of ours is refused by who takes it
     said, usual = told(config["metrics"], name), usual_mode(name)
+    if given is None and monitor == str(config["trainer"]["monitor"]):
+        given = config["trainer"]["mode"]  # a scheduler that watches the same metric goes the same way
     if given is None:
         if said is None and usual is None and name in config["metrics"]:
             raise InputError(

@@ -19,7 +19,9 @@ from runner.losses import weight_of
 Size = float | Tensor
 SizeOf = Callable[[Any, Any], Size]
 
-BY_CLASS = {nn.CrossEntropyLoss: F.cross_entropy, nn.NLLLoss: F.nll_loss}
+BY_CLASS: dict[Any, Any] = {nn.CrossEntropyLoss: F.cross_entropy, nn.NLLLoss: F.nll_loss}
+if (since_2_15 := getattr(nn, "LinearCrossEntropyLoss", None)) is not None:
+    BY_CLASS[since_2_15] = F.cross_entropy  # with a layer of its own before it
 BY_ELEMENT = {
     nn.L1Loss: F.l1_loss,
     nn.MSELoss: F.mse_loss,
@@ -53,7 +55,8 @@ def size_of(criterion: Any) -> SizeOf:
         if setting(key, None) is False:
             _refuse(key, "false")
     if _is_one_of(criterion, function, BY_CLASS):
-        ignored = setting("ignore_index", -100)
+        ignored = setting("ignore_index", None)
+        ignored = -100 if ignored is None else ignored
         return lambda output, target: class_size(output, target, setting("weight", None), ignored)
     return elements if _is_one_of(criterion, function, BY_ELEMENT) and reduction == "mean" else examples
 
@@ -85,6 +88,20 @@ def check(size: Any) -> None:
     is_one = size.numel() == 1 if isinstance(size, Tensor) else isinstance(size, (int, float))
     if not is_one or not 0 <= float(size) < math.inf:
         raise InputError(f"loss: size(output, target) must give one number, what the loss is a mean over; got {size!r}")
+
+
+def is_mean(criterion: Any, size: SizeOf, output: Any, target: Any) -> bool:
+    """Whether the loss of these examples follows from the losses of each alone, as it does of a mean over `size`.
+
+    True where it cannot be told: a loss that takes no batch of one, or targets that cannot be taken apart.
+    """
+    try:
+        whole = float(criterion(output, target)) * float(size(output, target))
+        each = [(output[i : i + 1], target[i : i + 1]) for i in range(len(target))]
+        parts = sum(float(criterion(*one)) * float(size(*one)) for one in each)
+    except Exception:
+        return True
+    return not (math.isfinite(whole) and math.isfinite(parts)) or math.isclose(whole, parts, rel_tol=1e-3, abs_tol=1e-5)
 
 
 def _setting(criterion: Any, key: str, default: Any) -> Any:

@@ -131,37 +131,33 @@ def accumulate(task: nn.Module, precision: Precision, parts: Sequence[tuple[Tens
     """The gradient and the Step of a whole batch, out of its pieces.
 
     The loss of all is sum(loss x size) / sum(size), and the last size is known after the first gradient. So each piece
-    is weighted as if all had the first one's size per example, and what that is off by is made good in the end: by a
-    factor of exactly 1 where it is so.
+    is weighted as if all had the first one's size per example, and what that is off by is made good in the end: it is
+    exactly 1 where it is so. A size that is a tensor is waited for: a piece of size 0 has no loss and no gradient.
     """
-    num_examples = sum(len(target) for _, target in parts)
+    num_examples, total, as_first = sum(len(target) for _, target in parts), 0.0, 0.0
     losses: list[Tensor] = []
     outputs: list[Tensor] = []
-    total: Size = 0
     for part in parts:
         step = task(part)
+        outputs.append(step.outputs.detach().clone())  # a CUDA graph's next piece overwrites its output
+        if (size := float(step.size)) == 0:
+            continue
         if not losses:
-            as_first = num_examples * positive(step.size / len(step.targets))  # the size of all, by the first one
-        share = step.size / as_first
-        loss = step.loss * share
-        if isinstance(share, Tensor):
-            loss = loss.where(share > 0, 0.0)  # a piece of size 0 has no loss, but NaN
+            as_first = num_examples * (size / len(step.targets))  # the size of all, as the first one has it
+        loss = step.loss * (size / as_first)
         precision.backward(loss)
         losses.append(loss.detach())
-        outputs.append(step.outputs.detach().clone())  # a CUDA graph's next piece overwrites its output
-        total = total + step.size
-    mean, off = torch.stack(losses).sum(), as_first / positive(total)
-    if isinstance(off, Tensor) or off != 1:
+        total += size
+    if not losses:  # nothing counts: what torch makes of that
+        precision.backward(step.loss)
+        losses.append(step.loss.detach())
+    mean, off = torch.stack(losses).sum(), as_first / total if total else 1.0
+    if off != 1:
         mean = mean * off
         for parameter in task.parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(off)
     return Step(mean, total, torch.cat(outputs), torch.cat([target for _, target in parts]))
-
-
-def positive(size: Size) -> Size:
-    """A size to divide by."""
-    return size.where(size > 0, 1.0) if isinstance(size, Tensor) else size or 1.0
 
 
 def pieces(data: Tensor, target: Tensor, count: int) -> Sequence[tuple[Tensor, Tensor]]:

@@ -184,13 +184,7 @@ class Trainer:
         """The loss and metrics of one part. What a model draws while evaluating follows from the seed alone."""
         with isolated(derive(self.seed, "evaluate"), self.device):
             return evaluate(
-                self.task,
-                loader.batches(),
-                len(loader),
-                self.eval_metrics,
-                self.device,
-                self.options,
-                after_batch=self.stop.check,
+                self.task, loader.batches(), len(loader), self.eval_metrics, self.device, self.options, self.stop.check
             )
 
     def step_scheduler(self, interval: str, metrics: Mapping[str, float]) -> None:
