@@ -32,9 +32,10 @@ from runner.job.model_parts import (
     make_schedule,
 )
 from runner.job.modes import mode_of, monitoring
+from runner.job.process_state import importing, targets_in
 from runner.job.shared_examples import check_shared
 from runner.processes import StopRequest
-from runner.seeding import isolated
+from runner.seeding import derive, isolated, seed_everything
 from runner.storage.checkpoint import Checkpoints
 from runner.train import precision, sizes
 from runner.train.events import Listeners
@@ -76,7 +77,10 @@ def build(
     Raises:
         InputError: whatever is wrong with the config.
     """
-    check_targets(cfg)
+    seed_everything(derive(0, "data"))  # what a dataset draws while it is made is the same for every seed, as its parts
+    with importing(list(targets_in(OmegaConf.to_container(cfg)))):
+        check_targets(cfg)
+    seed_everything(derive(0, "data"))  # a module draws when it is imported, in the first job of a process only
     where = call(device.resolve, cfg.device, "device")
     cfg.device.threads = where.threads  # the resolved count is part of the result, and so of the config
     device.set_deterministic(cfg.deterministic)

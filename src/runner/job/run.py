@@ -60,7 +60,14 @@ def train(
         InputError: before training; a new run's directory then holds no run. Or another thread trains a run.
         Diverged, Interrupted, OSError, or what user code raises: run.json and the log say so.
     """
-    with alone(), open_logs(run_dir.log, bool(cfg.quiet), is_shown) as screen, stop_signals(stop_on) as stop:
+    from runner.job.process_state import as_if_alone
+
+    with (
+        alone(),
+        open_logs(run_dir.log, bool(cfg.quiet), is_shown) as screen,
+        stop_signals(stop_on) as stop,
+        as_if_alone(),
+    ):
         for note in notes:
             log.info(note)
         built, record = prepare(cfg, run_dir, screen, stop, resumed)

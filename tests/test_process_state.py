@@ -1,0 +1,178 @@
+"""A job in a worker equals the single run, whatever ran before it in that process."""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import runner
+from runner.cli.verify import differences
+from runner.job import process_state
+from runner.job.process_state import SWITCHES, as_if_alone, put, switches
+from runner.job.resuming import resume
+from runner.storage.run_dir import RunDir
+
+WORDS = ["trainer.limit_batches=4", "trainer.epochs=2", "quiet=true", "device.threads=1", "model=mlp"]
+
+OWN = '''
+import random, numpy, torch
+from runner.data import Digits
+from runner.models import MLP
+
+class Shuffled(Digits):
+    """Digits whose labels and brightness are drawn when it is made."""
+    def __init__(self, mean, std):
+        super().__init__(mean, std)
+        self.images = self.images + random.random() + numpy.random.rand() + torch.rand(())
+        self.targets = torch.randint(10, (len(self.targets),)).tolist()
+
+class Careless(MLP):
+    """It leaves every switch where it should not be."""
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        torch.set_default_dtype(torch.float64)
+        torch.set_num_threads(2)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.autograd.set_detect_anomaly(True)
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("medium")
+        torch.manual_seed(99), random.seed(99), numpy.random.seed(99)
+'''
+PRECISE = """
+import torch
+from runner.models import MLP
+torch.set_default_dtype(torch.float64)  # once, when it is imported
+
+class Precise(MLP):
+    def forward(self, x):
+        return super().forward(x.double()).float()
+"""
+
+
+@pytest.fixture
+def own(cli, monkeypatch):
+    (cli.cwd / "careless.py").write_text(OWN)
+    (cli.cwd / "precise.py").write_text(PRECISE)
+    monkeypatch.syspath_prepend(str(cli.cwd))
+    monkeypatch.setattr(process_state, "_of_modules", [])
+    yield cli
+    for name in ("careless", "precise"):
+        sys.modules.pop(name, None)
+
+
+def assert_equal_runs(one, other):
+    assert list(differences(RunDir(Path(one)), RunDir(Path(other)))) == []
+
+
+def test_a_job_after_a_careless_one_is_the_run_of_a_process_of_its_own(own):
+    assert own(*WORDS, "hydra.run.dir=alone").returncode == 0
+    found = switches()
+    runner.run([*WORDS, "model._target_=careless.Careless"], run_dir="careless_run")
+    assert switches() == found
+    runner.run(WORDS, run_dir="after")
+    assert_equal_runs("alone", "after")
+
+
+def test_what_a_module_sets_when_it_is_imported_holds_for_its_jobs_and_for_no_others(own):
+    precise = [*WORDS, "model._target_=precise.Precise"]
+    for name, words in (("alone", WORDS), ("precise_alone", precise)):
+        assert own(*words, f"hydra.run.dir={name}").returncode == 0
+    for number, words in enumerate((precise, WORDS, precise)):
+        runner.run(words, run_dir=f"run{number}")
+    assert_equal_runs("precise_alone", "run0")
+    assert_equal_runs("alone", "run1")
+    assert_equal_runs("precise_alone", "run2")
+    state = torch.load("run2/checkpoints/last.pt", weights_only=True)["model_state_dict"]
+    assert {tensor.dtype for tensor in state.values()} == {torch.float64}
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_a_dataset_that_draws_while_it_is_made_is_the_same_in_every_process_and_every_job(own):
+    words = [*WORDS, "dataset.train._target_=careless.Shuffled"]
+    assert own(*words, "hydra.run.dir=alone").returncode == 0
+    torch.manual_seed(5), np.random.seed(5)
+    for number in range(2):
+        runner.run(words, run_dir=f"run{number}")
+        assert_equal_runs("alone", f"run{number}")
+    record = json.loads(Path("run1/run.json").read_text())
+    resume(Path("run1"), ["trainer.epochs=3"])
+    runner.run([*words, "trainer.epochs=3"], run_dir="longer")
+    assert_equal_runs("longer", "run1")
+    assert record["state"] == "done"
+
+
+def test_threads_that_are_not_given_are_those_of_the_process(own):
+    torch.set_num_threads(2)
+    runner.run(WORDS, run_dir="one")
+    record = runner.run([word for word in WORDS if "threads" not in word], run_dir="two")
+    assert record["threads"] == 2
+
+
+OTHER = {
+    "dtype": torch.float64,
+    "threads": 3,
+    "grad": False,
+    "anomaly": True,
+    "deterministic": (True, True),
+    "cublas": ":16:8",
+    "cudnn.enabled": False,
+    "cudnn.benchmark": True,
+    "cudnn.deterministic": True,
+    "matmul": "medium",
+    "flash": False,
+    "efficient": False,
+    "math": False,
+    "device": torch.device("meta"),
+    **{name: "ieee" for name in process_state.PRECISIONS},
+}
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_every_switch_is_put_back(name, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    other = {**OTHER, "directory": str(tmp_path / "elsewhere")}[name]
+    before = switches()
+    assert before[name] != other
+    with as_if_alone():
+        put({name: other})
+        assert switches()[name] == other
+    assert switches() == before
+
+
+def test_warning_filters_are_put_back_also_after_an_error():
+    before = list(warnings.filters)
+    with pytest.raises(ZeroDivisionError), as_if_alone():
+        warnings.simplefilter("ignore")
+        torch.set_default_dtype(torch.float64)
+        raise ZeroDivisionError
+    assert warnings.filters == before and torch.get_default_dtype() == torch.float32
+
+
+def test_what_was_compiled_before_is_forgotten():
+    from torch._dynamo.testing import CompileCounter
+
+    def jobs(is_alone):
+        counter = CompileCounter()
+        for width in range(1, 13):  # each job has a model of another width, of the same class
+            with as_if_alone() if is_alone else torch.no_grad():
+                model = nn.Linear(width, 2)
+                model.compile(backend=counter, dynamic=False)
+                model(torch.zeros(3, width))
+        torch.compiler.reset()
+        return counter.frame_count
+
+    assert jobs(is_alone=True) == 12
+
+
+@pytest.mark.slow
+def test_a_compiled_job_late_in_a_worker_is_the_compiled_run(cli):
+    words = [*WORDS, "trainer.compile=true"]
+    assert cli(*words, "seed=6", "hydra.run.dir=alone", timeout=400).returncode == 0
+    for seed in range(1, 7):
+        runner.run([*words, f"seed={seed}", f"model.hidden=[{8 if seed < 6 else 256},128]"], run_dir=f"run{seed}")
+    assert_equal_runs("alone", "run6")
