@@ -29,7 +29,7 @@ class Member:
     words: dict[str, str]  # the overrides that it was planned with, by key
     choices: dict[str, str]  # group -> choice
     state: str
-    record: dict[str, Any] | None = None  # run.json
+    record: dict[str, Any] | None = None  # run.json, of a run that was built
     planned: dict[str, Any] | None = None  # the config that the plan had, where it is known
     error: str | None = None
 
@@ -86,24 +86,36 @@ def members(place: Path, failed: Mapping[str, str | None] | None = None) -> list
     for name, known in plan.known_jobs(place).items():
         run_dir = RunDir(place / name)
         words = words_of(known.get("overrides", []))
-        choices, planned = known.get("choices") or choices_of(run_dir), known.get("setting")
+        planned, choices = known.get("setting"), known.get("choices") or choices_of(run_dir)
+        seed, state, error = (
+            str(known["seed"] if known.get("seed") is not None else words.get("seed", "?")),
+            "planned",
+            None,
+        )
         if run_dir.run_json.exists():
             record = run_dir.read_run()
-            config = plan.setting_of(record["config"], record.get("config_source") or {})
-            config["trainer.mode"] = record["mode"]
-            if "device.threads" in words:
-                threads = {"device.threads": record["config"]["device"]["threads"]}
-                config, planned = {**config, **threads}, {**planned, **threads} if planned else None
-            choices = {**{key: word for key, word in words.items() if f"{key}._target_" in config}, **choices}
-            seed, state = str(record["config"]["seed"]), records.state_of(run_dir, record)
-            found.append(Member(name, seed, config, words, choices, state, record, planned, record.get("error")))
-            continue
-        state, error = ("failed", failed[name]) if failed and name in failed else ("planned", None)
-        seed = str(known["seed"] if known.get("seed") is not None else words.get("seed", "?"))
+            state, error = records.state_of(run_dir, record), record.get("error")
+            if record.get("monitor") is not None:  # it was built
+                config = config_of(record, words)
+                choices = {**{key: word for key, word in words.items() if f"{key}._target_" in config}, **choices}
+                seed = str(record["config"]["seed"])
+                found.append(Member(name, seed, config, words, choices, state, record, planned, error))
+                continue
+        elif failed and name in failed:
+            state, error = "failed", failed[name]
         if planned is not None and "device.threads" in words:
             planned = {**planned, "device.threads": number(words["device.threads"])}
         bare.append(Member(name, seed, planned or {}, words, choices, state, error=error))
     return sorted([*found, *(guessed(member, found) for member in bare)], key=lambda member: member.name)
+
+
+def config_of(record: Mapping[str, Any], words: Mapping[str, str]) -> dict[str, Any]:
+    """The config of a run that was built, as what it is a repetition of."""
+    config = plan.setting_of(record["config"], record.get("config_source") or {})
+    config["trainer.mode"] = record["mode"]
+    if "device.threads" in words:
+        config["device.threads"] = record["config"]["device"]["threads"]
+    return config
 
 
 def guessed(member: Member, others: Sequence[Member]) -> Member:

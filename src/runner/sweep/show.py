@@ -147,16 +147,14 @@ def shown_figures(figures: Mapping[str, Any] | None, jobs: int, is_wide: bool) -
 def survivors(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     said = []
     for row in rows:
-        counted = row["seeds"]
+        counted, name = row["seeds"], f"{MARK.strip()} {row['name']}"
         died, n = counted["diverged"] + counted["failed"], counted["planned_in_all"]
         if died and counted["done"]:
-            said.append(
-                f"{MARK.strip()} {row['name']}: {died} of {n} seeds failed; its figures are the survivors' only"
-            )
+            said.append(f"{name}: {died} of {n} seeds failed; its figures are of the survivors only")
         elif died:
-            said.append(f"{MARK.strip()} {row['name']}: no seed is done, {died} of {n} failed")
+            said.append(f"{name}: no seed is done, {died} of {n} failed")
         elif not row["is_whole"]:
-            said.append(f"{MARK.strip()} {row['name']}: not finished, {counted['done']} of {n} seeds are done")
+            said.append(f"{name}: not finished, {counted['done']} of {n} seeds are done")
     return said
 
 
@@ -174,10 +172,10 @@ def comparison(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> l
     if (choice := facts["choice"]) is not None:
         coarse = f"; coarse: {choice['seeds']} seeds" if choice["seeds"] < 5 else ""
         too = choice["first_is_best_examples"]
-        examples = f", {too:.2f} for other examples too" if too is not None else ""
+        examples = f", {probability(too, choice)} for other examples too" if too is not None else ""
         said.append(
-            f"the first is really the best of {choice['settings']} with probability {choice['first_is_best']:.2f}"
-            f" for other seeds{examples} (bootstrap{coarse})"
+            f"the first is really the best of {choice['settings']} with probability"
+            f" {probability(choice['first_is_best'], choice)} for other seeds{examples} (bootstrap{coarse})"
         )
         if left_out := facts["compared"] - choice["settings"]:
             said.append(f"of one seed, and so left out of that probability: {left_out} of {facts['compared']} settings")
@@ -187,6 +185,11 @@ def comparison(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> l
             " it takes two seeds of the first and of another"
         )
     return said
+
+
+def probability(share: float, choice: Mapping[str, Any]) -> str:
+    """`0.88 or more` where the resamples would say more than so few seeds can show."""
+    return f"{share:.2f} or more" if share >= choice["most"] else f"{share:.2f}"
 
 
 def signed(interval: Sequence[float]) -> str:

@@ -152,7 +152,7 @@ def choice(
     if fraction and examples:
         share, found["excess"] = bootstrap(known, mode, examples)
         found["first_is_best_examples"] = min(share, most)
-    return {**found, "settings": len(known), "resamples": RESAMPLES, "seeds": seeds}
+    return {**found, "most": most, "settings": len(known), "resamples": RESAMPLES, "seeds": seeds}
 
 
 def bootstrap(known: Sequence[Mapping[str, float]], mode: str, examples: int | None) -> tuple[float, float]:
