@@ -68,6 +68,23 @@ def test_they_are_part_of_the_best(tmp_path, saved):
     assert_equal_states(last, hidden.buffers(trainer.task))
 
 
+def test_buffers_of_any_kind_are_put_back():
+    def task(value):
+        model = nn.Linear(2, 2)
+        model.register_buffer("wide", value.expand(3), persistent=False)  # cannot be written in place
+        model.register_buffer("odd", torch.tensor([torch.nan, 1.0]), persistent=False)
+        return Supervised(model, None)
+
+    one, two = task(torch.ones(1)), task(torch.zeros(1))
+    with hidden.untouched(one):
+        pass
+    for saved in (hidden.buffers(one), hidden.buffers(one)):
+        two.load_weights({**two.weights(), "unsaved_buffers": saved})
+        assert two.model.wide.tolist() == [1, 1, 1] and list(two.model.state_dict()) == ["weight", "bias"]
+    one.model.not_a_buffer = torch.tensor([torch.nan])
+    assert hidden.changed(hidden.attributes(one), one) == []
+
+
 def test_a_run_with_such_buffers_opens_with_them(tmp_path, monkeypatch):
     import sys
 

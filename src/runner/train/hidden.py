@@ -33,11 +33,18 @@ def load_buffers(module: nn.Module, saved: Mapping[str, Tensor]) -> None:
         if owner not in modules:
             continue
         found = getattr(modules[owner], name, None)
-        if isinstance(found, Tensor) and found.shape == value.shape and found.dtype == value.dtype:
+        if isinstance(found, Tensor) and is_same(found.cpu(), value.cpu()):
+            continue
+        if isinstance(found, Tensor) and is_filled(found, value):
             found.copy_(value)
         else:
             device = next((p.device for p in module.parameters()), value.device)
             setattr(modules[owner], name, value.to(device, copy=True))
+
+
+def is_filled(found: Tensor, value: Tensor) -> bool:
+    """Whether a tensor can take the values in its own place: an expanded one cannot."""
+    return found.shape == value.shape and found.dtype == value.dtype and found.is_contiguous()
 
 
 def attributes(module: nn.Module) -> dict[tuple[str, str], Any]:
@@ -76,10 +83,13 @@ def copied(value: Any) -> Any:
 
 
 def is_same(one: Any, two: Any) -> bool:
+    """Whether two copies hold the same; a NaN is one."""
     if isinstance(one, Tensor) and isinstance(two, Tensor):
-        return one.dtype == two.dtype and one.device == two.device and torch.equal(one, two)
+        if (one.dtype, one.device, one.shape) != (two.dtype, two.device, two.shape):
+            return False
+        return torch.equal(one, two) or bool(((one == two) | (one != one) & (two != two)).all())
     if isinstance(one, np.ndarray) and isinstance(two, np.ndarray):
-        return np.array_equal(one, two)
+        return one.dtype == two.dtype and np.array_equal(one, two, equal_nan=one.dtype.kind in "fc")
     if isinstance(one, list) and isinstance(two, list):
         return len(one) == len(two) and all(map(is_same, one, two))
     if isinstance(one, dict) and isinstance(two, dict):
@@ -110,7 +120,8 @@ def untouched(module: nn.Module) -> Iterator[None]:
             setattr(owners[parent], name, None)
         for path, (buffer, value) in kept.items():
             parent, _, name = path.rpartition(".")
-            buffer.copy_(value)
+            if not is_same(buffer, value):
+                buffer.copy_(value)
             setattr(owners[parent], name, buffer)
         for (path, name), value in attributes(module).items():
             was, content = plain.get((path, name), (None, None))
