@@ -87,11 +87,9 @@ def members(place: Path, failed: Mapping[str, str | None] | None = None) -> list
         run_dir = RunDir(place / name)
         words = words_of(known.get("overrides", []))
         planned, choices = known.get("setting"), known.get("choices") or choices_of(run_dir)
-        seed, state, error = (
-            str(known["seed"] if known.get("seed") is not None else words.get("seed", "?")),
-            "planned",
-            None,
-        )
+        seed = str(known["seed"] if known.get("seed") is not None else words.get("seed", "?"))
+        state: str = "planned"
+        error: str | None = None
         if run_dir.run_json.exists():
             record = run_dir.read_run()
             state, error = records.state_of(run_dir, record), record.get("error")
