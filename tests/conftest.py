@@ -49,10 +49,13 @@ def cli(tmp_path):
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path, monkeypatch):
-    """Each test runs in a folder of its own, with torch's settings put back afterwards."""
+    """Each test runs in a folder of its own; torch's settings are put back and the folder's modules are forgotten."""
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
     yield
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(f"{tmp_path}{os.sep}"):
+            del sys.modules[name]
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
 

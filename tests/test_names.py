@@ -1,5 +1,6 @@
 """Every dotted name that a YAML file, the README or a page of docs/ mentions is there."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -44,6 +45,12 @@ def test_every_name_that_is_mentioned_resolves(path):
 @pytest.mark.parametrize("name", [f"{module}.{name}" for module, names in FOR_GOOD.items() for name in names.split()])
 def test_a_name_that_stays_for_good_is_there(name):
     assert callable(found_by_name(name))
+
+
+def test_a_plugin_that_hydra_has_imported_is_found(monkeypatch):
+    plugins, loaded = importlib.import_module("hydra_plugins"), importlib.import_module("hydra_plugins.runner_sweep")
+    monkeypatch.delattr(plugins, "runner_sweep", raising=False)  # as Hydra's scan leaves it
+    assert found_by_name("hydra_plugins.runner_sweep.LocalLauncher") is loaded.LocalLauncher
 
 
 def test_names_are_looked_for_at_all():
