@@ -116,6 +116,11 @@ def test_an_edited_own_file_is_other_code_for_a_sweep(projects, cli):
     again = cli("-m", "seed=1,2", "sweep.name=s", *WORDS)
     assert again.returncode == 2 and "own module layers" in again.stderr, again.stderr
     assert len(list(projects.glob("A/outputs/sweeps/s/*/run.json"))) == 1
+    forced = cli("-m", "seed=2", "sweep.name=s", "sweep.force=true", *WORDS)
+    assert forced.returncode == 0, forced.stderr
+    summary = json.loads((projects / "A/outputs/sweeps/s/summary.json").read_text())
+    assert len(rows := (projects / "A/outputs/sweeps/s/summary.csv").read_text().splitlines()) == 3, rows
+    assert "code" in rows[0] and summary
 
 
 def test_a_run_whose_own_file_has_changed_says_so_when_it_goes_on_and_keeps_its_beginning(runs, cli):

@@ -205,6 +205,15 @@ def check_same(place: Path, base: Mapping[str, Any], swept: Sequence[str], code:
         raise InputError(f"{place}: holds a sweep of other code; {'; '.join(changes[:3])}; {way_out}")
 
 
+def last_code(place: Path) -> dict[str, Any] | None:
+    """The code that the sweep was last started with, as far as sweep.json tells."""
+    try:
+        code = json.loads((place / "sweep.json").read_text())["code"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return code if isinstance(code, dict) else None
+
+
 def write_sweep(place: Path, facts: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]]) -> None:
     record = {**facts, "jobs": list(jobs)}
     write_atomically(place / "sweep.json", (json.dumps(record, indent=2, default=str) + "\n").encode())

@@ -1,7 +1,8 @@
 """Settings: what the seeds of a sweep's folder are repetitions of, by config and not by the words of a command.
 
-Contract: two jobs are one setting if their configs are equal without the seed (plan.setting_of), whatever command
-brought them. A setting is named by what varies over the whole folder today. A seed counts once in a setting.
+Contract: two jobs are one setting if their configs are equal without the seed (plan.setting_of), and their code is,
+whatever command brought them. A setting is named by what varies over the whole folder today. A seed counts once in a
+setting.
 """
 
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.storage import records
+from runner.storage.provenance import code_changes
 from runner.storage.run_dir import RunDir
 from runner.sweep import plan
 
@@ -82,7 +84,7 @@ def members(place: Path, failed: Mapping[str, str | None] | None = None) -> list
     Args:
         failed: jobs that failed before they left a record, with the error.
     """
-    found, bare = [], []
+    found, bare, code = [], [], plan.last_code(place)
     for name, known in plan.known_jobs(place).items():
         run_dir = RunDir(place / name)
         words = words_of(known.get("overrides", []))
@@ -93,8 +95,10 @@ def members(place: Path, failed: Mapping[str, str | None] | None = None) -> list
         if run_dir.run_json.exists():
             record = run_dir.read_run()
             state, error = records.state_of(run_dir, record), record.get("error")
-            if record.get("monitor") is not None:  # it was built
+            if record.get("config_yaml", "") is not None and record.get("monitor") is not None:  # it was built
                 config = config_of(record, words)
+                if code is not None and code_changes(record.get("code"), code):  # sweep.force=true
+                    config["code"] = plan.digest(record["code"])[:8]
                 choices = {**{key: word for key, word in words.items() if f"{key}._target_" in config}, **choices}
                 seed = str(record["config"]["seed"])
                 found.append(Member(name, seed, config, words, choices, state, record, planned, error))
