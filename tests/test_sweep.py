@@ -289,3 +289,11 @@ def test_what_listens_but_is_no_ray_cluster_is_refused_within_half_a_minute(monk
         address = f"hydra.launcher.address=127.0.0.1:{server.getsockname()[1]}"
         line = refused(["-m", "seed=1,2", "hydra/launcher=ray", address], monkeypatch, capsys)
         assert address in line and time.monotonic() - began < 35
+
+
+@pytest.mark.parametrize("key", plan.LATER)
+def test_a_key_that_came_later_changes_no_identity_while_it_is_null(key):
+    old = {"dataset": {"root": "data"}, "seed": 1}
+    new = {"dataset": {"root": "data", key.removeprefix("dataset."): None}, "seed": 1}
+    assert plan.result_config(new) == plan.result_config(old)
+    assert plan.result_config({"dataset": {key.removeprefix("dataset."): ["x"]}}) != {}

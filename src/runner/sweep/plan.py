@@ -23,6 +23,8 @@ NO_RESULT = (
     *("dataloader.placement", "dataloader.memory_limit", "dataloader.num_workers", "dataloader.pin_memory"),
     *("dataloader.persistent_workers", "dataloader.prefetch_factor"),
 )
+# Keys that came later: null, they say what a config without them says, so that older sweeps keep their identities.
+LATER = ("dataset.transform_train", "dataset.val", "dataset.val_root")
 LONGEST_NAME = 120
 
 
@@ -49,7 +51,8 @@ class Job:
 
 def result_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The flat config without what cannot change a result."""
-    return {key: value for key, value in flatten(config).items() if not key.startswith(NO_RESULT)}
+    flat = {key: value for key, value in flatten(config).items() if not key.startswith(NO_RESULT)}
+    return {key: value for key, value in flat.items() if value is not None or key not in LATER}
 
 
 def setting_of(config: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
