@@ -229,6 +229,7 @@ def test_a_share_that_is_no_number_is_refused(monkeypatch):
         LoaderSettings().place([Part(FAKE, torch.arange(9))], [], CPU)
 
 
+@pytest.mark.slow
 def test_the_jobs_of_a_sweep_share_and_stay_the_jobs_and_bits_that_they_are_alone(cli):
     words = ["model=mlp", "model.hidden=[4]", "trainer.epochs=1", "trainer.limit_batches=2", "device.threads=1"]
     done = cli("-m", *words, "seed=1,2,3", "hydra.launcher.jobs=2", "hydra.sweep.dir=sweep")

@@ -12,8 +12,8 @@ from torch.utils.data import Dataset, TensorDataset
 import runner
 from runner.data import Digits, Part, Parts
 from runner.errors import InputError
-from runner.job.mistakes import unchanged
 from runner.job.shared_examples import are_the_same, check_shared, rows_of, shared
+from runner.train.hidden import untouched
 
 FAST = ["trainer.dry_run=true", "device.threads=1", "quiet=true"]
 NLL_LOSS = ["loss._target_=torch.nn.functional.nll_loss"]
@@ -149,7 +149,7 @@ def test_looking_changes_nothing_of_the_model():
 
     counting = Counting()
     counting.inner.eval()
-    with torch.no_grad(), unchanged(counting):
+    with torch.no_grad(), untouched(counting):
         counting.eval()(torch.zeros(4, 3))
         assert counting.seen == 1
     assert counting.seen == 0 and counting.training and not counting.inner.training

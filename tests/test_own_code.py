@@ -83,6 +83,7 @@ def test_two_models_of_one_name_open_in_one_process_and_nothing_stays_behind(run
     assert type(runner.load_model(runs / "A" / "run")) is model.Net  # the same file: the caller's own class
 
 
+@pytest.mark.slow
 def test_resume_from_another_projects_folder_trains_with_the_runs_own_code(projects, cli):
     cli.cwd = projects / "B"
     stopped = cli(*WORDS, "hydra.run.dir=run")
@@ -95,6 +96,7 @@ def test_resume_from_another_projects_folder_trains_with_the_runs_own_code(proje
     assert record["own_code"]["model"]["file"] == str(projects / "B" / "model.py")
 
 
+@pytest.mark.slow
 def test_a_sweep_resumed_from_another_folder_trains_its_own_code(projects, cli):
     cli.cwd = projects / "B"
     assert cli("-m", "seed=1", "sweep.name=s", *WORDS).returncode == 0
@@ -109,6 +111,7 @@ def test_a_sweep_resumed_from_another_folder_trains_its_own_code(projects, cli):
     assert sizes == [64 * 32 + 32 + 32 * 10 + 10] * 2
 
 
+@pytest.mark.slow
 def test_an_edited_own_file_is_other_code_for_a_sweep(projects, cli):
     cli.cwd = projects / "A"
     assert cli("-m", "seed=1", "sweep.name=s", *WORDS).returncode == 0

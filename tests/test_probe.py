@@ -119,20 +119,20 @@ def test_a_metric_that_refuses_an_example_is_named(tmp_path):
 def test_nothing_of_the_probe_is_left_in_the_model(tmp_path):
     SEEN.clear()
     runner.run(words("class", "{_target_: test_probe.Moody}", CROSS_ENTROPY), run_dir=tmp_path / "run")
-    assert SEEN[0] == SEEN[1] == (1, 1.0, 1, 1.0, 1.0, 3, 1.0)
-    assert SEEN[2] == (2, 2.0, 2, 2.0, 2.0, 3, 2.0)
+    first, second = (1, 1.0, 1, 1.0, 1.0, 3, 1.0), (2, 2.0, 2, 2.0, 2.0, 3, 2.0)
+    assert SEEN[:6] == [first, second] * 3  # two looks before training, of two batches each; then training
 
 
 def test_a_loss_that_is_no_mean_over_examples_is_said_once(tmp_path, monkeypatch, caplog):
     def loss(output, target):
-        return nn.functional.cross_entropy(output, target, torch.tensor([1.0, 10, 1, 1, 1, 1]))
+        return nn.functional.cross_entropy(output, target, torch.tensor([1.0, 10, 3, 4, 5, 6]))
 
     monkeypatch.setattr(sys.modules[__name__], "made_loss", loss, raising=False)
     given = words("class", LINE, "{_target_: test_probe.made_loss}")
     runner.run(given, run_dir=tmp_path / "run")
     assert caplog.text.count("does not follow from the loss of each") == 1
     caplog.clear()
-    loss.size = lambda output, target: torch.tensor([1.0, 10, 1, 1, 1, 1])[target].sum()
+    loss.size = lambda output, target: torch.tensor([1.0, 10, 3, 4, 5, 6])[target].sum()
     runner.run(given, run_dir=tmp_path / "said")
     assert "does not follow" not in caplog.text
 

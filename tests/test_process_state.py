@@ -69,6 +69,7 @@ def assert_equal_runs(one, other):
     assert list(differences(RunDir(Path(one)), RunDir(Path(other)))) == []
 
 
+@pytest.mark.slow
 def test_a_job_after_a_careless_one_is_the_run_of_a_process_of_its_own(own):
     assert own(*WORDS, "hydra.run.dir=alone").returncode == 0
     found = switches()
@@ -78,6 +79,7 @@ def test_a_job_after_a_careless_one_is_the_run_of_a_process_of_its_own(own):
     assert_equal_runs("alone", "after")
 
 
+@pytest.mark.slow
 def test_what_a_module_sets_when_it_is_imported_holds_for_its_jobs_and_for_no_others(own):
     precise = [*WORDS, "model._target_=precise.Precise"]
     for name, words in (("alone", WORDS), ("precise_alone", precise)):

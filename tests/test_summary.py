@@ -458,6 +458,7 @@ def rows_of(cli, name):
     return {row["name"]: row for row in found["settings"]}
 
 
+@pytest.mark.slow
 def test_a_real_folder_that_grew_by_several_commands_sums_up_by_config(cli):
     for words in (
         ["seed=1,2", "scheduler=step,cosine", "optimizer.lr=1.0"],
@@ -543,6 +544,7 @@ def test_what_a_sweep_or_its_launcher_would_pass_over_is_refused_in_one_line(wor
     assert "Traceback" not in line and sys.argv
 
 
+@pytest.mark.slow
 def test_a_sweep_is_continued_with_the_defaults_that_it_was_begun_with(cli):
     (cli.cwd / "conf" / "dataset").mkdir(parents=True)
     mine = cli.cwd / "conf" / "dataset" / "mine.yaml"

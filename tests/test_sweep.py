@@ -64,6 +64,7 @@ def test_a_sweep_leaves_a_run_directory_a_job_and_a_summary_and_goes_on(cli):
     assert resumed.returncode == 0 and "4 of them finished before" in resumed.stdout
 
 
+@pytest.mark.slow
 def test_hydras_own_launcher_gives_the_same_folders_and_bits(cli):
     basic = cli(*[w.replace("two", "basic") for w in TWO], "hydra/launcher=basic")
     assert basic.returncode == 0, basic.stderr

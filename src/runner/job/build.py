@@ -46,6 +46,8 @@ from runner.train.trainer import Trainer
 
 log = logging.getLogger("runner")
 
+EXAMPLES = 8  # that show whether a loss is a mean
+
 
 @dataclass
 class Built:
@@ -196,11 +198,16 @@ def probe(built: Built, metrics: dict[str, Any]) -> None:
                 shape = list(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
                 raise InputError(f"loss: must give one number for a batch, a tensor without dimensions; got {shape}")
             sizes.check(task.size_of(output, target))
-            if not sizes.is_mean(task.criterion, task.size_of, output, target):
+            several = to_device(
+                trainer.train_loader.examples(EXAMPLES), built.device.torch, trainer.options.channels_last
+            )
+            with task.precision.autocast():
+                outputs = precision.as_fp32(task.model(several[0]))
+            if not sizes.is_mean(task.criterion, task.size_of, outputs, several[1]):
                 log.warning(
-                    "the loss of two examples does not follow from the loss of each: an evaluation's figure depends on"
-                    " dataloader.eval_batch_size; a loss that is a mean over something else than examples says so by a"
-                    " method size(output, target)"
+                    "the loss of a batch does not follow from the loss of each example: an evaluation's figure depends"
+                    " on dataloader.eval_batch_size; a loss that is a mean over something else than examples says so by"
+                    " a method size(output, target)"
                 )
             for name, metric in metrics.items():
                 part = f"metrics.{name}"

@@ -7,8 +7,7 @@ generators are put back; the loss is not called. Only a new run is looked at.
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from runner.batches.memory import random_transforms
 from runner.data import Part, Parts, integer_targets, known_labels
 from runner.errors import InputError
 from runner.seeding import isolated
+from runner.train.hidden import untouched
 from runner.train.precision import as_fp32
 from runner.train.steps import StepOptions, to_device
 
@@ -98,7 +98,7 @@ def check_outputs(
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
-        with isolated(0, device), torch.no_grad(), unchanged(model):
+        with isolated(0, device), torch.no_grad(), untouched(model):
             data, target = to_device(loader.examples(EXAMPLES), device, options.channels_last)
             with options.precision.autocast():
                 output = as_fp32(model.eval()(data))
@@ -118,21 +118,6 @@ def check_outputs(
         check_rows(criterion, rows)
     if is_one_of(criterion, OF_ONE_SCORE_A_CLASS):
         check_labels(cfg, criterion, output.shape[1], *labels_of(part, loader, target))
-
-
-@contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
-    """Puts the model's buffers and every layer's mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(name, buffer, buffer.clone()) for name, buffer in model.named_buffers()]
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for name, buffer, before in buffers:
-            owner, _, own_name = name.rpartition(".")
-            setattr(model.get_submodule(owner), own_name, buffer.copy_(before))
 
 
 def is_one_of(criterion: Any, kinds: tuple[Any, ...]) -> bool:
