@@ -107,6 +107,7 @@ def test_a_sweep_of_then_goes_on_with_its_own_jobs(cli, before, is_same_machine)
     assert all(path.read_bytes() == content for path, content in untouched.items())
 
 
+@pytest.mark.slow
 def test_a_further_seed_can_be_added_to_a_sweep_of_then(cli, before):
     place = cli.cwd / "outputs" / "sweeps" / "then"
     shutil.copytree(before / "sweep_whole", place)

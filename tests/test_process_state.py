@@ -94,6 +94,7 @@ def test_what_a_module_sets_when_it_is_imported_holds_for_its_jobs_and_for_no_ot
     assert torch.get_default_dtype() == torch.float32
 
 
+@pytest.mark.slow
 def test_a_dataset_that_draws_while_it_is_made_is_the_same_in_every_process_and_every_job(own):
     words = [*WORDS, "dataset.train._target_=careless.Shuffled"]
     assert own(*words, "hydra.run.dir=alone").returncode == 0

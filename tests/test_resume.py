@@ -279,6 +279,7 @@ def test_the_second_signal_stops_at_once(cli):
     assert process.returncode == -signal.SIGINT
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl(PR_SET_PDEATHSIG) is Linux's; elsewhere it takes torch 5 s")
 def test_workers_end_with_a_killed_parent_and_the_lock_is_free(cli):
     (cli.cwd / "slow.py").write_text(SLOW)

@@ -154,6 +154,7 @@ def test_a_storage_that_holds_another_study_is_refused(cli):
     assert "sqlite:///studies.db" in other.stderr and other.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_trial_whose_worker_dies_stays_open_and_the_search_ends(cli):
     (cli.cwd / "dying.py").write_text(
         "import os, signal\nfrom runner.models import MLP\n"

@@ -505,6 +505,7 @@ def test_a_real_sweep_in_which_settings_diverge_says_so_everywhere(cli):
     assert "! model.fail=true: no seed is done, 2 of 2 failed" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_sweep_over_the_monitored_metric_or_the_split_is_two_tables(cli):
     done = cli("-m", "seed=1,2", "trainer.monitor=val/accuracy,val/loss", "sweep.name=monitors", *SHORT)
     assert done.returncode == 0, done.stderr
@@ -515,6 +516,7 @@ def test_a_sweep_over_the_monitored_metric_or_the_split_is_two_tables(cli):
     assert done.stdout.count("chosen on the test set") == 1
 
 
+@pytest.mark.slow
 def test_what_cannot_change_a_result_is_said_and_not_passed_over(cli):
     done = cli("-m", "dataloader.num_workers=0,2", "sweep.name=same", "sweep.dry_run=true", *SHORT)
     line = "dataloader.num_workers=0,2: cannot change a result: 2 combinations are 1 job, run with the first value"
