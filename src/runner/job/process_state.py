@@ -41,7 +41,10 @@ def of_backend(name: str) -> Switch:
 
 
 def default_device() -> torch.device | None:
-    found = torch.get_default_device()
+    try:
+        found = torch.get_default_device()
+    except AttributeError:  # torch 2.9, after set_default_device(None)
+        return None
     return None if found == torch.device("cpu") else found
 
 
@@ -76,9 +79,11 @@ SWITCHES: dict[str, Switch] = {
 def switches() -> dict[str, Any]:
     """Where every switch stands; one that this torch does not have, or cannot tell, is left out."""
     found = {}
-    for name, (get, _) in SWITCHES.items():
-        with contextlib.suppress(AttributeError, RuntimeError, OSError):
-            found[name] = get()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch 2.9 warns whoever asks where "matmul" stands
+        for name, (get, _) in SWITCHES.items():
+            with contextlib.suppress(AttributeError, RuntimeError, OSError):
+                found[name] = get()
     return found
 
 
