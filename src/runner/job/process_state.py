@@ -91,7 +91,8 @@ def put(wanted: Mapping[str, Any]) -> None:
     """Sets the switches that stand elsewhere: some setters import for a second, or cost each later call."""
     for name, value in wanted.items():
         get, put_one = SWITCHES[name]
-        with contextlib.suppress(AttributeError, RuntimeError, OSError):
+        with contextlib.suppress(AttributeError, RuntimeError, OSError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # see switches
             if get() != value:
                 put_one(value)
 
