@@ -87,6 +87,7 @@ def test_a_run_of_then_evaluates_and_opens(cli, before, is_same_machine):
     assert {row["state"] for row in runner.runs(before)} == {"done", "killed", "interrupted"}
 
 
+@pytest.mark.slow
 def test_a_run_of_then_verifies(cli, before, is_same_machine):
     shown = cli("verify", str(before / "whole"), "--kills", "1")
     if not is_same_machine:

@@ -130,6 +130,7 @@ def test_what_the_terminal_cannot_show_is_printed_as_replacements(cli):
     assert wrong.returncode == 2 and len(wrong.stderr.splitlines()) == 1 and "quotes" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_an_apostrophe_in_a_folders_name_is_a_sign_like_any_other(cli):
     place = cli.cwd / 'it\'s "mine"'
     place.mkdir()

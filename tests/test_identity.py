@@ -171,7 +171,8 @@ class Broken(torch.nn.Linear):
 """
 
 
-@pytest.mark.parametrize("launcher", ["local", pytest.param("basic", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["local", "basic"])
 def test_a_job_whose_constructor_raises_is_a_failed_run_with_its_error(cli, launcher):
     (cli.cwd / "mine.py").write_text(BROKEN)
     words = ["-m", "seed=1", "sweep.name=s", f"hydra/launcher={launcher}", *WORDS[:4], *WORDS[6:9]]

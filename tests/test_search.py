@@ -69,6 +69,7 @@ def study_of(place):
     return json.loads((place / "study.json").read_text())
 
 
+@pytest.mark.slow
 def test_each_trial_is_a_run_and_the_search_goes_on_to_its_total(cli):
     place = cli.cwd / "outputs" / "sweeps" / "found"
     few = cli(*FIND, "hydra.sweeper.n_trials=2", "sweep.name=found")
@@ -145,6 +146,7 @@ def test_bad_input_gets_one_line(words, parts, tmp_path, monkeypatch, capsys):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_a_storage_that_holds_another_study_is_refused(cli):
     words = [*FIND, "hydra.sweeper.n_trials=1", "hydra.sweeper.storage=sqlite:///studies.db"]
     assert cli(*words, "sweep.name=one").returncode == 0

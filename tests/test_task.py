@@ -163,6 +163,7 @@ def own_loss(tmp_path, monkeypatch):
     sys.modules.pop("restless_loss", None)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_state_in_its_loss_evaluates_resumes_and_verifies(tmp_path, own_loss, cli):
     words = [*WORDS[:-1], "~loss", f"+{WORDS[-1]}"]
     record = runner.run(words, run_dir=tmp_path / "whole")
