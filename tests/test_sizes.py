@@ -192,6 +192,15 @@ def test_a_mean_of_batches_of_numbers_and_of_tensors_is_saved_and_put_back():
     assert of_then.compute() == (1.25, None)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_mean_of_what_stays_on_the_device():
+    loss = MeanLoss(3, torch.device("cuda"))
+    for value, size in ((1.0, torch.tensor(3, device="cuda")), (5.0, 1), (torch.nan, torch.tensor(0, device="cuda"))):
+        loss.add(torch.tensor(value, device="cuda"), size)
+    assert loss.compute() == (2.0, None) and loss.losses.measured.is_cuda
+
+
 def test_a_mean_over_nothing_is_no_number():
     empty = MeanLoss(1, CPU)
     empty.add(torch.tensor(torch.nan), torch.tensor(0))

@@ -182,8 +182,9 @@ class TrainState:
         """
         loss, first_bad = self.loss.compute(start, stop)
         if first_bad is not None:
+            bad = float(self.loss.losses.values(first_bad, first_bad + 1))
             raise Diverged(
-                f"the loss is not finite ({float(self.loss.losses[first_bad])}) in epoch"
+                f"the loss is not finite ({bad}) in epoch"
                 f" {self.progress.epoch + 1}, batch {first_bad + 1} of {self.num_batches} (counted from 1)"
             )
         return loss

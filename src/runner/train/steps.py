@@ -14,34 +14,51 @@ from runner.train.sizes import Size
 from runner.train.task import Step
 
 
+class Numbers:
+    """One number a batch, up to `length`. What is on a device stays there until it is asked for."""
+
+    def __init__(self, length: int, device: torch.device) -> None:
+        self.known: list[float | None] = []  # None: see measured
+        self.is_apart = device.type != "cpu"
+        self.measured = torch.zeros(length if self.is_apart else 0, dtype=torch.float32, device=device)
+
+    def add(self, number: float | Tensor) -> None:
+        if self.is_apart and isinstance(number, Tensor):
+            self.measured[len(self.known)] = number
+            self.known.append(None)
+        else:
+            self.known.append(float(number))
+
+    def values(self, start: int, stop: int) -> Tensor:
+        """fp64, on the CPU. Synchronises."""
+        known = self.known[start:stop]
+        if None in known:
+            measured = self.measured[start:stop].tolist()
+            known = [m if number is None else number for number, m in zip(known, measured, strict=True)]
+        return torch.tensor(known, dtype=torch.float64)
+
+
 class MeanLoss:
-    """The mean loss of up to num_batches batches, each weighted by what its own loss is a mean over; on the device
-    until it is asked for. A batch of size 0 (all of its targets ignored) has no loss.
+    """The mean loss of up to num_batches batches, each weighted by what its own loss is a mean over. A batch of size 0
+    (all of its targets ignored) has no loss.
     """
 
     def __init__(self, num_batches: int, device: torch.device) -> None:
-        self.losses = torch.zeros(num_batches, dtype=torch.float32, device=device)
-        self.measured = torch.zeros(num_batches, dtype=torch.float32, device=device)  # the sizes that are tensors
-        self.numbers: list[float | None] = []  # those that are numbers; None: see measured
+        self.losses, self.sizes = Numbers(num_batches, device), Numbers(num_batches, device)
 
     def add(self, loss: Tensor, size: Size) -> None:
-        batch = len(self.numbers)
-        self.losses[batch] = loss
-        if isinstance(size, Tensor):
-            self.measured[batch] = size
-            self.numbers.append(None)
-        else:
-            self.numbers.append(size)
+        self.losses.add(loss)
+        self.sizes.add(size)
 
     @property
     def count(self) -> int:
         """Batches added."""
-        return len(self.numbers)
+        return len(self.sizes.known)
 
     def compute(self, start: int = 0, stop: int | None = None) -> tuple[float, int | None]:
         """The mean over the batches start to stop, and the first of them whose loss is not finite. Synchronises."""
         stop = self.count if stop is None else stop
-        losses, sizes = self.losses[start:stop].cpu().double(), self.sizes(start, stop)
+        losses, sizes = self.losses.values(start, stop), self.sizes.values(start, stop)
         is_counted = sizes != 0
         bad = (~losses.isfinite() & is_counted).nonzero()
         first_bad = start + int(bad[0]) if len(bad) else None
@@ -49,23 +66,13 @@ class MeanLoss:
             return float("nan"), first_bad
         return float((losses.where(is_counted, 0.0) * sizes).sum() / sizes.sum()), first_bad
 
-    def sizes(self, start: int = 0, stop: int | None = None) -> Tensor:
-        """What each loss is a mean over; fp64, on the CPU."""
-        stop = self.count if stop is None else stop
-        numbers = self.numbers[start:stop]
-        if None not in numbers:
-            return torch.tensor(numbers, dtype=torch.float64)
-        measured = self.measured[start:stop].tolist()
-        sizes = [m if number is None else number for number, m in zip(numbers, measured, strict=True)]
-        return torch.tensor(sizes, dtype=torch.float64)
-
     def state_dict(self) -> dict[str, Tensor]:
-        return {"losses": self.losses[: self.count].cpu(), "loss_sizes": self.sizes()}
+        return {"losses": self.losses.values(0, self.count), "loss_sizes": self.sizes.values(0, self.count)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Takes a checkpoint's, also of the version that weighted every batch by its examples."""
-        self.numbers = state["loss_sizes" if "loss_sizes" in state else "sizes"].tolist()
-        self.losses[: self.count] = state["losses"].to(self.losses.device)
+        self.sizes.known = state["loss_sizes" if "loss_sizes" in state else "sizes"].tolist()
+        self.losses.known = state["losses"].tolist()
 
 
 @dataclass(frozen=True)
