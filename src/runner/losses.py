@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 COUNTED_IN_PYTHON = 512  # targets: a small batch is counted in a third of the time of torch's calls
 
 
