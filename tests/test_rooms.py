@@ -30,7 +30,8 @@ ROOMS = {
     "storage": "errors",
     "batches": "errors processes torch_adapter seeding augment data",
     "train": "errors processes torch_adapter seeding losses metrics storage batches",
-    "job": "errors processes torch_adapter seeding device models losses metrics data config storage batches train",
+    "job": "errors processes torch_adapter seeding device models losses schedulers metrics data"
+    " config storage batches train",
     "sweep": "errors tables processes seeding batches config storage job",
     "cli": "errors tables config storage train job sweep",
     "__init__": "errors storage job",

@@ -114,7 +114,7 @@ def build(
     task = Supervised(model, make_loss(cfg, where.torch), options.precision)
     optimizer = make_optimizer(cfg, task)
     options.precision.prepare(optimizer)
-    schedule = make_schedule(cfg, optimizer)
+    schedule = make_schedule(cfg, optimizer, is_new)
     trainer = call(
         functools.partial(
             Trainer,

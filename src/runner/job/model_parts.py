@@ -3,6 +3,7 @@
 import functools
 import inspect
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.optim import Optimizer
 from runner import device, metrics
 from runner.config.checks import SCHEDULE_KEYS, complaint, locate
 from runner.errors import InputError
+from runner.job import walk
 from runner.job.instantiate import call, containers, instantiate, make
 from runner.seeding import derive, seed_everything
 from runner.storage import checkpoint
@@ -146,7 +148,12 @@ def make_optimizer(cfg: DictConfig, task: nn.Module) -> Optimizer:
     return optimizer
 
 
-def make_schedule(cfg: DictConfig, optimizer: Optimizer) -> Schedule:
+def make_schedule(cfg: DictConfig, optimizer: Optimizer, is_new: bool = False) -> Schedule:
+    """The scheduler of an optimizer.
+
+    Args:
+        is_new: its arguments are looked at, and its rates are walked from the run's first to its last.
+    """
     node = containers(cfg, "scheduler")
     interval, monitor = node.get("interval", "epoch"), node.get("monitor")
     if interval not in ("epoch", "batch"):
@@ -154,20 +161,28 @@ def make_schedule(cfg: DictConfig, optimizer: Optimizer) -> Schedule:
     target = locate(node.get("_target_"), "scheduler")
     parameters = inspect.signature(target).parameters
     node = {k: v for k, v in node.items() if k not in SCHEDULE_KEYS or k in parameters}
-    factory = instantiate(node, "scheduler")
+    make_it = functools.partial(instantiate, path="scheduler")
+    rates: walk.Rates = []
+    if is_new:
+        for group in optimizer.param_groups:
+            if not 0 <= float(group["lr"]) < math.inf:
+                raise InputError(f"optimizer.lr={group['lr']}: must be finite and not negative")
+        walk.check_arguments(target, node)
+        rates = walk.walked(target, node, make_it, optimizer, cfg.derived.run_length[interval])
+        for line in walk.doubts(target, node, interval, rates):
+            log.warning(line)
     try:
-        scheduler = factory(optimizer)
+        scheduler = make_it(node)(optimizer)
+    except InputError:
+        raise
     except Exception as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(complaint("scheduler", target.__name__, error)) from error
-    step = inspect.signature(scheduler.step).parameters
-    needs_metric = any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in step.values())
+    needs_metric = walk.needs_metric(scheduler)
     if needs_metric and interval == "batch":
         raise InputError(f"scheduler.interval=batch: {target.__name__} needs a metric, which is known once an epoch")
     if needs_metric and monitor is None:
         raise InputError(f"scheduler.monitor: {target.__name__} needs the name of a metric of metrics.jsonl")
-    return Schedule(scheduler, interval, monitor if needs_metric else None)
+    return Schedule(scheduler, interval, monitor if needs_metric else None, rates)
 
 
 def make_metrics(cfg: DictConfig, where: torch.device) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What a training carries from batch to batch: what a checkpoint holds, and what of it must be finite."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,11 +29,17 @@ BEST = "best_"  # before the keys of the best weights, in a checkpoint that hold
 
 @dataclass(frozen=True)
 class Schedule:
-    """A scheduler, when it steps, and the metric that its step takes, where it takes one."""
+    """A scheduler, when it steps, and the metric that its step takes, where it takes one.
+
+    Args:
+        rates: of a new run: the learning rate of each param group, by interval from the first; the first one alone
+            where a metric decides.
+    """
 
     scheduler: LRScheduler
     interval: str = "epoch"  # epoch | batch
     monitor: str | None = None
+    rates: Sequence[tuple[float, ...]] = ()
 
 
 class TrainState:
