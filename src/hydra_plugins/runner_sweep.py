@@ -1,6 +1,7 @@
 """Hydra's doors to our sweeps: sweepers and launchers that leave everything to runner.sweep."""
 
 import importlib.util
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -41,6 +42,8 @@ def check_number(node: str, kind: type | tuple[type, ...], least: float, **value
 
 class OurLauncher(Launcher):
     """A launcher that is handed composed jobs by our sweepers: check() what it needs, then the engine() for them."""
+
+    is_elsewhere = False  # whether jobs run on other machines, whose data and devices cannot be looked at from here
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config
@@ -90,6 +93,7 @@ class RayLauncher(OurLauncher):
     ) -> None:
         self.address, self.cpus, self.gpus, self.memory = address, cpus, gpus, memory
         self.settings = as_dict(init)
+        self.is_elsewhere = address is not None or "RAY_ADDRESS" in os.environ
 
     def check(self) -> None:
         check_number("launcher", int, 1, cpus=self.cpus)
@@ -125,6 +129,7 @@ class SubmititLauncher(OurLauncher):
         self.cluster, self.jobs, self.cpus, self.gpus, self.memory = cluster, jobs, cpus, gpus, memory
         self.timeout, self.max_timeouts = timeout, max_timeouts
         self.parameters = as_dict(parameters)
+        self.is_elsewhere = cluster == "slurm"
 
     def check(self) -> None:
         from runner.errors import InputError

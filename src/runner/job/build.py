@@ -40,7 +40,7 @@ from runner.storage.checkpoint import Checkpoints
 from runner.train import precision, sizes
 from runner.train.events import Listeners
 from runner.train.hidden import untouched
-from runner.train.steps import to_device
+from runner.train.steps import StepOptions, to_device
 from runner.train.task import Supervised
 from runner.train.trainer import Trainer
 
@@ -67,14 +67,46 @@ class Built:
                 loader.close()
 
 
+@dataclass(frozen=True)
+class Settings:
+    """All of a config that needs neither data nor a model."""
+
+    device: device.Device
+    options: StepOptions
+    loading: LoaderSettings
+    checkpoints: Checkpoints
+    epochs: int
+    limit: int | None
+
+
+def settings(cfg: DictConfig) -> Settings:
+    """Looks at every value that can be judged without data.
+
+    Raises:
+        InputError: the first that cannot be.
+    """
+    where = call(device.resolve, cfg.device, "device")
+    options = make_options(cfg, where.torch)
+    loading = call(LoaderSettings, {**cfg.dataloader, "collate_fn": make(cfg.dataloader, "collate_fn", "dataloader")})
+    checkpoints = call(Checkpoints, cfg.checkpoint, "checkpoint")
+    epochs, limit = run_limits(cfg)
+    check_accumulate(options.accumulate, loading.batch_size)
+    return Settings(where, options, loading, checkpoints, epochs, limit)
+
+
 def build(
-    cfg: DictConfig, listeners: Listeners | None = None, stop: StopRequest | None = None, is_new: bool = False
+    cfg: DictConfig,
+    listeners: Listeners | None = None,
+    stop: StopRequest | None = None,
+    is_new: bool = False,
+    parts: Parts | None = None,
 ) -> Built:
     """Makes the objects of a run.
 
     Args:
         cfg: as composed, without hydra.*; what the data decides (num_classes, derived.*) is filled in.
         is_new: two examples are taken through the parts, to see that they fit.
+        parts: of the same dataset group, made and looked at before; None: they are made.
 
     Raises:
         InputError: whatever is wrong with the config.
@@ -83,18 +115,15 @@ def build(
     with importing(list(targets_in(OmegaConf.to_container(cfg)))):
         check_targets(cfg)
     seed_everything(derive(0, "data"))  # a module draws when it is imported, in the first job of a process only
-    where = call(device.resolve, cfg.device, "device")
+    given = settings(cfg)
+    where, options, loading, epochs, limit = given.device, given.options, given.loading, given.epochs, given.limit
     cfg.device.threads = where.threads  # the resolved count is part of the result, and so of the config
     device.set_deterministic(cfg.deterministic)
-    options = make_options(cfg, where.torch)
-    loading = call(LoaderSettings, {**cfg.dataloader, "collate_fn": make(cfg.dataloader, "collate_fn", "dataloader")})
-    checkpoints = call(Checkpoints, cfg.checkpoint, "checkpoint")
-    epochs, limit = run_limits(cfg)
-    check_accumulate(options.accumulate, loading.batch_size)
 
-    parts = make_parts(cfg)
+    is_known = parts is not None
+    parts = parts or make_parts(cfg)
     fill_classes(cfg, parts)
-    if is_new:
+    if is_new and not is_known:
         check_data(cfg, parts)
         check_shared(cfg, parts)
     augment = make(cfg.dataset, "augment", "dataset") or []
@@ -129,7 +158,7 @@ def build(
             epochs=epochs,
             eval_split=parts.eval_split,
             options=options,
-            checkpoints=checkpoints,
+            checkpoints=given.checkpoints,
             listeners=listeners,
             stop=stop,
             config=OmegaConf.to_yaml(OmegaConf.create(resolved)),

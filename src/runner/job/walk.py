@@ -156,8 +156,8 @@ def doubts(target: Any, node: Mapping[str, Any], interval: str, rates: Rates) ->
     rises_again = vanished is not None and any(max(group) > VANISHED * highest for group in rates[vanished:])
     if vanished is not None and not rises_again and vanished < len(rates) / 2:
         found.append(
-            f"scheduler: the learning rate is practically 0 from {interval} {vanished + 1} of {len(rates) - 1} on"
-            f" ({max(rates[vanished]):.1g}); scheduler.interval={interval} says what its lengths count"
+            f"scheduler: the learning rate is practically 0 from {interval} {vanished + 1} of {len(rates) - 1} on;"
+            f" scheduler.interval={interval} says what its lengths count"
         )
     return found
 

@@ -14,7 +14,7 @@ from runner.processes import stop_signals
 from runner.storage import provenance, records
 from runner.storage.run_dir import RunDir, now, resume_command
 from runner.sweep import plan, show, summary
-from runner.sweep.combine import compose_jobs
+from runner.sweep.combine import compose_jobs, task_config
 from runner.sweep.plan import Job
 from runner.sweep.settings import members
 
@@ -42,11 +42,12 @@ def sweep(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
     base, code = plan.base_of(jobs[0].config, swept), code_of(jobs)
     plan.check_same(place, base, swept, code, bool(options.force))
     plan.place_jobs(jobs, place)
+    said = [*collapsed, *check_new(sweeper, jobs)]
     if options.dry_run:
-        show_plan(jobs, place, collapsed)
+        show_plan(jobs, place, said)
         return []
     with locked(place), screen():
-        for line in collapsed:
+        for line in said:
             log.warning(line)
         facts = sweep_facts(sweeper, arguments, swept, base, code, jobs)
         for job in jobs:
@@ -78,6 +79,22 @@ def check_launcher(sweeper: Any) -> None:
         raise InputError(
             f"sweep.retries={options.retries}: {unable}; choices: hydra/launcher=local, ray, submitit_local"
         )
+
+
+def check_new(sweeper: Any, jobs: Sequence[Job]) -> list[str]:
+    """Looks at every job that has not begun, as far as it can be without training; returns what is likely a mistake.
+
+    Raises:
+        InputError: of the first job that would not begin to train.
+    """
+    from runner.job.beforehand import check_jobs
+
+    named = [
+        (f"job {number} ({' '.join(job.overrides)})", task_config(job.composed))
+        for number, job in enumerate(jobs)
+        if job.folder == Path() or not (job.folder / "run.json").exists()
+    ]
+    return check_jobs(named, with_data=not getattr(sweeper.launcher, "is_elsewhere", False))
 
 
 def code_of(jobs: Sequence[Job]) -> dict[str, Any]:
@@ -261,7 +278,7 @@ def finish(
     return [RunDir(job.folder).read_run() for job in jobs]
 
 
-def show_plan(jobs: Sequence[Job], place: Path, collapsed: Sequence[str]) -> None:
+def show_plan(jobs: Sequence[Job], place: Path, said: Sequence[str]) -> None:
     from runner.tables import table
 
     rows = []
@@ -270,6 +287,6 @@ def show_plan(jobs: Sequence[Job], place: Path, collapsed: Sequence[str]) -> Non
         state = records.state_of(run_dir, run_dir.read_run()) if run_dir.run_json.exists() else "new"
         rows.append([job.name, " ".join(job.overrides), state])
     print(table(["folder", "overrides", "state"], rows))
-    for line in collapsed:
+    for line in said:
         print(line)
     print(f"{len(jobs)} jobs in {place}; nothing was run (sweep.dry_run=true)", file=sys.stdout)

@@ -18,7 +18,17 @@ from runner.storage.run_dir import RunDir, now
 from runner.sweep import plan
 from runner.sweep.combine import compose_job
 from runner.sweep.plan import Job
-from runner.sweep.run import check_launcher, code_of, finish, locked, run_jobs, screen, sweep_facts, write_record
+from runner.sweep.run import (
+    check_launcher,
+    check_new,
+    code_of,
+    finish,
+    locked,
+    run_jobs,
+    screen,
+    sweep_facts,
+    write_record,
+)
 from runner.sweep.space import ends, make_sampler, search_space, text_of
 
 log = logging.getLogger("runner")
@@ -69,6 +79,7 @@ def check_space(sweeper: Any, fixed: list[str], space: Mapping[str, Any]) -> Job
         for key, distribution in space.items()
         for value in ends(distribution)
     ]
+    check_new(sweeper, jobs)
     return jobs[0]
 
 
