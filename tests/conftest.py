@@ -1,15 +1,24 @@
 """What several tests share: the real command in a subprocess, small data in torchvision's formats, tiny parts."""
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes of two threads each fight over two cores
 
+KEYS = tempfile.mkdtemp(prefix="runner-tests-")
+os.environ["XDG_CONFIG_HOME"] = KEYS  # the signing key of these tests, and of the processes that they start
+atexit.register(shutil.rmtree, KEYS, ignore_errors=True)
+
 import numpy as np
 import pytest
 import torch
+
+from runner.config import admission
 
 CONF = Path(__file__).parents[1] / "conf"
 IDX_NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -40,6 +49,13 @@ class Cli:
             text=True,
             **options,
         )
+
+
+@pytest.fixture(autouse=True)
+def trusted(tmp_path):
+    """In this process the tests' own modules are the user's, as those beside a command are."""
+    with admission.admitting(admission.Policy(beside=(tmp_path.resolve(), Path(__file__).resolve().parent))):
+        yield
 
 
 @pytest.fixture

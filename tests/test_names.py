@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conftest import CONF
-from runner.config.checks import found_by_name
+from runner.config.admission import walk
 
 ROOT = CONF.parent
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").glob("*.md") if p.name != "log.md")]  # that is history
@@ -26,6 +26,10 @@ FOR_GOOD = {
 }
 
 
+def walk_to(name):
+    return walk(name, None)[0]
+
+
 def mentioned(path: Path) -> set[str]:
     text = path.read_text()
     names = set(re.findall(r"\b(?:runner|hydra_plugins)(?:\.[A-Za-z_]\w*)+", text))
@@ -39,18 +43,18 @@ def test_every_name_that_is_mentioned_resolves(path):
     for name in mentioned(path):
         if name.startswith("optuna."):
             pytest.importorskip("optuna")
-        found_by_name(name)
+        walk(name, None)
 
 
 @pytest.mark.parametrize("name", [f"{module}.{name}" for module, names in FOR_GOOD.items() for name in names.split()])
 def test_a_name_that_stays_for_good_is_there(name):
-    assert callable(found_by_name(name))
+    assert callable(walk_to(name))
 
 
 def test_a_plugin_that_hydra_has_imported_is_found(monkeypatch):
     plugins, loaded = importlib.import_module("hydra_plugins"), importlib.import_module("hydra_plugins.runner_sweep")
     monkeypatch.delattr(plugins, "runner_sweep", raising=False)  # as Hydra's scan leaves it
-    assert found_by_name("hydra_plugins.runner_sweep.LocalLauncher") is loaded.LocalLauncher
+    assert walk_to("hydra_plugins.runner_sweep.LocalLauncher") is loaded.LocalLauncher
 
 
 def test_names_are_looked_for_at_all():

@@ -33,18 +33,21 @@ def run(
     return launch(overrides, train, _text(config_dir), _text(run_dir))  # type: ignore[no-any-return]
 
 
-def load_model(run_dir: str | Path, which: str = "best") -> "Module":
+def load_model(run_dir: str | Path, which: str = "best", trust: Sequence[str] = ()) -> "Module":
     """The trained model of a run, in eval mode and on the CPU, from the run's directory alone.
 
     Args:
         which: "best", "last", or the path of a checkpoint file.
+        trust: of a run that you did not write on this machine: packages whose code it may name, e.g. ["timm"].
 
     Raises:
         runner.errors.InputError: no run there, or no such checkpoint, or a damaged one.
     """
+    from runner.config.admission import granting
     from runner.job.saved import open_model
 
-    return open_model(Path(run_dir), which)
+    with granting(trust):
+        return open_model(Path(run_dir), which)
 
 
 def runs(folder: str | Path = "outputs") -> list[dict[str, Any]]:

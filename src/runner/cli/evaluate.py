@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.cli import trust
 from runner.errors import InputError
 from runner.job.own_code import as_it_was_started
 
@@ -27,14 +28,16 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--confusion", action="store_true", help="accuracy per class, the confusion matrix and the worst mistakes"
     )
+    trust.add_flags(made)
     return made
 
 
 def main(arguments: argparse.Namespace) -> int:
+    trust.grant(arguments)
     from runner.job.saved import open_saved, rebuilt
 
     saved = open_saved(arguments.run_dir, arguments.which)
-    with as_it_was_started(saved.record), closing(rebuilt(saved)) as built:
+    with as_it_was_started(saved.record, saved.is_mine), closing(rebuilt(saved)) as built:
         evaluate(built, arguments)
     return 0
 

@@ -21,6 +21,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--multirun", "-m", action="store_true", help="a sweep")
     made.add_argument("--shell-completion", "-sc", action="store_true", help="install=SHELL or uninstall=SHELL")
     made.add_argument("--config-dir", "-cd", help="YAML files of your own; they come before ours")
+    made.add_argument("--trust", action="append", default=[], help="a package whose code a `_target_` may name")
     made.add_argument("--info", "-i", const="all", nargs="?", choices=INFO, help="how Hydra composes the config")
     made.add_argument("--hydra-help", action="store_true", help="Hydra's own help")
     for flag, short in zip(NOT_OURS, ("-cp", "-cn", None), strict=True):
@@ -31,6 +32,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str], made: argparse.ArgumentParser) -> int:
     """Runs what argv says, parsed by `made`, which is parser()."""
     arguments = made.parse_intermixed_args(argv)
+    if arguments.trust:
+        arguments.overrides.append(f"trust=[{','.join(arguments.trust)}]")
     looks = (arguments.cfg, arguments.info, arguments.shell_completion, arguments.hydra_help)
     if arguments.config_path or arguments.config_name or arguments.experimental_rerun:
         raise InputError(f"{', '.join(NOT_OURS[:-1])} and {NOT_OURS[-1]} are not for the runner; use --config-dir")

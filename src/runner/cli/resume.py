@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from runner.cli import trust
 from runner.errors import InputError
 
 
@@ -17,10 +18,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a folder that holds a run or a sweep")
     made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. trainer.epochs=20")
     made.add_argument("--quiet", action="store_true", help="only the result on the screen")
+    trust.add_flags(made)
     return made
 
 
 def main(arguments: argparse.Namespace) -> int:
+    trust.grant(arguments)
     overrides = [*arguments.overrides, *(["quiet=true"] if arguments.quiet else [])]
     from runner.job.resuming import resume
 
@@ -36,7 +39,8 @@ def resume_sweep(path: Path, overrides: list[str]) -> None:
     finished is not run again.
     """
     from runner.job.own_code import as_it_was_started
-    from runner.sweep.multirun import resume
+    from runner.storage import signature
+    from runner.sweep.multirun import check_words, resume
 
     try:
         record = json.loads((path / "sweep.json").read_text())
@@ -45,9 +49,11 @@ def resume_sweep(path: Path, overrides: list[str]) -> None:
         raise InputError(f"{path / 'sweep.json'}: cannot be read; give the sweep's command again") from error
     if missing:
         raise InputError(f"{path / 'sweep.json'}: has no {sorted(missing)[0]}; give the sweep's command again")
+    is_mine = signature.is_mine(record)
+    check_words(path / "sweep.json", record, is_mine)
     beginning = beginning_of(path, record)
     place = path if beginning["working_directory"] == str(Path.cwd()) else path.absolute()
-    with as_it_was_started(beginning):
+    with as_it_was_started(beginning, is_mine):
         resume(place, record, overrides)
 
 

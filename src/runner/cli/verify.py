@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from runner.cli import trust
+from runner.config import admission
 from runner.errors import InputError
 from runner.job import own_code
-from runner.storage import provenance
+from runner.storage import provenance, signature
 from runner.storage.rows import timeless
 from runner.storage.run_dir import RunDir
 
@@ -23,7 +25,9 @@ RESULTS = ("epochs_done", "best_epoch", "best_value", "test")
 CHILD = """
 import os, signal, sys
 from pathlib import Path
+from runner.config import admission
 from runner.job.resuming import resume
+admission.grant([name for name in sys.argv[3].split(",") if name], sys.argv[4] == "1")
 path, step = Path(sys.argv[1]), int(sys.argv[2])
 def kill(progress, num_batches):
     if progress.step == step:
@@ -41,10 +45,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a folder that holds a finished run")
     made.add_argument("--kills", type=int, default=2, metavar="N", help="how often (default: 2; 0: only trains again)")
     made.add_argument("--seed", type=int, default=None, help="of the random batches (default: another each time)")
+    trust.add_flags(made)
     return made
 
 
 def main(arguments: argparse.Namespace) -> int:
+    trust.grant(arguments)
     run_dir, kills = RunDir(arguments.run_dir), arguments.kills
     record = run_dir.read_run()
     if kills < 0:
@@ -55,7 +61,7 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"note: {change}: other bits are to be expected")
     with tempfile.TemporaryDirectory(prefix="runner-verify-") as folder:
         again = RunDir(Path(folder, "run"))
-        train_again(record, again, kills, random.Random(arguments.seed))
+        train_again(record, run_dir.is_mine(), again, kills, random.Random(arguments.seed))
         difference = next(differences(run_dir, again), None)
     if difference is not None:
         print(f"{run_dir.path}: differs: {difference}")
@@ -64,15 +70,17 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def train_again(record: dict[str, Any], again: RunDir, kills: int, rng: random.Random) -> None:
+def train_again(record: dict[str, Any], is_mine: bool, again: RunDir, kills: int, rng: random.Random) -> None:
     """Trains the record's config in `again`, in processes that die at `kills` different steps."""
     again.path.mkdir(parents=True)
     fresh = {"state": "running", "epochs_done": 0, "resumed": [], "best_epoch": None, "best_value": None, "test": {}}
-    again.write_run({**record, **fresh})
+    foreign = {} if is_mine else {signature.FOREIGN: True}  # the copy is as much the user's own as the run is
+    again.write_run({**record, **fresh, **foreign})
     total = record["config"]["derived"]["run_length"]["batch"]
     steps = [*sorted(rng.sample(range(1, total + 1), min(kills, total))), 0]
+    packages, everything = admission.granted()
     for step in steps:
-        words = [sys.executable, "-c", CHILD, str(again.path), str(step)]
+        words = [sys.executable, "-c", CHILD, str(again.path), str(step), ",".join(packages), str(int(everything))]
         done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if (step and done.returncode != -signal.SIGKILL) or (not step and done.returncode != 0):
             raise InputError(f"{again.path}: training again ended with {done.returncode}; {done.stdout.strip()}")

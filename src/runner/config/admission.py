@@ -1,4 +1,4 @@
-"""What a `_target_` may name, by the place where it stands: whatever no line here admits is refused, and not imported.
+"""Whether a `_target_` may be made: by the table of runner.config.admissible, or as code that the user trusts.
 
 Contract: a name is walked inside the package that it begins with, never into another package's module and never through
 a name with a leading underscore; then the object that is found is judged, by what it is and where it was defined. The
@@ -7,12 +7,9 @@ user's own code is admitted where the user has said so, see Policy: never becaus
 
 import importlib
 import importlib.machinery
-import importlib.util
-import inspect
-import re
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -20,130 +17,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from runner.config.admissible import Rule, is_hydras, rules_of
 from runner.errors import InputError
 
 
 class Refused(ValueError):
     """Why a target may not stand where it stands."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What may stand somewhere.
-
-    Args:
-        says: in words.
-        names: how a target begins, as written and as defined.
-        fits: whether an object that was found there is one.
-    """
-
-    says: str
-    names: tuple[str, ...]
-    fits: Callable[[Any], bool]
-
-    def covers(self, name: str) -> bool:
-        return any(name == start or name.startswith(f"{start}.") for start in self.names)
-
-
-def a(base: str) -> Callable[[Any], bool]:
-    """Whether an object is a class below `base`, a dotted name that is imported when it is asked."""
-
-    def fits(found: Any) -> bool:
-        module, _, name = base.rpartition(".")
-        return inspect.isclass(found) and issubclass(found, getattr(importlib.import_module(module), name))
-
-    return fits
-
-
-def is_ours(found: Any) -> bool:
-    """Whether an object is a class or function, of a module of ours that names are given from."""
-    return inspect.isclass(found) or inspect.isfunction(found)
-
-
-def is_builder(found: Any) -> bool:
-    """Whether an object is one of torchvision's functions that build a model."""
-    from torchvision.models import list_models
-
-    return inspect.isfunction(found) and found.__name__ in list_models()
-
-
-def named(*names: str) -> Callable[[Any], bool]:
-    return lambda found: getattr(found, "__name__", None) in names
-
-
-LOSS_FUNCTIONS = re.compile(r"\w+_loss|(binary_)?cross_entropy(_with_logits)?|linear_cross_entropy|kl_div")
-DATASETS = (  # of torchvision's, those that read images, tables and arrays: what unpickles (LSUN, CelebA's kin) is not here
-    *("MNIST", "FashionMNIST", "KMNIST", "EMNIST", "QMNIST", "CIFAR10", "CIFAR100", "SVHN", "STL10", "USPS"),
-    *("ImageFolder", "FakeData", "Caltech101", "Caltech256", "Country211", "DTD", "EuroSAT", "FGVCAircraft", "Flowers102"),
-    *("Food101", "GTSRB", "Imagenette", "OxfordIIITPet", "RenderedSST2", "SEMEION", "StanfordCars", "SUN397"),
-)
-MODELS = (
-    Rule("a module of runner.models", ("runner.models",), is_ours),
-    Rule("a module of torch.nn", ("torch.nn",), a("torch.nn.Module")),
-    Rule("a builder of torchvision.models", ("torchvision.models",), is_builder),
-)
-OPTIMIZERS = (Rule("an Optimizer of torch.optim", ("torch.optim",), a("torch.optim.Optimizer")),)
-SCHEDULERS = (
-    Rule("a function of runner.schedulers", ("runner.schedulers",), inspect.isfunction),
-    Rule("an LRScheduler of torch.optim", ("torch.optim",), a("torch.optim.lr_scheduler.LRScheduler")),
-)
-LOSSES = (
-    Rule("a loss of runner.losses", ("runner.losses",), a("torch.nn.Module")),
-    Rule("a module of torch.nn", ("torch.nn.modules", "torch.nn"), a("torch.nn.Module")),
-    Rule(
-        "a loss function of torch.nn.functional",
-        ("torch.nn.functional", "torch._C._nn"),
-        lambda found: LOSS_FUNCTIONS.fullmatch(getattr(found, "__name__", "")) is not None,
-    ),
-)
-METRICS = (
-    Rule("a metric of runner.metrics", ("runner.metrics",), inspect.isclass),
-    Rule("a Metric of torchmetrics", ("torchmetrics",), lambda found: a("torchmetrics.Metric")(found) or is_task(found)),
-)
-PARTS = (
-    Rule("a dataset of runner.data", ("runner.data",), is_ours),
-    Rule(f"of torchvision.datasets: {', '.join(DATASETS)}", ("torchvision.datasets",), named(*DATASETS)),
-)
-TRANSFORMS = (
-    Rule("an augmentation of runner.augment", ("runner.augment",), inspect.isclass),
-    Rule("a class of torchvision.transforms", ("torchvision.transforms",), inspect.isclass),
-    Rule("a module of torch.nn", ("torch.nn",), a("torch.nn.Module")),
-)
-COLLATE = (Rule("a function of torch.utils.data", ("torch.utils.data",), named("default_collate", "default_convert")),)
-LAUNCHERS = (
-    Rule("a launcher of ours", ("hydra_plugins.runner_sweep",), a("hydra.plugins.launcher.Launcher")),
-    Rule("Hydra's", ("hydra._internal.core_plugins.basic_launcher",), a("hydra.plugins.launcher.Launcher")),
-    Rule("Hydra's for joblib", ("hydra_plugins.hydra_joblib_launcher",), a("hydra.plugins.launcher.Launcher")),
-)
-SWEEPERS = (
-    Rule("a sweeper of ours", ("hydra_plugins.runner_sweep",), a("hydra.plugins.sweeper.Sweeper")),
-    Rule("Hydra's", ("hydra._internal.core_plugins.basic_sweeper",), a("hydra.plugins.sweeper.Sweeper")),
-)
-SAMPLERS = (Rule("a sampler of Optuna", ("optuna.samplers",), a("optuna.samplers.BaseSampler")),)
-
-# A place is a key of the config; `*` stands for one key, `**` for any below. The first line that fits counts.
-PLACES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
-    ("model.**", MODELS),
-    ("optimizer.**", OPTIMIZERS),
-    ("scheduler.**", SCHEDULERS),
-    ("loss.**", LOSSES),
-    ("metrics.*.**", METRICS),
-    ("dataset.train", PARTS),
-    ("dataset.val", PARTS),
-    ("dataset.test", PARTS),
-    ("dataset.*.loader", ()),
-    ("dataset.**", TRANSFORMS),
-    ("dataloader.collate_fn", COLLATE),
-    ("hydra.launcher", LAUNCHERS),
-    ("hydra.sweeper.sampler.**", SAMPLERS),
-    ("hydra.sweeper", SWEEPERS),
-)
-FOR_OWN_CODE = re.compile(r"hydra\.")  # where the user's own code may not stand, whatever is trusted
-
-
-def is_task(found: Any) -> bool:
-    """Whether an object is torchmetrics' front for several metrics, as torchmetrics.Accuracy: a class with a __new__."""
-    return inspect.isclass(found) and found.__module__.startswith("torchmetrics.")
 
 
 @dataclass(frozen=True)
@@ -174,6 +55,8 @@ class Policy:
         )
 
 
+# What the command line has granted to a record that is not the user's own: packages, and whether everything is.
+_granted: ContextVar[tuple[frozenset[str], bool]] = ContextVar("granted", default=(frozenset(), False))
 _policy: ContextVar[Policy | None] = ContextVar("policy", default=None)
 
 
@@ -189,6 +72,54 @@ def admitting(chosen: Policy) -> Iterator[None]:
         yield
     finally:
         _policy.reset(token)
+
+
+def grant(packages: Sequence[str] = (), everything: bool = False) -> None:
+    """What --trust and --trust-all say of the record that this command opens."""
+    _granted.set((frozenset(packages), everything))
+
+
+@contextmanager
+def granting(packages: Sequence[str]) -> Iterator[None]:
+    """As grant(), for the body."""
+    token = _granted.set((frozenset(packages), False))
+    try:
+        yield
+    finally:
+        _granted.reset(token)
+
+
+def granted() -> tuple[frozenset[str], bool]:
+    return _granted.get()
+
+
+def of_record(is_mine: bool, own: Sequence[str], folder: Path) -> Policy:
+    """What is admitted of a record's targets: of a stranger's, the table's and what the command line has granted; of
+    the user's own also what it names.
+
+    Args:
+        own: the packages that the record trusts, and the modules of its own code.
+        folder: where its command was started.
+    """
+    packages, everything = granted()
+    if is_mine or everything:
+        return Policy((Path.cwd().resolve(), folder), packages | frozenset(own), everything)
+    way_out = "--trust {top} (this record was not written by you on this machine), or all of it by --trust-all"
+    return Policy((), packages, False, way_out)
+
+
+@contextmanager
+def of_config(cfg: Any) -> Iterator[None]:
+    """The policy of a command with this config; of a record that is being opened, the one that holds already.
+
+    Raises:
+        InputError: `trust` is no list of names.
+    """
+    packages = cfg.get("trust") or []
+    if isinstance(packages, str) or not all(isinstance(name, str) and name for name in packages):
+        raise InputError(f"trust={packages}: must be a list of packages' names, as trust=[timm]")
+    with admitting(_policy.get() or trusting(list(packages))):
+        yield
 
 
 def trusting(packages: Sequence[str]) -> Policy:
@@ -218,17 +149,31 @@ def places_of(top: str) -> list[Path]:
     return [Path(str(path)).resolve() for path in found if path]
 
 
-def rules_of(place: str) -> tuple[Rule, ...]:
-    """The rules of a place; none where no target may stand."""
-    for pattern, rules in PLACES:
-        if re.fullmatch(regular(pattern), place):
-            return rules
-    return ()
+def check_hydra(node: Any) -> None:
+    """Refuses what Hydra itself would make before any run is composed: its callbacks, and whatever else no line admits.
+
+    Raises:
+        InputError: names the target and its place.
+    """
+    for place, name in targets_below(OmegaConf.to_container(node, resolve=False), "hydra"):
+        try:
+            admitted(name, place)
+        except Refused as error:
+            raise InputError(f"{place}._target_={name}: {error}") from error
+        except Exception as error:
+            raise InputError(f"{place}._target_={name}: cannot be imported ({error})") from error
 
 
-def regular(pattern: str) -> str:
-    text = re.escape(pattern).replace(r"\.\*\*", r"(\..+)?").replace(r"\*", r"[^.]+")
-    return text
+def targets_below(node: Any, place: str) -> Iterator[tuple[str, str]]:
+    """Every `_target_` of plain containers, with the place of its node."""
+    if isinstance(node, list):
+        for index, item in enumerate(node):
+            yield from targets_below(item, f"{place}.{index}")
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield place, str(node["_target_"])
+        for name, item in node.items():
+            yield from targets_below(item, f"{place}.{name}")
 
 
 def admitted(name: str, place: str) -> tuple[Any, str]:
@@ -242,12 +187,11 @@ def admitted(name: str, place: str) -> tuple[Any, str]:
     parts = name.split(".")
     if not all(part.isidentifier() for part in parts):
         raise ValueError("must be a dotted name, as package.module.Class")
-    is_place = bool(rules) or any(re.fullmatch(regular(pattern), place) for pattern, _ in PLACES)
-    if not is_place:
+    if rules is None:
         raise Refused(f"no `_target_` may stand in {place}")
     by_name = [rule for rule in rules if rule.covers(name)]
     is_private = any(part.startswith("_") for part in parts) and not any(name.startswith(r.names) for r in by_name)
-    own = not FOR_OWN_CODE.match(place) and now.admits(parts[0] if len(parts) == 1 else name.rpartition(".")[0])
+    own = not is_hydras(place) and now.admits(parts[0] if len(parts) == 1 else name.rpartition(".")[0])
     if (not by_name and not own) or is_private:
         raise Refused(refusal(name, place, rules, is_private))
     found, module = walk(name, now if own else None)
@@ -311,5 +255,5 @@ def refusal(name: str, place: str, rules: Sequence[Rule], is_private: bool) -> s
     if is_private:
         return "a name with a leading underscore is nobody's to call"
     choices = "; ".join(rule.says for rule in rules) or "your own code"
-    hint = "" if FOR_OWN_CODE.match(place) else f"; code of yours is admitted by {policy().way_out.format(top=top)}"
+    hint = "" if is_hydras(place) else f"; code of yours is admitted by {policy().way_out.format(top=top)}"
     return f"may not stand in {place}; choices: {choices}{hint}"

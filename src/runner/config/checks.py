@@ -1,15 +1,13 @@
 """What can be said of a config before anything is made: keys, missing values, targets and their arguments."""
 
-import difflib
-import importlib
 import inspect
 import re
-from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
+from runner.config import admission
 from runner.errors import InputError
 
 GROUPS = (
@@ -27,7 +25,7 @@ GROUPS = (
 )
 ROOT_KEYS = (
     *GROUPS,
-    *("seed", "deterministic", "quiet", "name", "tags", "notes"),
+    *("seed", "deterministic", "quiet", "name", "tags", "notes", "trust"),
     *("model_weights", "init_from", "strict", "derived", "sweep"),
 )
 DATASET_KEYS = (
@@ -57,8 +55,9 @@ def check_targets(cfg: DictConfig) -> None:
     refuse_missing_values(cfg)
     if not isinstance(cfg.seed, int):
         raise InputError(f"seed={cfg.seed}: must be a whole number")
-    for key in cfg:
-        walk_targets(cfg, str(key))
+    with admission.of_config(cfg):
+        for key in cfg:
+            walk_targets(cfg, str(key))
 
 
 def refuse_missing_parts(cfg: DictConfig) -> None:
@@ -118,39 +117,22 @@ def walk_targets(parent: Any, key: str, path: str = "") -> None:
 
 
 def locate(target: Any, key: str) -> Any:
-    """The object that a `_target_` names.
+    """The object that a `_target_` names, where it may stand.
 
     Raises:
-        InputError: it cannot be imported, with the reason and the nearest name.
+        InputError: it may not stand there, or cannot be imported, with the reason and the nearest name.
     """
+    if target is None:
+        return None
     if not isinstance(target, str):
-        return target
+        raise InputError(f"{key}._target_={target}: must be a dotted name, as package.module.Class")
     try:
-        return found_by_name(target)
+        return admission.admitted(target, key)[0]
+    except admission.Refused as error:
+        raise InputError(f"{key}._target_={target}: {error}") from error
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{key}._target_={target}: cannot be imported ({reason})") from error
-
-
-def found_by_name(name: str) -> Any:
-    """The object at a dotted name: modules are imported as far as they go, the rest are attributes, as in Hydra."""
-    first, *rest = name.split(".")
-    if not all(part.isidentifier() for part in (first, *rest)):
-        raise ValueError("must be a dotted name, as package.module.Class")
-    found, path = importlib.import_module(first), first
-    for part in rest:
-        if hasattr(found, part) or not isinstance(found, ModuleType):
-            found, path = getattr(found, part), f"{path}.{part}"
-            continue
-        try:
-            found, path = importlib.import_module(f"{path}.{part}"), f"{path}.{part}"
-        except ModuleNotFoundError as error:
-            if error.name != f"{path}.{part}":
-                raise
-            near = difflib.get_close_matches(part, dir(found), 1)
-            guess = f"; did you mean {near[0]}?" if near else ""
-            raise AttributeError(f"{path} has no {part!r}{guess}") from error
-    return found
 
 
 def refuse_wrong_arguments(node: DictConfig, key: str) -> None:

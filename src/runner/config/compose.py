@@ -19,7 +19,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from runner.config import hydra_adapter
+from runner.config import admission, hydra_adapter
 from runner.config.conf_dir import conf_dir
 from runner.errors import InputError
 
@@ -71,6 +71,8 @@ def _apply_checked(overrides: list[Override], cfg: DictConfig) -> None:
         if known:
             expected[key] = (override, _kind(cfg, key))
     hydra_adapter.apply_overrides(overrides, cfg)
+    if "hydra" in cfg:
+        admission.check_hydra(cfg.hydra)
     for override, kind in expected.values():
         given = _kind(cfg, override.key_or_group, must_resolve=True)
         if not _fits(given, kind):

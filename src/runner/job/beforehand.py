@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from runner.config import admission
 from runner.data import Parts
 from runner.errors import InputError
 from runner.job.build import build, settings
@@ -56,7 +57,7 @@ def check_jobs(jobs: Sequence[tuple[str, DictConfig]], with_data: bool = True) -
         warnings.simplefilter("ignore")  # each job says torch's own itself
         ready = {}
         for label, cfg in distinct.values():
-            with labelled(label):
+            with labelled(label), admission.of_config(cfg):
                 ready[label] = without_device(cfg, with_data)
         for group in by_dataset.values() if with_data else ():
             parts: Parts | None = None

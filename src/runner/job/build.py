@@ -16,6 +16,7 @@ from runner import device, models
 from runner.batches.loaders import Loader
 from runner.batches.own_state import check_own_state
 from runner.batches.settings import LoaderSettings, Placement
+from runner.config import admission
 from runner.config.checks import check_targets, complaint
 from runner.data import Parts
 from runner.errors import InputError
@@ -111,6 +112,13 @@ def build(
     Raises:
         InputError: whatever is wrong with the config.
     """
+    with admission.of_config(cfg):
+        return _build(cfg, listeners, stop, is_new, parts)
+
+
+def _build(
+    cfg: DictConfig, listeners: Listeners | None, stop: StopRequest | None, is_new: bool, parts: Parts | None
+) -> Built:
     seed_everything(derive(0, "data"))  # what a dataset draws while it is made is the same for every seed, as its parts
     with importing(list(targets_in(OmegaConf.to_container(cfg)))):
         check_targets(cfg)

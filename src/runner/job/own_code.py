@@ -10,7 +10,6 @@ import hashlib
 import importlib
 import os
 import sys
-import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.machinery import PathFinder
@@ -19,6 +18,8 @@ from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from runner.config import admission
+from runner.config.admission import is_own
 from runner.errors import InputError
 
 Own = dict[str, dict[str, str]]  # module -> {"file": absolute path, "sha256": digest}
@@ -67,16 +68,6 @@ def modules_of(target: str) -> Iterator[tuple[str, Path]]:
     defined = sys.modules.get(str(getattr(found, "__module__", None)))
     if defined is not None and getattr(defined, "__file__", None):
         yield defined.__name__, Path(str(defined.__file__)).resolve()
-
-
-def is_own(path: Path) -> bool:
-    """Whether a source file is the user's: neither installed, nor Python's, nor ours."""
-    installed = {Path(folder).resolve() for folder in sysconfig.get_paths().values()}
-    ours = Path(__file__).resolve().parents[1]
-    folders = {*installed, ours, ours.parent / "hydra_plugins"}
-    if path.suffix != ".py" or {"site-packages", "dist-packages"} & set(path.parts):
-        return False
-    return not any(path.is_relative_to(folder) for folder in folders)
 
 
 def root_of(name: str, path: Path) -> Path:
@@ -132,25 +123,30 @@ def changed(record: Mapping[str, Any]) -> list[str]:
 
 
 @contextmanager
-def again(record: Mapping[str, Any]) -> Iterator[None]:
+def again(record: Mapping[str, Any], is_mine: bool) -> Iterator[None]:
     """In the body, the run's own modules are imported from where they were, and its folder comes first on sys.path, as
     when it was started; afterwards the process's modules are as before.
+
+    Args:
+        is_mine: False: of a stranger's record, nothing is imported but what the command line has granted.
 
     Raises:
         InputError: a file is gone, and another of its name is not the same.
     """
-    places = {name: _place_of(name, entry) for name, entry in _own_of(record).items()}
+    places = {name: _place_of(name, entry) for name, entry in _own_of(record).items() if is_followed(name, is_mine)}
     tops = {name.split(".")[0] for name in places}
     others = {name.split(".")[0] for name, path in places.items() if _is_another(name, path)}
     before = {name: module for name, module in sys.modules.items() if name.split(".")[0] in tops}
     roots = [str(root) for root in dict.fromkeys(root_of(name, path) for name, path in places.items())]
-    roots += [folder for folder in [str(record["working_directory"])] if os.path.isdir(folder) and folder not in roots]
+    if is_followed(None, is_mine) and os.path.isdir(folder := str(record["working_directory"])) and folder not in roots:
+        roots.append(folder)
     for name in [name for name in before if name.split(".")[0] in others]:
         del sys.modules[name]
     sys.path[:0] = roots
     importlib.invalidate_caches()
     try:
-        yield
+        with admission.admitting(policy_of(record, is_mine)):
+            yield
     finally:
         for root in roots:
             sys.path.remove(root)
@@ -160,17 +156,29 @@ def again(record: Mapping[str, Any]) -> Iterator[None]:
         sys.modules.update(before)
 
 
+def is_followed(module: str | None, is_mine: bool) -> bool:
+    """Whether a record may say where a module is imported from, or (None) where the process works."""
+    packages, everything = admission.granted()
+    return is_mine or everything or (module is not None and module.split(".")[0] in packages)
+
+
+def policy_of(record: Mapping[str, Any], is_mine: bool) -> admission.Policy:
+    """What is admitted of this record's targets."""
+    own = [*(record.get("config", {}).get("trust") or []), *_own_of(record)]
+    return admission.of_record(is_mine, own, Path(str(record["working_directory"])).resolve())
+
+
 @contextmanager
-def as_it_was_started(record: Mapping[str, Any]) -> Iterator[None]:
+def as_it_was_started(record: Mapping[str, Any], is_mine: bool) -> Iterator[None]:
     """With the run's own modules, and in the folder in which it was started, where that still is there: its config may
-    hold relative paths.
+    hold relative paths. A stranger's record says neither.
 
     Raises:
         InputError: an own module is gone; see again.
     """
     folder, before = str(record["working_directory"]), os.getcwd()
-    with again(record):
-        if os.path.isdir(folder):
+    with again(record, is_mine):
+        if is_followed(None, is_mine) and os.path.isdir(folder):
             os.chdir(folder)
         try:
             yield

@@ -20,7 +20,7 @@ from runner.job.record import never_began
 from runner.job.run import OnBatch, train
 from runner.job.saved import keep_placement
 from runner.processes import STOP_SIGNALS
-from runner.storage import checkpoint, identity, provenance
+from runner.storage import checkpoint, identity, provenance, signature
 from runner.storage.checkpoint import Damaged
 from runner.storage.files import fsync_directory
 from runner.storage.peek import peek, verify
@@ -33,7 +33,7 @@ log = logging.getLogger("runner")
 
 # What a record keeps of the run's beginning, whatever it is continued with.
 KEPT = (
-    *("id", "started", "command", "git", "code", "own_code", "working_directory"),
+    *("foreign", "id", "started", "command", "git", "code", "own_code", "working_directory"),
     *("host", "platform", "machine", "cpu", "python", "packages"),
 )
 SET_ASIDE = ".set-aside"
@@ -62,6 +62,7 @@ def resume(
         return record
     run_dir.lock()
     try:
+        is_mine = run_dir.is_mine()
         record = run_dir.read_run()  # nobody else writes it from here on
         config = overridden(record["config_yaml"], overrides)
         check_changes(path, record, OmegaConf.to_container(config), overrides)
@@ -72,7 +73,9 @@ def resume(
         resumed, notes = choose(run_dir, record)
         if resumed.state is not None:
             config.model_weights = config.init_from = None
-        with as_it_was_started(record):
+        if not is_mine:
+            record[signature.FOREIGN] = True
+        with as_it_was_started(record, is_mine):
             return train(config, run_dir, notes, resumed, on_batch, is_shown, stop_on)
     finally:
         run_dir.release()

@@ -32,6 +32,7 @@ class Saved:
     record: dict[str, Any]
     path: Path
     state: dict[str, Any]
+    is_mine: bool  # whether this user wrote the record
 
 
 def open_saved(run_dir: Path, which: str) -> Saved:
@@ -54,7 +55,7 @@ def open_saved(run_dir: Path, which: str) -> Saved:
             check_owner(path, state, record)
         elif state.get("run_id") != record.get("id"):
             log.warning("note: %s is not a checkpoint of the run in %s", path, run_dir)
-        return Saved(record, path, state)
+        return Saved(record, path, state, RunDir(run_dir).is_mine())
     except Damaged as error:
         raise InputError(str(error)) from error
 
@@ -80,7 +81,7 @@ def rebuilt(saved: Saved) -> "Built":
     """The run's objects, made again from its resolved config, with the checkpoint's weights."""
     from runner.job.build import build
 
-    with as_it_was_started(saved.record):
+    with as_it_was_started(saved.record, saved.is_mine):
         say_changes(saved.record)
         built = build(saved_config(saved.record))
     with fitting(saved):
@@ -114,7 +115,7 @@ def open_model(run_dir: Path, which: str) -> "Module":
     saved = open_saved(run_dir, which)
     cpu = torch.device("cpu")
     with (
-        as_it_was_started(saved.record),
+        as_it_was_started(saved.record, saved.is_mine),
         isolated(0, cpu),
     ):  # building draws initial weights: the caller's generators stay as they are
         say_changes(saved.record)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import Held, InputError
-from runner.storage import lock
+from runner.storage import lock, signature
 from runner.storage.files import write_atomically
 from runner.storage.lease import Lease, Taken, other_holder
 from runner.storage.rows import Rows, strict_json
@@ -138,7 +138,14 @@ class RunDir:
                 folder.rmdir()
 
     def write_run(self, record: Mapping[str, Any]) -> None:
-        write_atomically(self.run_json, (json.dumps(strict_json(record), indent=2) + "\n").encode())
+        write_atomically(self.run_json, (json.dumps(signature.signed(strict_json(record)), indent=2) + "\n").encode())
+
+    def is_mine(self) -> bool:
+        """Whether run.json is as this user wrote it; see runner.storage.signature."""
+        try:
+            return signature.is_mine(json.loads(self.run_json.read_text()))
+        except (OSError, ValueError, RecursionError):
+            return False
 
     def read_run(self) -> dict[str, Any]:
         """What run.json says.

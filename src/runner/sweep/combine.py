@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf, open_dict, read_write
 
+from runner.config import admission
 from runner.config.checks import check_composed, check_targets
 from runner.errors import InputError
 from runner.sweep import plan
@@ -67,8 +68,9 @@ def compose_job(sweeper: Any, overrides: list[str], swept: Sequence[str]) -> Job
     task = task_config(cfg)
     check_composed(task)
     check_targets(task)
-    for group in monitoring(task):
-        mode_of(group, task)
+    with admission.of_config(task):
+        for group in monitoring(task):
+            mode_of(group, task)
     values = dict(override.split("=", 1) for override in overrides if "=" in override)
     named = swept or [key for key in values if not key.startswith("sweep.")]
     settings = {key.lstrip("+"): values[key] for key in named if key in values}

@@ -9,10 +9,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from runner.config import hydra_adapter
+from runner.config import admission, hydra_adapter
 from runner.config.compose import CONFIG_NAME, compose, make_hydra, own_hydra, quoted, set_up
 from runner.errors import InputError
 from runner.storage.records import flatten
+
+# Of Hydra's own, what a sweep that was not written here may choose.
+STRANGERS_WORDS = ("hydra/launcher=", "hydra.launcher.", "hydra/sweeper=", "hydra.sweeper.", "hydra/sweeper/sampler=")
 
 
 def multirun(overrides: Sequence[str], config_dir: str | None = None) -> Any:
@@ -40,6 +43,27 @@ def resume(place: Path, record: Mapping[str, Any], overrides: Sequence[str]) -> 
         print(f"{word}: as this sweep was begun; the default has changed since")
     words = [*record["arguments"], *record.get("hydra", []), quoted("hydra.sweep.dir", str(place)), *kept, *overrides]
     return multirun(words, record["config_dir"])
+
+
+def check_words(path: Path, record: Mapping[str, Any], is_mine: bool) -> None:
+    """Refuses what a stranger's sweep.json may not say: where configs come from, what is trusted, what Hydra makes.
+
+    Raises:
+        InputError: names the word.
+    """
+    if is_mine or admission.granted()[1]:
+        return
+    words = [str(word) for word in (*record["arguments"], *record.get("hydra", []))]
+    wrong = [word for word in words if word.lstrip("+~").startswith("trust")]
+    wrong += [w for w in words if w.lstrip("+~").startswith("hydra") and not w.lstrip("+").startswith(STRANGERS_WORDS)]
+    wrong += [word for word in words if "${" in word]
+    if record.get("config_dir") is not None:
+        wrong.append(f"--config-dir {record['config_dir']}")
+    if wrong:
+        raise InputError(
+            f"{path}: {wrong[0]}: is not followed, since this sweep was not written by you on this machine; give its"
+            " command again yourself, or follow all that it says with --trust-all"
+        )
 
 
 def kept_defaults(record: Mapping[str, Any]) -> list[str]:

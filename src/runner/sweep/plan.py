@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
+from runner.storage import signature
 from runner.storage.files import write_atomically
 from runner.storage.provenance import code_changes
 from runner.storage.records import flatten
 
 NO_RESULT = (
-    *("sweep.", "derived.", "checkpoint.", "name", "tags", "notes", "quiet", "trainer.log_every"),
+    *("sweep.", "derived.", "checkpoint.", "name", "tags", "notes", "trust", "quiet", "trainer.log_every"),
     *("dataloader.placement", "dataloader.memory_limit", "dataloader.num_workers", "dataloader.pin_memory"),
     *("dataloader.persistent_workers", "dataloader.prefetch_factor"),
 )
@@ -218,5 +219,5 @@ def last_code(place: Path) -> dict[str, Any] | None:
 
 
 def write_sweep(place: Path, facts: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]]) -> None:
-    record = {**facts, "jobs": list(jobs)}
+    record = signature.signed(json.loads(json.dumps({**facts, "jobs": list(jobs)}, default=str)))
     write_atomically(place / "sweep.json", (json.dumps(record, indent=2, default=str) + "\n").encode())

@@ -1,0 +1,155 @@
+"""The table: what a `_target_` may name in each place of a config. Whatever no line here admits is refused, and not
+imported, but for code that the user trusts (runner.config.admission).
+"""
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What may stand somewhere.
+
+    Args:
+        says: in words.
+        names: how a target begins, as written and as defined.
+        fits: whether an object that was found there is one.
+    """
+
+    says: str
+    names: tuple[str, ...]
+    fits: Callable[[Any], bool]
+
+    def covers(self, name: str) -> bool:
+        return any(name == start or name.startswith(f"{start}.") for start in self.names)
+
+
+def a(base: str) -> Callable[[Any], bool]:
+    """Whether an object is a class below `base`, a dotted name that is imported when it is asked."""
+
+    def fits(found: Any) -> bool:
+        module, _, name = base.rpartition(".")
+        return inspect.isclass(found) and issubclass(found, getattr(importlib.import_module(module), name))
+
+    return fits
+
+
+def is_ours(found: Any) -> bool:
+    """Whether an object is a class or function, of a module of ours that names are given from."""
+    return inspect.isclass(found) or inspect.isfunction(found)
+
+
+def is_builder(found: Any) -> bool:
+    """Whether an object is one of torchvision's functions that build a model."""
+    from torchvision.models import list_models
+
+    return inspect.isfunction(found) and found.__name__ in list_models()
+
+
+def named(*names: str) -> Callable[[Any], bool]:
+    return lambda found: getattr(found, "__name__", None) in names
+
+
+def is_metric(found: Any) -> bool:
+    """Whether an object is a Metric of torchmetrics, or its front for several, as torchmetrics.Accuracy."""
+    return inspect.isclass(found) and found.__module__.startswith("torchmetrics.")
+
+
+LOSS_FUNCTIONS = re.compile(r"\w+_loss|(binary_)?cross_entropy(_with_logits)?|linear_cross_entropy|kl_div")
+DATASETS = (  # of torchvision's, those that read images, tables and arrays; LSUN and others unpickle
+    *("MNIST", "FashionMNIST", "KMNIST", "EMNIST", "QMNIST", "CIFAR10", "CIFAR100", "SVHN", "STL10", "USPS"),
+    *(
+        "ImageFolder",
+        "FakeData",
+        "Caltech101",
+        "Caltech256",
+        "Country211",
+        "DTD",
+        "EuroSAT",
+        "FGVCAircraft",
+        "Flowers102",
+    ),
+    *("Food101", "GTSRB", "Imagenette", "OxfordIIITPet", "RenderedSST2", "SEMEION", "StanfordCars", "SUN397"),
+)
+MODELS = (
+    Rule("a module of runner.models", ("runner.models",), is_ours),
+    Rule("a module of torch.nn", ("torch.nn",), a("torch.nn.Module")),
+    Rule("a builder of torchvision.models", ("torchvision.models",), is_builder),
+)
+OPTIMIZERS = (Rule("an Optimizer of torch.optim", ("torch.optim",), a("torch.optim.Optimizer")),)
+SCHEDULERS = (
+    Rule("a function of runner.schedulers", ("runner.schedulers",), inspect.isfunction),
+    Rule("an LRScheduler of torch.optim", ("torch.optim",), a("torch.optim.lr_scheduler.LRScheduler")),
+)
+LOSSES = (
+    Rule("a loss of runner.losses", ("runner.losses",), a("torch.nn.Module")),
+    Rule("a module of torch.nn", ("torch.nn.modules", "torch.nn"), a("torch.nn.Module")),
+    Rule(
+        "a loss function of torch.nn.functional",
+        ("torch.nn.functional", "torch._C._nn"),
+        lambda found: LOSS_FUNCTIONS.fullmatch(getattr(found, "__name__", "")) is not None,
+    ),
+)
+METRICS = (
+    Rule("a metric of runner.metrics", ("runner.metrics",), inspect.isclass),
+    Rule("a Metric of torchmetrics", ("torchmetrics",), is_metric),
+)
+PARTS = (
+    Rule("a dataset of runner.data", ("runner.data",), is_ours),
+    Rule(f"of torchvision.datasets: {', '.join(DATASETS)}", ("torchvision.datasets",), named(*DATASETS)),
+)
+TRANSFORMS = (
+    Rule("an augmentation of runner.augment", ("runner.augment",), inspect.isclass),
+    Rule("a class of torchvision.transforms", ("torchvision.transforms",), inspect.isclass),
+    Rule("a module of torch.nn", ("torch.nn",), a("torch.nn.Module")),
+)
+COLLATE = (Rule("a function of torch.utils.data", ("torch.utils.data",), named("default_collate", "default_convert")),)
+LAUNCHERS = (
+    Rule("a launcher of ours", ("hydra_plugins.runner_sweep",), a("hydra.plugins.launcher.Launcher")),
+    Rule("Hydra's", ("hydra._internal.core_plugins.basic_launcher",), a("hydra.plugins.launcher.Launcher")),
+    Rule("Hydra's for joblib", ("hydra_plugins.hydra_joblib_launcher",), a("hydra.plugins.launcher.Launcher")),
+)
+SWEEPERS = (
+    Rule("a sweeper of ours", ("hydra_plugins.runner_sweep",), a("hydra.plugins.sweeper.Sweeper")),
+    Rule("Hydra's", ("hydra._internal.core_plugins.basic_sweeper",), a("hydra.plugins.sweeper.Sweeper")),
+)
+SAMPLERS = (Rule("a sampler of Optuna", ("optuna.samplers",), a("optuna.samplers.BaseSampler")),)
+
+# A place is a key of the config; `*` stands for one key, `**` for any below. The first line that fits counts.
+PLACES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
+    ("model.**", MODELS),
+    ("optimizer.**", OPTIMIZERS),
+    ("scheduler.**", SCHEDULERS),
+    ("loss.**", LOSSES),
+    ("metrics.*.**", METRICS),
+    ("dataset.train", PARTS),
+    ("dataset.val", PARTS),
+    ("dataset.test", PARTS),
+    ("dataset.*.loader", ()),
+    ("dataset.**", TRANSFORMS),
+    ("dataloader.collate_fn", COLLATE),
+    ("hydra.launcher", LAUNCHERS),
+    ("hydra.sweeper.sampler.**", SAMPLERS),
+    ("hydra.sweeper", SWEEPERS),
+)
+
+
+def rules_of(place: str) -> tuple[Rule, ...] | None:
+    """The rules of a place; None where no target may stand, not even the user's own."""
+    for pattern, rules in PLACES:
+        if re.fullmatch(regular(pattern), place):
+            return rules
+    return None
+
+
+def regular(pattern: str) -> str:
+    return re.escape(pattern).replace(r"\.\*\*", r"(\..+)?").replace(r"\*", "[^.]+")
+
+
+def is_hydras(place: str) -> bool:
+    """Where the user's own code may not stand, whatever is trusted."""
+    return place.startswith("hydra.")
