@@ -52,10 +52,9 @@ class Cli:
 
 
 @pytest.fixture(autouse=True)
-def trusted(tmp_path):
+def trusted(tmp_path, monkeypatch):
     """In this process the tests' own modules are the user's, as those beside a command are."""
-    with admission.admitting(admission.Policy(beside=(tmp_path.resolve(), Path(__file__).resolve().parent))):
-        yield
+    monkeypatch.setattr(admission, "beside", lambda: (tmp_path.resolve(), Path(__file__).resolve().parent))
 
 
 @pytest.fixture

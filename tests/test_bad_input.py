@@ -109,7 +109,7 @@ CASES: list[tuple[list[str], list[str]]] = [
         ["~loss", "+loss={_target_: torch.nn.functional.cross_entropy, reduction: none}"],
         ["loss.reduction=none", "choices: mean"],
     ),
-    (["~loss", "+loss={_target_: builtins.dict}"], ["loss", "must be a function or a module", "dict"]),
+    (["~loss", "+loss={_target_: builtins.dict}"], ["loss._target_=builtins.dict", "may not stand in loss"]),
     (["checkpoint.save=some"], ["checkpoint.save=some", "all, best, last, none"]),
     (["checkpoint.every=0"], ["checkpoint.every=0"]),
     (["model_weights=absent.pt"], ["absent.pt", "cannot be read"]),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from runner.config import hydra_adapter
 from runner.config.compose import compose, make_hydra, own_hydra, set_up
@@ -85,7 +85,9 @@ def test_config_store_repo_gives_way_to_a_file_of_ours(tmp_path):
 
 
 def test_run_job_with_callbacks_leaves_hydras_files_and_tells_the_callbacks(tmp_path):
-    hydra, cfg = compose([f"hydra.run.dir={tmp_path / 'run'}", "+hydra.callbacks.mine={_target_: test_callback.Told}"])
+    hydra, cfg = compose([f"hydra.run.dir={tmp_path / 'run'}"])
+    with open_dict(cfg):  # the command line and YAML files are refused it
+        cfg.hydra.callbacks = {"mine": {"_target_": "test_callback.Told"}}
     (tmp_path / "test_callback.py").write_text(
         "from hydra.experimental.callback import Callback\n\n"
         "class Told(Callback):\n    told = []\n    def on_run_start(self, config, **_): self.told.append('start')\n"

@@ -186,8 +186,12 @@ def test_negative_labels_are_refused():
     assert "go down to -1" in refused(*table(plus=-1, told="targets"))
 
 
+def add(one, other):
+    return one + other
+
+
 def test_a_target_transform_has_the_last_word(tiny_data):
-    shift = "{_target_: operator.add, _partial_: true, _args_: [-1]}"
+    shift = f"{{_target_: {__name__}.add, _partial_: true, _args_: [-1]}}"
     words = [
         "dataset=mnist",
         f"dataset.root={tiny_data}",

@@ -10,6 +10,7 @@ import torch
 import runner
 from runner.errors import InputError
 from runner.job import own_code
+from runner.storage.run_dir import RunDir
 
 MODEL = """
 import torch
@@ -142,9 +143,9 @@ def test_a_run_whose_own_file_has_changed_says_so_when_it_goes_on_and_keeps_its_
 def test_another_torch_or_machine_is_said_and_kept_and_never_overwrites_the_beginning(runs, cli):
     cli.cwd = runs / "A"
     path = runs / "A" / "run" / "run.json"
-    record = json.loads(path.read_text())
+    record = RunDir(path.parent).read_run()
     record["packages"]["torch"], record["python"], record["machine"] = "1.0", "3.0", "abacus"
-    path.write_text(json.dumps(record))
+    RunDir(path.parent).write_run(record)  # signed, as this user's own
     assert cli("resume", "run", "trainer.epochs=2").returncode == 0
     after = json.loads(path.read_text())
     assert (after["packages"]["torch"], after["python"], after["machine"]) == ("1.0", "3.0", "abacus")

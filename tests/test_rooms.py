@@ -26,7 +26,7 @@ ROOMS = {
     "augment": "seeding",
     "data": "errors seeding",
     # the rooms
-    "config": "errors",
+    "config": "errors models losses schedulers metrics augment data",  # their names alone: what a target may be
     "storage": "errors",
     "batches": "errors processes torch_adapter seeding augment data",
     "train": "errors processes torch_adapter seeding losses metrics storage batches",
@@ -34,7 +34,7 @@ ROOMS = {
     " config storage batches train",
     "sweep": "errors tables processes seeding batches config storage job",
     "cli": "errors tables config storage train job sweep",
-    "__init__": "errors storage job",
+    "__init__": "errors config storage job",
     "__main__": "errors cli",
     "hydra_plugins": "errors sweep",
 }

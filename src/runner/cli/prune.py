@@ -29,6 +29,11 @@ def main(arguments: argparse.Namespace) -> int:
             continue
         if record["state"] != "done" or is_locked(run_dir):
             continue
+        try:
+            run_dir.refuse_links()
+        except InputError as error:
+            print(f"skipped: {error}")
+            continue
         for file in superfluous(run_dir):
             # A file of two names (best.pt and last.pt of one epoch) frees nothing until both are gone.
             freed += file.stat().st_size if file.stat().st_nlink == 1 else 0

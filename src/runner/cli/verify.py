@@ -26,13 +26,18 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 from runner.config import admission
+from runner.errors import InputError
 from runner.job.resuming import resume
 admission.grant([name for name in sys.argv[3].split(",") if name], sys.argv[4] == "1")
 path, step = Path(sys.argv[1]), int(sys.argv[2])
 def kill(progress, num_batches):
     if progress.step == step:
         os.kill(os.getpid(), signal.SIGKILL)
-resume(path, ["quiet=true"], on_batch=kill)
+try:
+    resume(path, ["quiet=true"], on_batch=kill)
+except InputError as error:
+    print(error)
+    sys.exit(2)
 """
 
 
@@ -82,6 +87,8 @@ def train_again(record: dict[str, Any], is_mine: bool, again: RunDir, kills: int
     for step in steps:
         words = [sys.executable, "-c", CHILD, str(again.path), str(step), ",".join(packages), str(int(everything))]
         done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode == 2:
+            raise InputError(done.stdout.strip().splitlines()[-1])
         if (step and done.returncode != -signal.SIGKILL) or (not step and done.returncode != 0):
             raise InputError(f"{again.path}: training again ended with {done.returncode}; {done.stdout.strip()}")
         if step:

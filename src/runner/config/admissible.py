@@ -1,5 +1,6 @@
-"""The table: what a `_target_` may name in each place of a config. Whatever no line here admits is refused, and not
-imported, but for code that the user trusts (runner.config.admission).
+"""The table: what a `_target_` may name in each place of a config.
+
+Whatever no line here admits is refused, and not imported, but for code that the user trusts (runner.config.admission).
 """
 
 import importlib
@@ -8,6 +9,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from runner.config.hydra_adapter import BASIC_LAUNCHER, BASIC_SWEEPER
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,11 @@ class Rule:
 
     def covers(self, name: str) -> bool:
         return any(name == start or name.startswith(f"{start}.") for start in self.names)
+
+    def spells_out(self, name: str) -> bool:
+        """Whether every part of a name that begins with an underscore is one that `names` has itself."""
+        starts = [start for start in self.names if name == start or name.startswith(f"{start}.")]
+        return any(not any(p.startswith("_") for p in name[len(start) :].split(".")) for start in starts)
 
 
 def a(base: str) -> Callable[[Any], bool]:
@@ -110,12 +118,12 @@ TRANSFORMS = (
 COLLATE = (Rule("a function of torch.utils.data", ("torch.utils.data",), named("default_collate", "default_convert")),)
 LAUNCHERS = (
     Rule("a launcher of ours", ("hydra_plugins.runner_sweep",), a("hydra.plugins.launcher.Launcher")),
-    Rule("Hydra's", ("hydra._internal.core_plugins.basic_launcher",), a("hydra.plugins.launcher.Launcher")),
+    Rule("Hydra's", (BASIC_LAUNCHER,), a("hydra.plugins.launcher.Launcher")),
     Rule("Hydra's for joblib", ("hydra_plugins.hydra_joblib_launcher",), a("hydra.plugins.launcher.Launcher")),
 )
 SWEEPERS = (
     Rule("a sweeper of ours", ("hydra_plugins.runner_sweep",), a("hydra.plugins.sweeper.Sweeper")),
-    Rule("Hydra's", ("hydra._internal.core_plugins.basic_sweeper",), a("hydra.plugins.sweeper.Sweeper")),
+    Rule("Hydra's", (BASIC_SWEEPER,), a("hydra.plugins.sweeper.Sweeper")),
 )
 SAMPLERS = (Rule("a sampler of Optuna", ("optuna.samplers",), a("optuna.samplers.BaseSampler")),)
 

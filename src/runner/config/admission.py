@@ -50,9 +50,10 @@ class Policy:
         names = module.split(".")
         if any(".".join(names[: count + 1]) in self.trusted for count in range(len(names))):
             return True
-        return any(path.is_relative_to(folder) for folder in self.beside for path in places_of(names[0])) and all(
-            is_own(path) for path in places_of(names[0])
-        )
+        found = places_of(names[0])
+        if not found:
+            return bool(self.beside) and is_made_here(names[0])
+        return all(is_own(path) and any(path.is_relative_to(folder) for folder in self.beside) for path in found)
 
 
 # What the command line has granted to a record that is not the user's own: packages, and whether everything is.
@@ -60,9 +61,14 @@ _granted: ContextVar[tuple[frozenset[str], bool]] = ContextVar("granted", defaul
 _policy: ContextVar[Policy | None] = ContextVar("policy", default=None)
 
 
+def beside() -> tuple[Path, ...]:
+    """Where the modules lie that are the user's own: beside the command."""
+    return (Path.cwd().resolve(),)
+
+
 def policy() -> Policy:
     """What is admitted now: without more ado, the modules beside the command."""
-    return _policy.get() or Policy(beside=(Path.cwd().resolve(),))
+    return _policy.get() or Policy(beside=beside())
 
 
 @contextmanager
@@ -103,7 +109,7 @@ def of_record(is_mine: bool, own: Sequence[str], folder: Path) -> Policy:
     """
     packages, everything = granted()
     if is_mine or everything:
-        return Policy((Path.cwd().resolve(), folder), packages | frozenset(own), everything)
+        return Policy((*beside(), folder), packages | frozenset(own), everything)
     way_out = "--trust {top} (this record was not written by you on this machine), or all of it by --trust-all"
     return Policy((), packages, False, way_out)
 
@@ -124,7 +130,7 @@ def of_config(cfg: Any) -> Iterator[None]:
 
 def trusting(packages: Sequence[str]) -> Policy:
     """The policy of a command: what is beside it, and the packages that it names."""
-    return Policy(beside=(Path.cwd().resolve(),), trusted=frozenset(packages))
+    return Policy(beside=beside(), trusted=frozenset(packages))
 
 
 def is_own(path: Path) -> bool:
@@ -134,6 +140,12 @@ def is_own(path: Path) -> bool:
     if {"site-packages", "dist-packages"} & set(path.parts) or (path.suffix and path.suffix != ".py"):
         return False
     return not any(path.is_relative_to(folder) for folder in {*installed, ours, ours.parent / "hydra_plugins"})
+
+
+def is_made_here(top: str) -> bool:
+    """Whether a module came from no file, but from the program that runs: a notebook's own, or one made in memory."""
+    module = sys.modules.get(top)
+    return module is not None and module.__spec__ is None and top not in sys.builtin_module_names
 
 
 def places_of(top: str) -> list[Path]:
@@ -190,7 +202,7 @@ def admitted(name: str, place: str) -> tuple[Any, str]:
     if rules is None:
         raise Refused(f"no `_target_` may stand in {place}")
     by_name = [rule for rule in rules if rule.covers(name)]
-    is_private = any(part.startswith("_") for part in parts) and not any(name.startswith(r.names) for r in by_name)
+    is_private = any(part.startswith("_") for part in parts) and not any(rule.spells_out(name) for rule in by_name)
     own = not is_hydras(place) and now.admits(parts[0] if len(parts) == 1 else name.rpartition(".")[0])
     if (not by_name and not own) or is_private:
         raise Refused(refusal(name, place, rules, is_private))

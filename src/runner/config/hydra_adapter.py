@@ -27,6 +27,10 @@ from omegaconf import DictConfig
 APPLY = "_apply_overrides_to_config"
 apply_overrides: Callable[[list[Override], DictConfig], None] = getattr(ConfigLoaderImpl, APPLY)
 
+# Where Hydra's own launcher and sweeper are defined, as its YAML files name them.
+BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher"
+BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper"
+
 Task = Callable[[DictConfig], Any]
 
 

@@ -18,7 +18,7 @@ from runner.job.mending import check_owner, lost_steps, whole_rows
 from runner.job.own_code import as_it_was_started
 from runner.job.record import never_began
 from runner.job.run import OnBatch, train
-from runner.job.saved import keep_placement
+from runner.job.saved import keep_placement, refuse_interpolations
 from runner.processes import STOP_SIGNALS
 from runner.storage import checkpoint, identity, provenance, signature
 from runner.storage.checkpoint import Damaged
@@ -64,6 +64,7 @@ def resume(
     try:
         is_mine = run_dir.is_mine()
         record = run_dir.read_run()  # nobody else writes it from here on
+        refuse_interpolations(record, is_mine)
         config = overridden(record["config_yaml"], overrides)
         check_changes(path, record, OmegaConf.to_container(config), overrides)
         if record["state"] == "done" and config.trainer.epochs == record["config"]["trainer"]["epochs"]:

@@ -1,5 +1,6 @@
 """A finished run, opened again from its directory: its model, and its evaluation with the same numbers."""
 
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from runner.job.own_code import as_it_was_started
 from runner.job.record import never_began
 from runner.storage import checkpoint
 from runner.storage.checkpoint import Damaged
+from runner.storage.records import flatten
 from runner.storage.run_dir import RunDir
 
 log = logging.getLogger("runner")
@@ -41,6 +43,7 @@ def open_saved(run_dir: Path, which: str) -> Saved:
     Raises:
         InputError: no run, or the checkpoint is missing, damaged or foreign.
     """
+    RunDir(run_dir).refuse_links()
     record = RunDir(run_dir).read_run()
     if never_began(record):
         raise InputError(f"{run_dir}: holds no run that began ({record['error']})")
@@ -60,10 +63,27 @@ def open_saved(run_dir: Path, which: str) -> Saved:
         raise InputError(str(error)) from error
 
 
-def saved_config(record: dict[str, Any]) -> "DictConfig":
+def refuse_interpolations(record: Mapping[str, Any], is_mine: bool) -> None:
+    """A record's config is resolved. What a stranger's would still have looked up is not: it may be a secret here.
+
+    Raises:
+        InputError: names the key.
+    """
+    from omegaconf import OmegaConf
+
+    found = flatten(OmegaConf.to_container(OmegaConf.create(record["config_yaml"]), resolve=False))
+    asking = [key for key, value in found.items() if "${" in json.dumps(value, default=str)]
+    if asking and not is_mine:
+        raise InputError(
+            f"{asking[0]}={found[asking[0]]}: is not looked up: this record was not written by you on this machine"
+        )
+
+
+def saved_config(record: dict[str, Any], is_mine: bool) -> "DictConfig":
     """A run's resolved config, without the weights that it started from: its checkpoint has others."""
     from omegaconf import DictConfig, OmegaConf
 
+    refuse_interpolations(record, is_mine)
     config = OmegaConf.create(record["config_yaml"])
     assert isinstance(config, DictConfig)
     config.model_weights = config.init_from = None
@@ -83,7 +103,7 @@ def rebuilt(saved: Saved) -> "Built":
 
     with as_it_was_started(saved.record, saved.is_mine):
         say_changes(saved.record)
-        built = build(saved_config(saved.record))
+        built = build(saved_config(saved.record, saved.is_mine))
     with fitting(saved):
         built.trainer.task.load_weights(saved.state)
     return built
@@ -119,7 +139,7 @@ def open_model(run_dir: Path, which: str) -> "Module":
         isolated(0, cpu),
     ):  # building draws initial weights: the caller's generators stay as they are
         say_changes(saved.record)
-        model = make_model(saved_config(saved.record), cpu)
+        model = make_model(saved_config(saved.record, saved.is_mine), cpu)
     with fitting(saved):
         Supervised(model, None).load_weights({**saved.state, "criterion_state_dict": {}})
     return model.eval()

@@ -18,6 +18,7 @@ from typing import Any
 from runner.errors import Held, InputError
 from runner.storage import lock, signature
 from runner.storage.files import write_atomically
+from runner.storage.inside import refuse_links
 from runner.storage.lease import Lease, Taken, other_holder
 from runner.storage.rows import Rows, strict_json
 
@@ -33,6 +34,7 @@ OURS = (
     "steps.jsonl",
     "run.json",
 )
+OF_SWEEPS = ("job.json", "sweep.json", "summary.csv", "summary_long.csv", "summary.json", "study.journal", "study.json")
 _leases: dict[Path, Lease] = {}  # that this process holds, by file
 os.register_at_fork(after_in_child=_leases.clear)
 
@@ -104,7 +106,9 @@ class RunDir:
 
         Raises:
             Held: another process has it, named by host and pid.
+            InputError: something of ours in it is a link, or no regular file.
         """
+        self.refuse_links()
         try:
             lock.take(self.lock_file, f"host {socket.gethostname()}, pid {os.getpid()}\n")
         except lock.Busy as busy:
@@ -118,6 +122,10 @@ class RunDir:
         except BaseException:
             lock.give_back(self.lock_file)
             raise
+
+    def refuse_links(self) -> None:
+        """Refuses what might lead out of the folder; see runner.storage.inside."""
+        refuse_links(self.path, (*OURS, *OF_SWEEPS))
 
     def release(self) -> None:
         """Gives the folder back, if this process has it."""
@@ -163,6 +171,7 @@ class RunDir:
             raise InputError(f"{self.run_json}: cannot be read ({error})") from error
         if not isinstance(record, dict) or "state" not in record:
             raise InputError(f"{self.run_json}: is not a run's record")
+        record.pop(signature.FIELD, None)  # of the file, not of the run; see is_mine
         return record
 
 

@@ -1,0 +1,34 @@
+"""What is ours in a run's folder is a plain file or folder: a link might lead out of it, a FIFO never answers."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from runner.errors import InputError
+
+
+def refuse_links(folder: Path, names: tuple[str, ...]) -> None:
+    """Refuses links and special files among `names` in a folder, and below those of them that are folders. The folder
+    itself may be reached by a link.
+
+    Raises:
+        InputError: names the first.
+    """
+    for path in entries(folder, names):
+        try:
+            mode = os.lstat(path).st_mode
+        except OSError:
+            continue
+        if stat.S_ISLNK(mode):
+            raise InputError(f"{path}: is a link, which might lead out of the run's folder; it is not followed")
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise InputError(f"{path}: is no regular file (a FIFO, socket or device); it is not opened")
+
+
+def entries(folder: Path, names: tuple[str, ...]) -> Iterator[Path]:
+    for name in names:
+        path = folder / name
+        yield path
+        if path.is_dir() and not path.is_symlink():
+            yield from sorted(path.iterdir())

@@ -1,0 +1,349 @@
+"""A `_target_` is judged by its place; a stranger's folder is only data."""
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import runner
+from conftest import CONF
+from runner.cli import evaluate, resume, verify
+from runner.config import admission
+from runner.config.admissible import PLACES
+from runner.config.admission import Policy, Refused, admitted, admitting
+from runner.errors import InputError
+from runner.storage import signature
+from runner.storage.run_dir import RunDir
+
+HARM_TEXT = """
+torch.load torch.save torch.hub.load torch.jit.load torch.package.PackageImporter torch.utils.cpp_extension.load
+torch.utils.collect_env.run torch.utils.model_zoo.load_url torch.hub.load_state_dict_from_url torch.os.system
+torch.hub.download_url_to_file torch.multiprocessing.spawn torch.nn.Module.__init__
+torch.nn.modules.module.torch.load torch.optim.optimizer.torch.save torch.nn.functional.torch.load
+torch.nn.Module.load_state_dict torch.nn.Linear.to_empty torch.optim.lr_scheduler.warnings.warn
+torch.utils.tensorboard.SummaryWriter torch.serialization.load runner.models.torch.hub.load runner.data.np.load
+runner.data.torch.load runner.metrics.re.compile runner.losses.torch.save runner.storage.files.write_atomically
+runner.models.layer_table.__globals__ runner.run runner.load_model runner.storage.run_dir.RunDir
+runner.config.admission.grant runner.models.Net.load_state_dict torchvision.datasets.DatasetFolder
+torchvision.datasets.LSUN torchvision.datasets.utils.download_url torchvision.models.get_model
+torchvision.models.get_weight torchvision.io.write_file torchvision.utils.save_image
+torchvision.transforms.functional.np.load torchvision.transforms.transforms.torch.load numpy.load numpy.save
+builtins.open builtins.eval builtins.exec builtins.__import__ os.system os.popen os.remove subprocess.run
+subprocess.Popen shutil.copyfile shutil.rmtree pathlib.Path pathlib.Path.unlink io.open codecs.open pickle.load
+pickle.loads yaml.unsafe_load importlib.import_module hydra.utils.instantiate hydra.utils.call
+hydra.utils.get_method functools.partial operator.methodcaller logging.FileHandler socket.socket ctypes.CDLL
+multiprocessing.Process threading.Thread code.interact runpy.run_path webbrowser.open pty.spawn zipfile.ZipFile
+sqlite3.connect site.addsitedir atexit.register signal.raise_signal urllib.request.urlretrieve joblib.load
+sklearn.datasets.fetch_openml scipy.io.loadmat optuna.samplers._tpe.sampler.os.system antigravity tempfile.mkdtemp
+"""
+HARM = HARM_TEXT.split()
+IN_THE_CONFIG_TEXT = """
+model model.part model.parts.0 optimizer optimizer.inner scheduler scheduler.lr_lambda scheduler.lr_lambda.1 loss
+loss.weight metrics.accuracy metrics.accuracy.inner dataset.train dataset.val dataset.test dataset.train.loader
+dataset.transform dataset.transform_train dataset.augment.0 dataset.train.transform.transforms.1 dataset.mean
+dataloader.collate_fn
+"""
+IN_THE_CONFIG = IN_THE_CONFIG_TEXT.split()
+NOWHERE_TEXT = """
+device precision trainer checkpoint seed notes name tags.0 derived sweep dataloader dataloader.sampler
+hydra.callbacks.mine hydra.job_logging hydra.run hydra.job.config metrics trust init_from
+"""
+NOWHERE = NOWHERE_TEXT.split()
+HYDRAS = ["hydra.launcher", "hydra.sweeper", "hydra.sweeper.sampler"]
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["a stranger's", "one's own"])
+def test_no_harm_is_admitted_anywhere_nor_imported(beside, tmp_path):
+    assert len(set(HARM)) >= 60
+    with admitting(Policy(beside=(tmp_path,) if beside else ())):
+        for name in HARM:
+            for place in (*IN_THE_CONFIG, *NOWHERE, *HYDRAS):
+                with pytest.raises((Refused, AttributeError)):
+                    admitted(name, place)
+    assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["runner.models.Net", "torch.nn.Linear", "mine.Net", "torch.optim.SGD"])
+def test_some_places_take_nothing_whatever_is_trusted(name, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("class Net: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with admitting(Policy(beside=(tmp_path,), trusted=frozenset({"mine", "torch"}))):
+        for place in NOWHERE:
+            with pytest.raises(Refused):
+                admitted(name, place)
+    with admitting(Policy(everything=True)), pytest.raises(Refused):
+        admitted("mine.Net", "hydra.launcher")
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("torch.nn.Linear", "model.head"),
+        ("torchvision.models.resnet18", "model"),
+        ("torch.nn.CrossEntropyLoss", "loss"),
+        ("torch.nn.functional.cross_entropy", "loss"),
+        ("torch.nn.functional.huber_loss", "loss"),
+        ("torch.optim.RAdam", "optimizer"),
+        ("torch.optim.swa_utils.SWALR", "scheduler"),
+        ("torchmetrics.Accuracy", "metrics.f1"),
+        ("torchmetrics.classification.MulticlassF1Score", "metrics.f1"),
+        ("torchvision.transforms.v2.RandAugment", "dataset.train.transform"),
+        ("torch.utils.data.default_collate", "dataloader.collate_fn"),
+    ],
+)
+def test_what_everybody_may_name_needs_no_trust(name, place):
+    with admitting(Policy()):
+        assert admitted(name, place)[0]
+    wrong = next(other for other in ("optimizer", "metrics.a", "dataset.train") if not place.startswith(other))
+    with admitting(Policy()), pytest.raises(Refused, match="choices: "):
+        admitted(name, wrong)
+
+
+def test_every_target_of_conf_is_admitted_to_a_stranger():
+    from omegaconf import OmegaConf
+
+    count = 0
+    with admitting(Policy()):
+        for path in CONF.rglob("*.yaml"):
+            place = ".".join(path.relative_to(CONF).with_suffix("").parts[:-1])
+            if place in ("hydra/job_logging",) or path.name == "submitit_local.yaml":
+                continue
+            node = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+            for at, name in admission.targets_below(node, place):
+                if not name.startswith("optuna"):
+                    assert admitted(name, at.replace("experiment.", ""))[0], path
+                    count += 1
+    assert count > 50
+
+
+MINE = """
+import os
+from os import system
+from torch.nn import Linear
+import functools
+
+class Net(Linear):
+    pass
+
+def build():
+    return Net(1, 1)
+
+half = functools.partial(build)
+worse = functools.partial(os.system, "true")
+"""
+
+
+def test_in_ones_own_module_only_what_is_its_own(tmp_path, monkeypatch):
+    (tmp_path / "mine_of_admission.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    with admitting(Policy(beside=(tmp_path,))):
+        for name in ("Net", "build", "half", "Linear"):
+            assert admitted(f"mine_of_admission.{name}", "model")[0]
+        for name in ("os.system", "system", "worse", "functools.partial", "__builtins__", "_x"):
+            with pytest.raises(Refused):
+                admitted(f"mine_of_admission.{name}", "model")
+    del sys.modules["mine_of_admission"]
+    with admitting(Policy()), pytest.raises(Refused, match=r"trust=\[mine_of_admission\]"):
+        admitted("mine_of_admission.Net", "model")
+    assert "mine_of_admission" not in sys.modules
+    with admitting(Policy(trusted=frozenset({"mine_of_admission"}))):
+        assert admitted("mine_of_admission.Net", "model")[0]
+
+
+def test_an_installed_package_is_not_beside_the_command_though_its_environment_lies_there():
+    with admitting(Policy(beside=(Path("/"),))), pytest.raises(Refused):
+        admitted("sklearn.base.BaseEstimator", "model")
+
+
+def test_the_page_on_security_has_the_table():
+    page = (CONF.parent / "docs" / "security.md").read_text()
+    for pattern, rules in PLACES:
+        assert f"| `{pattern}` | {'; '.join(rule.says for rule in rules) or 'only code that you trust'} |" in page
+
+
+# ---- a folder that somebody else has made
+
+WORDS = ["dataset=fake", "dataset.train_size=32", "dataset.eval_size=16", "model=mlp", "model.hidden=[4]"]
+WORDS += ["trainer.epochs=2", "quiet=true", "device.threads=1", "dataloader.batch_size=16"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "run"
+    before = os.getcwd()
+    os.chdir(folder.parent)
+    try:
+        runner.run(WORDS, run_dir=folder)
+    finally:
+        os.chdir(before)
+    return folder
+
+
+def edited(source: Path, folder: Path, change) -> Path:
+    """A copy of a run whose record somebody has edited."""
+    import yaml
+
+    shutil.copytree(source, folder)
+    record = json.loads((folder / "run.json").read_text())
+    config = yaml.safe_load(record["config_yaml"])
+    change(config, record)
+    record["config_yaml"], record["config"] = yaml.safe_dump(config), config
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+def every_verb(folder: Path):
+    """What opens a run, each as a function that raises InputError or goes through."""
+    yield lambda: runner.load_model(folder)
+    yield lambda: evaluate.main(evaluate.parser().parse_args([str(folder)]))
+    yield lambda: evaluate.main(evaluate.parser().parse_args([str(folder), "--confusion"]))
+    yield lambda: resume.main(resume.parser().parse_args([str(folder), "trainer.epochs=3"]))
+
+
+def verified(folder: Path):
+    verify.main(verify.parser().parse_args([str(folder), "--kills", "0"]))
+
+
+ATTACKS = {
+    "torch.load": ("model", {"_target_": "torch.load", "f": "evil.pt", "weights_only": False}),
+    "torch.hub.load": ("model", {"_target_": "torch.hub.load", "repo_or_dir": ".", "model": "m", "source": "local"}),
+    "numpy.load": ("loss", {"_target_": "numpy.load", "file": "evil.npy", "allow_pickle": True}),
+    "collect_env": ("optimizer", {"_target_": "torch.utils.collect_env.run", "command": "touch PWNED"}),
+    "open": ("metrics.accuracy", {"_target_": "builtins.open", "file": "PWNED", "mode": "w"}),
+    "FileHandler": ("dataset.train", {"_target_": "logging.FileHandler", "filename": "PWNED"}),
+    "nested": ("model.hidden", [{"_target_": "os.system", "command": "touch PWNED"}]),
+    "transform": ("dataset.augment", [{"_target_": "os.system", "command": "touch PWNED"}]),
+    "module": ("model._target_", "evil_beside.Net"),
+}
+
+
+def put(config, key, value):
+    *path, last = key.split(".")
+    for part in path:
+        config = config[part]
+    config[last] = value
+
+
+@pytest.fixture
+def evil(tmp_path):
+    """What an attack would run or unpickle, in the folder where it points."""
+    import pickle
+
+    class Bomb:
+        def __reduce__(self):
+            return (os.system, ("touch PWNED",))
+
+    for name in ("evil.pt", "evil.npy"):
+        (tmp_path / name).write_bytes(pickle.dumps(Bomb()))
+    (tmp_path / "evil_beside.py").write_text("import os\nos.system('touch PWNED')\nfrom runner.models import Net\n")
+    (tmp_path / "hubconf.py").write_text("import os\nos.system('touch PWNED')\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_strangers_targets_are_refused_by_every_verb(name, made, evil, capsys):
+    key, value = ATTACKS[name]
+
+    def change(config, record):
+        put(config, key, value)
+        record["working_directory"] = str(evil)
+        record["own_code"] = {"evil_beside": {"file": str(evil / "evil_beside.py"), "sha256": "0"}}
+        record["config"]["trust"] = config["trust"] = ["evil_beside", "os", "torch"]
+
+    folder = edited(made, evil / "run", change)
+    verbs = [*every_verb(folder), *([lambda: verified(folder)] if name in ("collect_env", "module") else [])]
+    for verb in verbs:
+        with pytest.raises(InputError) as refused:
+            verb()
+        assert "\n" not in str(refused.value)
+        assert not list(evil.rglob("PWNED")) and "evil_beside" not in sys.modules
+    assert not Path("PWNED").exists()
+
+
+def test_a_strangers_run_of_the_tables_parts_opens(made, tmp_path, capsys):
+    folder = edited(made, tmp_path / "run", lambda config, record: record.update(working_directory="/nowhere"))
+    assert not RunDir(folder).is_mine()
+    for verb in (lambda: verified(folder), *every_verb(folder)):
+        verb()
+    record = RunDir(folder).read_run()
+    assert record["state"] == "done" and record["epochs_done"] == 3
+    assert record[signature.FOREIGN] and not RunDir(folder).is_mine(), "continuing it does not make it one's own"
+
+
+def test_ones_own_run_is_known_wherever_it_is_moved(made, tmp_path):
+    folder = tmp_path / "moved"
+    shutil.copytree(made, folder)
+    assert RunDir(folder).is_mine()
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**record, "notes": "edited"}))
+    assert not RunDir(folder).is_mine()
+
+
+def test_a_run_with_own_code_opens_for_its_user_and_tells_others_what_to_type(cli, tmp_path, monkeypatch):
+    (tmp_path / "own_net.py").write_text("from runner.models import MLP\n\nclass Mine(MLP):\n    pass\n")
+    done = cli(*WORDS, "model._target_=own_net.Mine", "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.move(tmp_path / "run", elsewhere / "run")
+
+    def again(*words, home):
+        env = {**os.environ, "XDG_CONFIG_HOME": str(home)}
+        words = [sys.executable, "-m", "runner", "evaluate", "run", *words]
+        return subprocess.run(words, cwd=elsewhere, env=env, capture_output=True, text=True)
+
+    assert again(home=os.environ["XDG_CONFIG_HOME"]).returncode == 0
+    other = again(home=tmp_path / "another")
+    assert other.returncode == 2 and len(other.stderr.splitlines()) == 1 and "--trust own_net" in other.stderr
+    assert again("--trust", "own_net", home=tmp_path / "another").returncode == 0
+    assert again("--trust-all", home=tmp_path / "another").returncode == 0
+
+
+def test_the_environment_stays_where_it_is(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("A_SECRET", "hunter2")
+    folder = edited(made, tmp_path / "run", lambda config, record: config.update(notes="${oc.env:A_SECRET}"))
+    with pytest.raises(InputError, match="notes"):
+        resume.main(resume.parser().parse_args([str(folder), "trainer.epochs=3"]))
+    assert "hunter2" not in "".join(
+        p.read_text(errors="ignore") for p in folder.rglob("*") if p.suffix in (".json", ".log")
+    )
+
+
+# ---- the key
+
+
+def test_the_key_is_made_once_and_is_its_users_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    key = signature.key()
+    assert key is not None and len(key) == 32 and signature.key() == key
+    assert stat.S_IMODE(signature.key_file().stat().st_mode) == 0o600
+    assert [path.name for path in signature.key_file().parent.iterdir()] == ["key"]
+
+
+def test_a_key_that_others_can_read_is_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    signature.key()
+    signature.key_file().chmod(0o644)
+    signature._key.cache_clear()
+    assert signature.key() is None
+    assert signature.signed({"a": 1}) == {"a": 1} and not signature.is_mine({"a": 1, "signature": "x"})
+
+
+def test_without_a_place_for_a_key_nothing_is_signed(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
+    assert signature.key() is None and "signature" not in signature.signed({"state": "done"})
+
+
+def test_a_signature_is_of_the_whole_record():
+    record = signature.signed({"state": "done", "known": {1: 0.5, 10: 0.25, 2: None}, "x": [1.0, 1e-9]})
+    read = json.loads(json.dumps(record))
+    assert signature.is_mine(read)
+    for change in ({"state": "running"}, {"x": []}, {"more": 1}, {"signature": "00"}, {"signature": None}):
+        assert not signature.is_mine({**read, **change})
+    assert not signature.is_mine([]) and not signature.is_mine(signature.signed({**record, "foreign": True}))
