@@ -1,6 +1,7 @@
 """The verbs: a first word that is no override. Each is a module of its name, with parser() and main(arguments)."""
 
 VERBS = {
+    "check": "all that can be said of a command, a run or a sweep before anything trains",
     "resume": "continues a run from its folder alone, with the same bits",
     "verify": "trains a run again, killing itself at random, and compares the bits",
     "ls": "the runs in a folder: state, what varies between them, key metrics",

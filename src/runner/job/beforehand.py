@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from runner.config import admission
 from runner.data import Parts
 from runner.errors import InputError
-from runner.job.build import build, settings
+from runner.job.build import Built, build, settings
 from runner.job.process_state import as_if_alone
 from runner.seeding import isolated
 
@@ -53,8 +53,7 @@ def check_jobs(jobs: Sequence[tuple[str, DictConfig]], with_data: bool = True) -
     by_dataset: dict[str, list[tuple[str, DictConfig]]] = {}
     for label, cfg in distinct.values():
         by_dataset.setdefault(key_of(plain(cfg)["dataset"]), []).append((label, cfg))
-    with as_if_alone(), isolated(0, CPU), warnings.catch_warnings(), collected() as found:
-        warnings.simplefilter("ignore")  # each job says torch's own itself
+    with quietly() as found:
         ready = {}
         for label, cfg in distinct.values():
             with labelled(label), admission.of_config(cfg):
@@ -65,6 +64,17 @@ def check_jobs(jobs: Sequence[tuple[str, DictConfig]], with_data: bool = True) -
                 with labelled(label):
                     parts = build(ready[label], is_new=True, parts=parts).parts
     return list(found.lines)
+
+
+def examined(cfg: DictConfig) -> tuple[Built, list[str]]:
+    """One config as its run would be built, on the CPU, and the warnings.
+
+    Raises:
+        InputError: what would be refused.
+    """
+    with quietly() as found:
+        built = build(without_device(cfg, True), is_new=True)
+    return built, list(found.lines)
 
 
 def without_device(cfg: DictConfig, has_devices: bool) -> DictConfig:
@@ -95,6 +105,14 @@ def labelled(label: str) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"{label}: {error}") from error
+
+
+@contextmanager
+def quietly() -> Iterator[Collected]:
+    """The process is left as it was; what the runner says is collected."""
+    with as_if_alone(), isolated(0, CPU), warnings.catch_warnings(), collected() as found:
+        warnings.simplefilter("ignore")  # each job says torch's own itself
+        yield found
 
 
 @contextmanager

@@ -1,0 +1,110 @@
+"""All that can be said of a config before it trains: targets, where values come from, what the parts would be."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from runner.config import admission
+from runner.config.admission import admitted, targets_below
+from runner.config.checks import check_composed
+from runner.errors import InputError
+from runner.storage.records import flatten
+
+COMMAND_LINE, RECORD = "command line", "record"
+
+
+def targets(config: Any) -> list[dict[str, Any]]:
+    """Every target of a resolved config: its place, and the rule that admits it or why it is refused."""
+    found = []
+    for place, name in targets_below(config, ""):
+        row: dict[str, Any] = {"place": place.removeprefix("."), "target": name, "admitted": True}
+        try:
+            row["why"] = admitted(name, str(row["place"]))[1]
+        except Exception as error:
+            row |= {"admitted": False, "why": " ".join(str(error).split())}
+        found.append(row)
+    return found
+
+
+def sources(cfg: DictConfig, words: Sequence[str]) -> dict[str, str]:
+    """Where each key's value comes from: the command line, or a YAML file, by its path below its folder of configs.
+
+    Args:
+        cfg: as composed, with hydra.*.
+    """
+    named = [word.lstrip("+~").partition("=")[0] for word in words]
+    choices = {str(k): str(v) for k, v in cfg.hydra.runtime.choices.items() if not str(k).startswith("hydra/")}
+    experiment = keys_of_experiment(cfg, choices.get("experiment"))
+    found = {}
+    for key in flatten(OmegaConf.to_container(cfg, resolve=False)):
+        if key.startswith("hydra."):
+            continue
+        group = key.split(".")[0]
+        if any(key == name or key.startswith(f"{name}.") for name in named if name not in choices):
+            found[key] = COMMAND_LINE
+        elif key in experiment:
+            found[key] = f"experiment/{choices['experiment']}.yaml"
+        elif group in choices:
+            found[key] = f"{group}/{choices[group]}.yaml" + (f" ({COMMAND_LINE})" if group in named else "")
+        else:
+            found[key] = "config.yaml"
+    return found
+
+
+def keys_of_experiment(cfg: DictConfig, choice: str | None) -> set[str]:
+    """The keys that an experiment's file sets itself."""
+    if choice in (None, "None", "null"):
+        return set()
+    for source in cfg.hydra.runtime.config_sources:
+        path = Path(str(source.path), "experiment", f"{choice}.yaml")
+        if source.schema == "file" and path.is_file():
+            return set(flatten(OmegaConf.to_container(OmegaConf.load(path), resolve=False))) - {"defaults"}
+    return set()
+
+
+def made(task: DictConfig) -> dict[str, Any]:
+    """What the parts of a run would be: examples, batches, parameters, rates; all is made and thrown away.
+
+    Raises:
+        InputError: what would keep it from training.
+    """
+    from runner.job.beforehand import examined
+
+    check_composed(task)
+    with admission.of_config(task):
+        built, warnings = examined(task)
+    trainer, parts = built.trainer, built.parts
+    several = {"train": parts.train, "val": parts.val, "test": parts.test}
+    rates = [group[0] for group in trainer.schedule.rates]
+    return {
+        "examples": {name: len(part) for name, part in several.items() if part is not None},
+        "input": built.config["dataset"].get("input_shape"),
+        "classes": built.config["dataset"].get("num_classes"),
+        "batches": f"{len(trainer.train_loader)} an epoch, from {built.placement.where}: {built.placement.reason}",
+        "epochs": trainer.epochs,
+        "parameters": sum(p.numel() for p in trainer.task.parameters()),
+        "chosen by": f"{trainer.monitor}, {'lowest' if trainer.mode == 'min' else 'highest'} is best",
+        "rate": {"first": rates[0], "highest": max(rates), "last": rates[-1], "steps": trainer.schedule.interval},
+        "likely mistakes": warnings,
+    }
+
+
+def explained(config: Any, task: DictConfig | None) -> dict[str, Any]:
+    """Targets, and then the parts where every target may be made; "error" where something would be refused.
+
+    Args:
+        config: plain containers, resolved.
+        task: the config to make the parts of; None: they are not made.
+    """
+    said: dict[str, Any] = {"targets": targets(config)}
+    refused = [row for row in said["targets"] if not row["admitted"]]
+    if refused:
+        said["error"] = f"{refused[0]['place']}._target_={refused[0]['target']}: {refused[0]['why']}"
+    elif task is not None:
+        try:
+            said["parts"] = made(task)
+        except InputError as error:
+            said["error"] = str(error)
+    return said

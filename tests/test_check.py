@@ -1,0 +1,75 @@
+"""`runner check`: what can be said before anything trains."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import runner
+from runner.cli import check
+from runner.errors import InputError
+
+WORDS = ["dataset=fake", "dataset.train_size=32", "dataset.eval_size=16", "model=mlp", "model.hidden=[4]", "quiet=true"]
+
+
+def checked(capsys, *words):
+    code = check.main(check.parser().parse_args([*words, "--json"]))
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_a_good_command(capsys):
+    words = [*WORDS, "experiment=null", "scheduler=cosine", "optimizer.lr=0.5", "dataloader.batch_size=8"]
+    code, said = checked(capsys, *words)
+    assert code == 0 and "error" not in said
+    assert {row["place"]: row["why"] for row in said["targets"]}["optimizer"] == "an Optimizer of torch.optim"
+    assert said["keys"]["optimizer.lr"] == {"value": 0.5, "from": "command line"}
+    assert said["keys"]["scheduler.eta_min"]["from"] == "scheduler/cosine.yaml (command line)"
+    assert said["keys"]["seed"]["from"] == "config.yaml"
+    parts = said["parts"]
+    assert parts["examples"]["test"] == 16 and parts["rate"] == {
+        "first": 0.5,
+        "highest": 0.5,
+        "last": 0.0,
+        "steps": "epoch",
+    }
+    assert parts["likely mistakes"] == [] and not list(Path().iterdir())
+
+
+def test_an_experiments_keys_are_said_to_be_its_own(capsys):
+    _, said = checked(capsys, "experiment=digits_augmented")
+    assert "experiment/digits_augmented.yaml" in {key["from"] for key in said["keys"].values()}
+
+
+def test_a_refused_target_is_listed_and_nothing_of_it_imported(capsys, tmp_path):
+    (tmp_path / "not_mine.py").write_text("raise SystemExit")
+    code, said = checked(capsys, *WORDS, "model._target_=sklearn_evil.Net", "loss._target_=os.system")
+    assert code == 2 and said["error"].startswith("model._target_=sklearn_evil.Net")
+    assert [row["place"] for row in said["targets"] if not row["admitted"]] == ["model", "loss"]
+    assert "sklearn_evil" not in sys.modules and "parts" not in said
+
+
+def test_what_would_be_refused_later_is_said_now(capsys):
+    code, said = checked(capsys, *WORDS, "scheduler=step", "scheduler.step_size=0")
+    assert code == 2 and said["error"].startswith("scheduler.step_size=0")
+    with pytest.raises(InputError, match="optimizr"):
+        check.main(check.parser().parse_args(["optimizr=adam"]))
+
+
+def test_a_likely_mistake(capsys):
+    code, said = checked(capsys, *WORDS, "scheduler=step", "scheduler.interval=batch", "dataloader.batch_size=1")
+    assert code == 0 and "practically 0" in said["parts"]["likely mistakes"][0]
+
+
+def test_a_run_of_ones_own_and_an_edited_one(capsys, tmp_path):
+    runner.run([*WORDS, "trainer.dry_run=true"], run_dir=tmp_path / "run")
+    capsys.readouterr()
+    code, said = checked(capsys, str(tmp_path / "run"))
+    assert code == 0 and said["written by you"] and said["keys"]["seed"]["from"] == "record"
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    record["config"]["model"]["_target_"] = "os.system"
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    code, said = checked(capsys, str(tmp_path / "run"))
+    assert code == 2 and not said["written by you"] and "os.system" in said["error"]
+    assert check.main(check.parser().parse_args([str(tmp_path / "run")])) == 2
+    assert "not written by you on this machine" in capsys.readouterr().out
