@@ -19,7 +19,7 @@ def checked(capsys, *words):
 
 
 def test_a_good_command(capsys):
-    words = [*WORDS, "experiment=null", "scheduler=cosine", "optimizer.lr=0.5", "dataloader.batch_size=8"]
+    words = [*WORDS, "scheduler=cosine", "optimizer.lr=0.5", "dataloader.batch_size=8"]
     code, said = checked(capsys, *words)
     assert code == 0 and "error" not in said
     assert {row["place"]: row["why"] for row in said["targets"]}["optimizer"] == "an Optimizer of torch.optim"
