@@ -1,5 +1,6 @@
 """Continuing a run: from which checkpoint, with which overrides, and what its files hold from then on."""
 
+import json
 import logging
 import os
 import signal
@@ -24,6 +25,7 @@ from runner.storage import checkpoint, identity, provenance
 from runner.storage.checkpoint import Damaged
 from runner.storage.files import fsync_directory
 from runner.storage.peek import peek, verify
+from runner.storage.records import flatten
 from runner.storage.rows import timeless
 from runner.storage.run_dir import RunDir, now
 from runner.train.events import Progress
@@ -36,6 +38,7 @@ KEPT = (
     *("id", "started", "command", "git", "code", "own_code", "working_directory"),
     *("host", "platform", "machine", "cpu", "python", "packages"),
 )
+ABOUT = ("name", "tags", "notes")  # what is said of a run, and changes nothing in it
 SET_ASIDE = ".set-aside"
 NOT_CHECKPOINTS = ("model_state_dict.pt", "model.pt")
 
@@ -66,8 +69,7 @@ def resume(
         config = overridden(record["config_yaml"], overrides)
         check_changes(path, record, OmegaConf.to_container(config), overrides)
         if record["state"] == "done" and config.trainer.epochs == record["config"]["trainer"]["epochs"]:
-            print(finished)
-            return record
+            return told(run_dir, record, OmegaConf.to_container(config), finished)
         keep_placement(config, record)
         resumed, notes = choose(run_dir, record)
         if resumed.state is not None:
@@ -76,6 +78,27 @@ def resume(
             return train(config, run_dir, notes, resumed, on_batch, is_shown, stop_on)
     finally:
         run_dir.release()
+
+
+def told(run_dir: RunDir, record: dict[str, Any], config: Any, finished: str) -> dict[str, Any]:
+    """A finished run with other words about it: name, tags and notes are written; of the rest it is said that nothing
+    is left to be done with them.
+    """
+    before, now_is = flatten(record["config"]), flatten(config)
+    changed = [key for key in now_is if before.get(key) != now_is[key] and key != "quiet"]
+    words = [key for key in ABOUT if key in changed]
+    if words:
+        record = {**record, **{key: config[key] for key in words}}
+        record["config"] = {**record["config"], **{key: config[key] for key in words}}
+        record["config_yaml"] = OmegaConf.to_yaml(
+            OmegaConf.merge(OmegaConf.create(record["config_yaml"]), {key: config[key] for key in words})
+        )
+        run_dir.write_run(record)
+    said = [f"; {', '.join(f'{key}={json.dumps(config[key])}' for key in words)} written to run.json"] if words else []
+    if useless := [key for key in changed if key not in ABOUT]:
+        said.append(f"; nothing is left to be done with {', '.join(useless)}")
+    print(finished + "".join(said))
+    return record
 
 
 @dataclass

@@ -94,6 +94,10 @@ class Trials:
 
     def next_generation(self, size: int, total: int, sampler: Any, seed: int) -> list[Any]:
         """What has begun and is not told, and what is asked for with it; nothing at the end of the search."""
+        # A sampler that has tried everything says so by stop(), which Optuna takes only inside its own loop.
+        self.study.stop = lambda: self.study.set_user_attr("exhausted", True)
+        if self.study.user_attrs.get("exhausted"):
+            return self.begun()
         count = len(self.all())
         end = self.study.user_attrs.get("generation", 0)
         if count >= end and not self.begun():
@@ -102,6 +106,8 @@ class Trials:
         for number in range(count, min(end, total)):
             self.study.sampler = make_sampler(sampler, number, seed)
             self.study.ask(self.space)
+            if self.study.user_attrs.get("exhausted"):
+                break
         return self.begun()
 
 

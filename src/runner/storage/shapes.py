@@ -1,0 +1,180 @@
+"""The written shape of every record on disk, and the one way in which records are read and written.
+
+Contract: a record is read whole or refused with one line that names the file and the key. What a shape does not name is
+kept as it is; what an older version did not write has a default here. A record ends with the CRC-32 of the bytes before
+it: where it is another, somebody else has changed the file, which is said (runner.notices). A record without one is
+from an older version.
+"""
+
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runner import notices
+from runner.errors import InputError
+from runner.storage.files import read_regular, write_atomically
+
+SEAL = b',\n  "crc32": "'
+END = b'"\n}\n'
+_shapes: dict[str, Any] = {}
+
+
+class BadRecord(InputError):
+    """A record that cannot be read, or is none. The message names the file and the key."""
+
+
+def shapes() -> dict[str, Any]:
+    """The shapes by name. Made when the first record is read: the library costs a start 15 ms."""
+    if _shapes:
+        return _shapes
+    from typing import Annotated, Literal
+
+    import msgspec
+
+    count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+    number = float | int | None
+    words, facts, metrics = list[str], dict[str, Any], dict[str, number]  # type: ignore[valid-type]
+    event = {"at": str, "epoch": count, "batch": count, "command": (words, []), "code": (facts | None, None)}
+    event = {**event, "changes": (words, [])}
+    state = Literal["running", "done", "failed", "interrupted"]
+
+    def shape(name: str, fields: Mapping[str, Any]) -> Any:
+        """Fields are types, or (type, default)."""
+        made = [(key, *kind) if isinstance(kind, tuple) else (key, kind) for key, kind in fields.items()]
+        return msgspec.defstruct(name, [tuple(field) for field in made], kw_only=True)
+
+    code = facts | None
+    start = {
+        **{"state": state, "epochs": count, "epochs_done": count, "seconds": Annotated[float, msgspec.Meta(ge=0)]},
+        **{"config": facts, "config_source": (facts, {}), "config_yaml": str | None, "working_directory": str},
+        **{"best": metrics, "last": metrics, "test": dict[str, metrics], "packages": facts},  # type: ignore[valid-type]
+        **{"started": str, "ended": (str | None, None), "error": (str | None, None), "failure": (str | None, None)},
+        **{"id": (str | None, None), "command": (words, []), "resumed": (list[shape("Resumption", event)], [])},  # type: ignore[misc]
+        **{"device": str, "best_epoch": count | None, "best_value": number, "tags": (list[Any], [])},
+        **{"name": (Any, None), "modes": (dict[str, Literal["min", "max"]], {}), "code": (code, None)},
+        **{"own_code": (dict[str, dict[str, str]] | None, None), "git": (code, None)},
+        **{"placement": (str | None, None), "chosen_on": (str | None, None), "layers": (list[Any], [])},
+        **{"examples": (dict[str, count | None], {}), "known": (metrics, {})},  # type: ignore[valid-type]
+    }
+    begun = {"monitor": str, "mode": Literal["min", "max"], "threads": Annotated[int, msgspec.Meta(ge=1)]}
+    never = {"monitor": (str | None, None), "mode": (str | None, None), "threads": (int | None, None)}
+    job = {"identity": str, "overrides": words, "settings": dict[str, str], "deaths": (list[facts], [])}  # type: ignore[valid-type]
+    job |= {"seed": (Any, None), "setting": (code, None), "choices": (dict[str, Any] | None, None)}
+    sweep = {"arguments": words, "hydra": (words, []), "config_dir": str | None, "swept": words, "base": facts}
+    sweep |= {"code": (code, None), "working_directory": (str, ""), "command": (words, []), "started": (str, "")}
+    sweep |= {"own_code": (dict[str, dict[str, str]] | None, None), "jobs": (list[facts], [])}  # type: ignore[valid-type]
+    _shapes.update(run=shape("Run", {**start, **begun}), never_began=shape("NeverBegan", {**start, **never}))
+    _shapes.update(job=shape("Job", job), sweep=shape("Sweep", sweep))
+    _shapes.update(epoch=dict[str, number | list[number]], words=list[str])  # type: ignore[valid-type]
+    return _shapes
+
+
+def read(path: Path, name: str) -> dict[str, Any]:
+    """The record in a file, in the named shape: "run", "job" or "sweep".
+
+    Raises:
+        FileNotFoundError: there is none.
+        BadRecord: it cannot be read, is not JSON, or lacks a key or has a wrong one.
+    """
+    try:
+        content = read_regular(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise BadRecord(f"{path}: cannot be read ({error.strerror or error})") from error
+    record = parsed(path, content)
+    if not isinstance(record, dict):
+        raise BadRecord(f"{path}: is not a {name}'s record: {kind_of(record)} instead of an object")
+    is_changed = not is_sealed(content)
+    record.pop("crc32", None)
+    shaped = "never_began" if name == "run" and record.get("config_yaml", "") is None else name
+    record = checked(path, record, shaped)
+    if is_changed:
+        notices.add(f"{path}: was changed since it was written (its crc32 is another); what it says may be wrong")
+    return record
+
+
+def parsed(path: Path, content: bytes) -> Any:
+    """What the bytes of a JSON file hold."""
+    import msgspec
+
+    try:
+        return msgspec.json.decode(content)
+    except RecursionError as error:
+        raise BadRecord(f"{path}: cannot be read (nested too deeply)") from error
+    except ValueError as error:
+        if isinstance(error, msgspec.DecodeError) and (b"Infinity" in content or b"NaN" in content):
+            try:  # job.json and sweep.json of before may hold what JSON has no words for, in a config
+                return json.loads(content)
+            except (ValueError, RecursionError):
+                pass
+        raise BadRecord(f"{path}: cannot be read ({error or 'not JSON'})") from error
+
+
+def checked(path: Path, record: dict[str, Any], name: str) -> dict[str, Any]:
+    """The record with the defaults of its shape.
+
+    Raises:
+        BadRecord: names the key that is missing or of a wrong kind.
+    """
+    import msgspec
+
+    shape = shapes()[name]
+    try:
+        made = msgspec.convert(record, shape)
+    except (ValueError, RecursionError) as error:
+        raise BadRecord(f"{path}: {wording(error)}") from error
+    defaults = {key: getattr(made, key) for key in shape.__struct_fields__ if key not in record}
+    if name in ("run", "never_began"):
+        check_finite(path, record)
+    return {**record, **defaults}
+
+
+def check_finite(path: Path, record: Mapping[str, Any]) -> None:
+    """Refuses figures that no run of ours writes: what is not finite is null in a record."""
+    figures = {key: record.get(key) for key in ("seconds", "best_value")}
+    figures |= {f"{which}.{key}": value for which in ("best", "last") for key, value in record[which].items()}
+    figures |= {f"test.{which}.{key}": v for which, values in record["test"].items() for key, v in values.items()}
+    for key, value in figures.items():
+        if value is not None and not abs(value) <= 1.8e308:
+            raise BadRecord(f"{path}: {key} is {str(value)[:20]}: not a finite number")
+
+
+def wording(error: BaseException) -> str:
+    """The library's message, without its signs for where in the record it is."""
+    return str(error).replace(" - at `$.", " at `").replace("`$.", "`")
+
+
+def kind_of(value: Any) -> str:
+    return {list: "a list", str: "a text", type(None): "null"}.get(type(value), "a number")
+
+
+def row(line: bytes, key: str) -> dict[str, Any] | None:
+    """A line of a .jsonl file as its row, counted by `key`; None: it is no row."""
+    import msgspec
+
+    try:
+        found = msgspec.json.decode(line, type=shapes()["epoch"])
+    except (ValueError, RecursionError):
+        return None
+    count = found.get(key)
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < 2**53:
+        return None
+    return found  # type: ignore[no-any-return]
+
+
+def write(path: Path, record: Mapping[str, Any]) -> None:
+    """Replaces a record durably, sealed with its CRC-32."""
+    whole = {key: value for key, value in record.items() if key != "crc32"}
+    body = json.dumps(whole, indent=2, default=str).encode().removesuffix(b"\n}")
+    write_atomically(path, body + SEAL + f"{zlib.crc32(body):08x}".encode() + END)
+
+
+def is_sealed(content: bytes) -> bool:
+    """Whether the bytes are what was written; true of a record of before there were seals."""
+    body, seal, rest = content.rpartition(SEAL)
+    if not seal:
+        return b'"crc32"' not in content
+    return rest == f"{zlib.crc32(body):08x}".encode() + END
