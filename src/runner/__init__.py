@@ -49,7 +49,9 @@ def load_model(run_dir: str | Path, which: str = "best") -> "Module":
 
 
 def runs(folder: str | Path = "outputs") -> list[dict[str, Any]]:
-    """Every run in a folder that can be read (the others are named on stderr) as a plain dict, ready for a DataFrame: path, state, config.*, best/*, test/best/*, ...
+    """Every run in a folder as a plain dict, ready for a DataFrame: path, state, config.*, best/*, test/best/*, ...
+
+    Runs that cannot be read are left out and named on stderr.
 
     Raises:
         runner.errors.InputError: no such folder, or no run in it.

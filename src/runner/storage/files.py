@@ -3,8 +3,8 @@
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 TEMPORARY = ".tmp"  # the ending of what a killed write leaves behind
 
@@ -12,7 +12,7 @@ TEMPORARY = ".tmp"  # the ending of what a killed write leaves behind
 KINDS = ((stat.S_ISDIR, "is a folder"), (stat.S_ISFIFO, "is a pipe"), (stat.S_ISSOCK, "is a socket"))
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Opens a file for reading. A pipe would make the reader wait for good, a device never end.
 
     Raises:
@@ -21,7 +21,7 @@ def open_regular(path: Path) -> BinaryIO:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
-        return os.fdopen(descriptor, "rb")
+        return open(descriptor, "rb")
     os.close(descriptor)
     raise not_a_file(path, mode)
 

@@ -96,8 +96,8 @@ def runs(folder: Path) -> list[dict[str, Any]]:
             bad.append(error)
     if not rows:
         raise bad[0]
-    for error in bad:
-        notices.add(f"left out: {error}")
+    for why in bad:
+        notices.add(f"left out: {why}")
     return rows
 
 

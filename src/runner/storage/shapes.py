@@ -33,9 +33,12 @@ def shapes() -> dict[str, Any]:
 
     import msgspec
 
-    count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-    number = float | int | None
-    words, facts, metrics = list[str], dict[str, Any], dict[str, number]  # type: ignore[valid-type]
+    # Types made at run time: mypy sees variables.
+    count: Any = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+    number: Any = float | int | None
+    words: Any = list[str]
+    facts: Any = dict[str, Any]
+    metrics: Any = dict[str, number]
     event = {"at": str, "epoch": count, "batch": count, "command": (words, []), "code": (facts | None, None)}
     event = {**event, "changes": (words, [])}
     state = Literal["running", "done", "failed", "interrupted"]
@@ -47,27 +50,50 @@ def shapes() -> dict[str, Any]:
 
     code = facts | None
     start = {
-        **{"state": state, "epochs": count, "epochs_done": count, "seconds": Annotated[float, msgspec.Meta(ge=0)]},
-        **{"config": facts, "config_source": (facts, {}), "config_yaml": str | None, "working_directory": str},
-        **{"best": metrics, "last": metrics, "test": dict[str, metrics], "packages": facts},  # type: ignore[valid-type]
-        **{"started": str, "ended": (str | None, None), "error": (str | None, None), "failure": (str | None, None)},
-        **{"id": (str | None, None), "command": (words, []), "resumed": (list[shape("Resumption", event)], [])},  # type: ignore[misc]
-        **{"device": str, "best_epoch": count | None, "best_value": number, "tags": (list[Any], [])},
-        **{"name": (Any, None), "modes": (dict[str, Literal["min", "max"]], {}), "code": (code, None)},
-        **{"own_code": (dict[str, dict[str, str]] | None, None), "git": (code, None)},
-        **{"placement": (str | None, None), "chosen_on": (str | None, None), "layers": (list[Any], [])},
-        **{"examples": (dict[str, count | None], {}), "known": (metrics, {})},  # type: ignore[valid-type]
+        "state": state,
+        "epochs": count,
+        "epochs_done": count,
+        "seconds": Annotated[float, msgspec.Meta(ge=0)],
+        "config": facts,
+        "config_source": (facts, {}),
+        "config_yaml": str | None,
+        "working_directory": str,
+        "best": metrics,
+        "last": metrics,
+        "test": dict[str, metrics],
+        "packages": facts,
+        "started": str,
+        "ended": (str | None, None),
+        "error": (str | None, None),
+        "failure": (str | None, None),
+        "id": (str | None, None),
+        "command": (words, []),
+        "resumed": (list[shape("Resumption", event)], []),  # type: ignore[misc]
+        "device": str,
+        "best_epoch": count | None,
+        "best_value": number,
+        "tags": (list[Any], []),
+        "name": (Any, None),
+        "modes": (dict[str, Literal["min", "max"]], {}),
+        "code": (code, None),
+        "own_code": (dict[str, dict[str, str]] | None, None),
+        "git": (code, None),
+        "placement": (str | None, None),
+        "chosen_on": (str | None, None),
+        "layers": (list[Any], []),
+        "examples": (dict[str, count | None], {}),
+        "known": (metrics, {}),
     }
     begun = {"monitor": str, "mode": Literal["min", "max"], "threads": Annotated[int, msgspec.Meta(ge=1)]}
     never = {"monitor": (str | None, None), "mode": (str | None, None), "threads": (int | None, None)}
-    job = {"identity": str, "overrides": words, "settings": dict[str, str], "deaths": (list[facts], [])}  # type: ignore[valid-type]
+    job = {"identity": str, "overrides": words, "settings": dict[str, str], "deaths": (list[facts], [])}
     job |= {"seed": (Any, None), "setting": (code, None), "choices": (dict[str, Any] | None, None)}
     sweep = {"arguments": words, "hydra": (words, []), "config_dir": str | None, "swept": words, "base": facts}
     sweep |= {"code": (code, None), "working_directory": (str, ""), "command": (words, []), "started": (str, "")}
-    sweep |= {"own_code": (dict[str, dict[str, str]] | None, None), "jobs": (list[facts], [])}  # type: ignore[valid-type]
+    sweep |= {"own_code": (dict[str, dict[str, str]] | None, None), "jobs": (list[facts], [])}
     _shapes.update(run=shape("Run", {**start, **begun}), never_began=shape("NeverBegan", {**start, **never}))
     _shapes.update(job=shape("Job", job), sweep=shape("Sweep", sweep))
-    _shapes.update(epoch=dict[str, number | list[number]], words=list[str])  # type: ignore[valid-type]
+    _shapes.update(epoch=dict[str, number | list[number]], words=list[str])
     return _shapes
 
 

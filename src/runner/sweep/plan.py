@@ -141,13 +141,19 @@ def run_of(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def is_of(job: Job, record: Mapping[str, Any], but: tuple[str, ...] = ("trainer.mode", "device.")) -> bool:
-    """Whether a folder's run is this job's, by what both know: a seed, and the same values at the keys that both have
-    (an older run lacks those that came later). The mode is filled in when a run is built.
+def is_of(job: Job, record: Mapping[str, Any], swept_only: bool = False) -> bool:
+    """Whether a folder's run is this job's: of one seed, and with the same values at the keys that both have (an older
+    run lacks those that came later), or at those only that are swept. The mode is filled in when a run is built.
     """
     theirs = setting_of(record["config"], record["config_source"])
     ours = setting_of(job.config, job.source)
-    common = [key for key in ours if key in theirs and not key.startswith(but)]
+    sources = flatten(record["config_source"]), flatten(job.source)  # what the data fills in has many forms
+    known = [key for key, value in ours.items() if key in theirs and value is not None]
+    common = [key for key in known if not any(is_open(source, key) for source in sources)]
+    common = [key for key in common if not key.startswith(("trainer.mode", "device."))]
+    if swept_only:  # a run may have been lengthened by hand
+        swept = tuple(f"{key}." for key in job.settings if key != "trainer.epochs")
+        common = [key for key in common if f"{key}.".startswith(swept)]
     if str(record["config"].get("seed")) != str(job.config.get("seed")):
         return False
     return all(digest(ours[key]) == digest(theirs[key]) for key in common)
@@ -186,7 +192,7 @@ def place_jobs(jobs: Sequence[Job], place: Path) -> None:
     taken = {*known}
     for job in jobs:
         name = by_identity.get(job.identity)
-        if name in runs and not is_of(job, runs[name], ("trainer.mode", "device.", "trainer.epochs")):
+        if name in runs and not is_of(job, runs[name], swept_only=True):
             notices.add(f"{place / name / 'job.json'}: its identity is another job's than its run's; not believed")
             name = None
         if name is None:

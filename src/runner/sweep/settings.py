@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.storage import records
-from runner.storage.provenance import code_changes
 from runner.storage.files import read_regular
+from runner.storage.provenance import code_changes
 from runner.storage.run_dir import RunDir
 from runner.storage.shapes import BadRecord
 from runner.sweep import plan
