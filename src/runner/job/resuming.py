@@ -56,7 +56,7 @@ def resume(
         InputError: no run, another process has it, no good checkpoint, or an override that would change the past.
     """
     run_dir = RunDir(path.absolute())
-    record = run_dir.read_run()
+    record = run_dir.read_run(is_to_be_opened=True)
     if never_began(record):
         raise InputError(f"{path}: never began ({record['error']}); start its sweep again, once that is mended")
     finished = f"{path}: finished, all {record['epochs']} epochs are done"
@@ -65,7 +65,7 @@ def resume(
         return record
     run_dir.lock()
     try:
-        record = run_dir.read_run()  # nobody else writes it from here on
+        record = run_dir.read_run(is_to_be_opened=True)  # nobody else writes it from here on
         config = overridden(record["config_yaml"], overrides)
         check_changes(path, record, OmegaConf.to_container(config), overrides)
         if record["state"] == "done" and config.trainer.epochs == record["config"]["trainer"]["epochs"]:

@@ -40,7 +40,7 @@ def open_saved(run_dir: Path, which: str) -> Saved:
     Raises:
         InputError: no run, or the checkpoint is missing, damaged or foreign.
     """
-    record = RunDir(run_dir).read_run()
+    record = RunDir(run_dir).read_run(is_to_be_opened=True)
     if never_began(record):
         raise InputError(f"{run_dir}: holds no run that began ({record['error']})")
     named = which in ("best", "last")

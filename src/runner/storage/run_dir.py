@@ -167,14 +167,14 @@ class RunDir:
     def write_run(self, record: Mapping[str, Any]) -> None:
         shapes.write(self.run_json, strict_json(record))
 
-    def read_run(self) -> dict[str, Any]:
-        """What run.json says.
+    def read_run(self, is_to_be_opened: bool = False) -> dict[str, Any]:
+        """What run.json says; to be opened: with all that it takes to build the run again.
 
         Raises:
             InputError: there is none, or it is not one.
         """
         try:
-            return shapes.read(self.run_json, "run")
+            return shapes.read(self.run_json, "whole" if is_to_be_opened else "run")
         except FileNotFoundError as error:
             raise InputError(f"{self.path}: holds no run (there is no {self.run_json.name})") from error
         except shapes.BadRecord as error:

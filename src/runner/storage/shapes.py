@@ -1,9 +1,9 @@
 """The written shape of every record on disk, and the one way in which records are read and written.
 
 Contract: a record is read whole or refused with one line that names the file and the key. What a shape does not name is
-kept as it is; what an older version did not write has a default here. A record ends with the CRC-32 of the bytes before
-it: where it is another, somebody else has changed the file, which is said (runner.notices). A record without one is
-from an older version.
+kept as it is; what an older version did not write has a default here. A record ends with a blank line of 32 spaces and
+tabs: the bits of the CRC-32 of what stands before, in a form that is no part of the JSON. Where it is another, the file
+has been damaged, which is said (runner.notices). A file without it is of an older version, or was written by other hands.
 """
 
 import json
@@ -16,8 +16,7 @@ from runner import notices
 from runner.errors import InputError
 from runner.storage.files import read_regular, write_atomically
 
-SEAL = b',\n  "crc32": "'
-END = b'"\n}\n'
+BITS = {"0": " ", "1": "\t"}
 _shapes: dict[str, Any] = {}
 
 
@@ -41,64 +40,75 @@ def shapes() -> dict[str, Any]:
     metrics: Any = dict[str, number]
     event = {"at": str, "epoch": count, "batch": count, "command": (words, []), "code": (facts | None, None)}
     event = {**event, "changes": (words, [])}
-    state = Literal["running", "done", "failed", "interrupted"]
+    state: Any = Literal["running", "done", "failed", "interrupted"]
+    mode: Any = Literal["min", "max"]
 
     def shape(name: str, fields: Mapping[str, Any]) -> Any:
         """Fields are types, or (type, default)."""
         made = [(key, *kind) if isinstance(kind, tuple) else (key, kind) for key, kind in fields.items()]
         return msgspec.defstruct(name, [tuple(field) for field in made], kw_only=True)
 
-    code = facts | None
-    start = {
+    # What a listing and a summary need of a run ...
+    listed: Any = {
         "state": state,
         "epochs": count,
         "epochs_done": count,
-        "seconds": Annotated[float, msgspec.Meta(ge=0)],
         "config": facts,
-        "config_source": (facts, {}),
-        "config_yaml": str | None,
-        "working_directory": str,
-        "best": metrics,
-        "last": metrics,
-        "test": dict[str, metrics],
-        "packages": facts,
-        "started": str,
-        "ended": (str | None, None),
-        "error": (str | None, None),
-        "failure": (str | None, None),
-        "id": (str | None, None),
-        "command": (words, []),
-        "resumed": (list[shape("Resumption", event)], []),  # type: ignore[misc]
-        "device": str,
-        "best_epoch": count | None,
+        "best_epoch": (count | None, None),
         "best_value": number,
         "tags": (list[Any], []),
         "name": (Any, None),
-        "modes": (dict[str, Literal["min", "max"]], {}),
-        "code": (code, None),
+        "seconds": (Annotated[float, msgspec.Meta(ge=0)] | None, None),
+        "test": (dict[str, metrics], {}),
+        "best": (metrics, {}),
+        "last": (metrics, {}),
+        "modes": (dict[str, mode], {}),
+        "known": (metrics, {}),
+        "started": (str, ""),
+        "ended": (str | None, None),
+        "error": (str | None, None),
+        "config_source": (facts, {}),
+        "failure": (str | None, None),
+        "id": (str | None, None),
+        "command": (words | None, None),
+        "resumed": (list[shape("Resumption", event)], []),
+        "code": (facts | None, None),  # type: ignore[misc]
         "own_code": (dict[str, dict[str, str]] | None, None),
-        "git": (code, None),
+        "git": (facts | None, None),
+        "packages": (facts, {}),
         "placement": (str | None, None),
-        "chosen_on": (str | None, None),
+        "chosen_on": (str, None),
         "layers": (list[Any], []),
         "examples": (dict[str, count | None], {}),
-        "known": (metrics, {}),
+        "device": (str, "cpu"),
+        "config_yaml": (str | None, msgspec.UNSET),
+        "working_directory": (str, ""),
+        "threads": (Annotated[int, msgspec.Meta(ge=1)] | None, None),
     }
-    begun = {"monitor": str, "mode": Literal["min", "max"], "threads": Annotated[int, msgspec.Meta(ge=1)]}
-    never = {"monitor": (str | None, None), "mode": (str | None, None), "threads": (int | None, None)}
+    listed["chosen_on"] = (str | None, None)
+    never = {**listed, "monitor": (str | None, None), "mode": (str | None, None)}
+    run = {**listed, "monitor": str, "mode": mode}
+    # ... and what it takes to open it again.
+    whole = {"config_yaml": str, "device": str, "threads": Annotated[int, msgspec.Meta(ge=1)]}
+    whole = {**run, **whole, "working_directory": str, "best_epoch": count | None, "seconds": listed["seconds"]}
     job = {"identity": str, "overrides": words, "settings": dict[str, str], "deaths": (list[facts], [])}
-    job |= {"seed": (Any, None), "setting": (code, None), "choices": (dict[str, Any] | None, None)}
+    job |= {"seed": (Any, None), "setting": (facts | None, None), "choices": (dict[str, Any] | None, None)}
     sweep = {"arguments": words, "hydra": (words, []), "config_dir": str | None, "swept": words, "base": facts}
-    sweep |= {"code": (code, None), "working_directory": (str, ""), "command": (words, []), "started": (str, "")}
+    sweep |= {
+        "code": (facts | None, None),
+        "working_directory": (str, ""),
+        "command": (words, []),
+        "started": (str, ""),
+    }
     sweep |= {"own_code": (dict[str, dict[str, str]] | None, None), "jobs": (list[facts], [])}
-    _shapes.update(run=shape("Run", {**start, **begun}), never_began=shape("NeverBegan", {**start, **never}))
+    _shapes.update(run=shape("Run", run), whole=shape("Whole", whole), never_began=shape("NeverBegan", never))
     _shapes.update(job=shape("Job", job), sweep=shape("Sweep", sweep))
     _shapes.update(epoch=dict[str, number | list[number]], words=list[str])
     return _shapes
 
 
 def read(path: Path, name: str) -> dict[str, Any]:
-    """The record in a file, in the named shape: "run", "job" or "sweep".
+    """The record in a file, in the named shape: "run", "whole" (a run to be opened again), "job" or "sweep".
 
     Raises:
         FileNotFoundError: there is none.
@@ -112,13 +122,12 @@ def read(path: Path, name: str) -> dict[str, Any]:
         raise BadRecord(f"{path}: cannot be read ({error.strerror or error})") from error
     record = parsed(path, content)
     if not isinstance(record, dict):
-        raise BadRecord(f"{path}: is not a {name}'s record: {kind_of(record)} instead of an object")
+        raise BadRecord(f"{path}: is no record of ours: {kind_of(record)} instead of an object")
     is_changed = not is_sealed(content)
-    record.pop("crc32", None)
-    shaped = "never_began" if name == "run" and record.get("config_yaml", "") is None else name
+    shaped = "never_began" if name in ("run", "whole") and record.get("config_yaml", "") is None else name
     record = checked(path, record, shaped)
     if is_changed:
-        notices.add(f"{path}: was changed since it was written (its crc32 is another); what it says may be wrong")
+        notices.add(f"{path}: was changed since it was written (its CRC-32 is another); what it says may be wrong")
     return record
 
 
@@ -153,9 +162,10 @@ def checked(path: Path, record: dict[str, Any], name: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise BadRecord(f"{path}: {wording(error)}") from error
     defaults = {key: getattr(made, key) for key in shape.__struct_fields__ if key not in record}
-    if name in ("run", "never_began"):
-        check_finite(path, record)
-    return {**record, **defaults}
+    whole = {**record, **{key: value for key, value in defaults.items() if value is not msgspec.UNSET}}
+    if name in ("run", "whole", "never_began"):
+        check_finite(path, whole)
+    return whole
 
 
 def check_finite(path: Path, record: Mapping[str, Any]) -> None:
@@ -193,14 +203,15 @@ def row(line: bytes, key: str) -> dict[str, Any] | None:
 
 def write(path: Path, record: Mapping[str, Any]) -> None:
     """Replaces a record durably, sealed with its CRC-32."""
-    whole = {key: value for key, value in record.items() if key != "crc32"}
-    body = json.dumps(whole, indent=2, default=str).encode().removesuffix(b"\n}")
-    write_atomically(path, body + SEAL + f"{zlib.crc32(body):08x}".encode() + END)
+    body = json.dumps(record, indent=2, default=str).encode() + b"\n"
+    write_atomically(path, body + seal(body))
+
+
+def seal(body: bytes) -> bytes:
+    return "".join(BITS[bit] for bit in f"{zlib.crc32(body):032b}").encode() + b"\n"
 
 
 def is_sealed(content: bytes) -> bool:
-    """Whether the bytes are what was written; true of a record of before there were seals."""
-    body, seal, rest = content.rpartition(SEAL)
-    if not seal:
-        return b'"crc32"' not in content
-    return rest == f"{zlib.crc32(body):08x}".encode() + END
+    """Whether the bytes are what was written; true of a record without a seal."""
+    body, line = content[:-33], content[-33:]
+    return line.strip() != b"" or line == seal(body)
