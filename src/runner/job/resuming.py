@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from runner.config.compose import overridden
 from runner.errors import InputError
@@ -26,7 +28,7 @@ from runner.storage.checkpoint import Damaged
 from runner.storage.files import fsync_directory
 from runner.storage.peek import peek, verify
 from runner.storage.records import flatten
-from runner.storage.rows import timeless
+from runner.storage.rows import strict_json, timeless
 from runner.storage.run_dir import RunDir, now
 from runner.train.events import Progress
 from runner.train.trainer import Trainer
@@ -66,7 +68,7 @@ def resume(
     run_dir.lock()
     try:
         record = run_dir.read_run(is_to_be_opened=True)  # nobody else writes it from here on
-        config = overridden(record["config_yaml"], overrides)
+        config = overridden(whole_config(run_dir, record), overrides)
         check_changes(path, record, OmegaConf.to_container(config), overrides)
         if record["state"] == "done" and config.trainer.epochs == record["config"]["trainer"]["epochs"]:
             return told(run_dir, record, OmegaConf.to_container(config), finished)
@@ -78,6 +80,27 @@ def resume(
             return train(config, run_dir, notes, resumed, on_batch, is_shown, stop_on)
     finally:
         run_dir.release()
+
+
+def whole_config(run_dir: RunDir, record: Mapping[str, Any]) -> str:
+    """config_yaml, which must hold what `config` holds.
+
+    Raises:
+        InputError: it is no config, or says something else than `config`.
+    """
+    text: str = record["config_yaml"]
+    try:
+        found = OmegaConf.to_container(OmegaConf.create(text))
+    except (ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
+        what = " ".join(str(error).split())[:200]
+        raise InputError(f"{run_dir.run_json}: config_yaml cannot be read ({what})") from error
+    ours, theirs = flatten(strict_json(found)), flatten(record["config"])
+    for key in {**ours, **theirs}:
+        if ours.get(key) != theirs.get(key):
+            raise InputError(
+                f"{run_dir.run_json}: {key} is {theirs.get(key)} in its config and {ours.get(key)} in its config_yaml"
+            )
+    return text
 
 
 def told(run_dir: RunDir, record: dict[str, Any], config: Any, finished: str) -> dict[str, Any]:
@@ -118,8 +141,9 @@ class Resumed:
         if self.state is not None:
             try:
                 trainer.state.load_state_dict(self.state)
-            except (KeyError, ValueError, RuntimeError, TypeError) as error:
-                raise InputError(f"{run_dir.path}: its checkpoint does not fit its config; {error}") from error
+            except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+                reason = f"has no {error}" if isinstance(error, KeyError) else f"does not fit its config; {error}"
+                raise InputError(f"{self.path}: {reason}") from error
         progress = trainer.progress
         for path in self.unusable:  # nothing is deleted; but no later start may take one of them for the newest
             os.replace(path, path.with_name(f"{path.name}{SET_ASIDE}-{time.time_ns()}"))

@@ -98,7 +98,11 @@ def say_changes(record: Mapping[str, Any]) -> None:
 def fitting(saved: Saved) -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:
+    except KeyError as error:
+        raise InputError(f"{saved.path}: has no {error}") from error
+    except (RuntimeError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         message = " ".join(str(error).split())
         raise InputError(f"{saved.path}: does not fit this run's model or loss; {message}") from error
 

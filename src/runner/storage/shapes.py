@@ -3,7 +3,7 @@
 Contract: a record is read whole or refused with one line that names the file and the key. What a shape does not name is
 kept as it is; what an older version did not write has a default here. A record ends with a blank line of 32 spaces and
 tabs: the bits of the CRC-32 of what stands before, in a form that is no part of the JSON. Where it is another, the file
-has been damaged, which is said (runner.notices). A file without it is of an older version, or was written by other hands.
+has been damaged, which is said (runner.notices). A file without it is of an older version, or by other hands.
 """
 
 import json
@@ -72,7 +72,7 @@ def shapes() -> dict[str, Any]:
         "id": (str | None, None),
         "command": (words | None, None),
         "resumed": (list[shape("Resumption", event)], []),
-        "code": (facts | None, None),  # type: ignore[misc]
+        "code": (facts | None, None),
         "own_code": (dict[str, dict[str, str]] | None, None),
         "git": (facts | None, None),
         "packages": (facts, {}),
