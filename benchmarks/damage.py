@@ -39,6 +39,7 @@ ON = (["resume", "runs/one", "trainer.epochs=3"], ["prune", "runs", "--dry-run"]
 VERIFY = (["verify", "runs/one", "--kills", "0"],)
 SWEEP_VERBS = (SWEEP, ["resume", "sweep"], [*SWEEP, "sweep.dry_run=true"], ["ls", "sweep", "--json"])
 SEARCH_VERBS = (SEARCH, ["resume", "search"])
+SAID = "lost|damaged|skipped|made good|differs|note|cannot be read|repeated|set-aside"
 Damage = tuple[str, str, Callable[[Path], None]]  # the file, what is done to it, the doing
 
 
@@ -236,7 +237,9 @@ def judge(damage: Damage, words: list[str], home: Path, good: tuple[int | None, 
     if [p for p in kept if not (p.exists() or p.is_symlink() or list(p.parent.glob(f"{p.name}.set-aside*")))]:
         return "data lost"
     if code == 0 and figures(out, words) != figures(good[1], words):
-        said = err.strip() or re.search(r"lost|damaged|made good|differs|note|cannot be read|repeated|set-aside", out)
+        said = err.strip() or re.search(
+            r"lost|damaged|skipped|made good|differs|note|cannot be read|repeated|set-aside", out
+        )
         return "said" if said else "silent difference"
     if code == 0:
         return "said" if err.strip() else "no effect"

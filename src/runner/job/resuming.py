@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from runner.config.compose import overridden
 from runner.errors import InputError
 from runner.job.changes import check_changes
-from runner.job.mending import check_owner, lost_steps, whole_rows
+from runner.job.mending import TO_GO_ON, check_keys, check_owner, lost_steps, whole_config, whole_rows
 from runner.job.own_code import as_it_was_started
 from runner.job.record import never_began
 from runner.job.run import OnBatch, train
@@ -28,7 +26,7 @@ from runner.storage.checkpoint import Damaged
 from runner.storage.files import fsync_directory
 from runner.storage.peek import peek, verify
 from runner.storage.records import flatten
-from runner.storage.rows import strict_json, timeless
+from runner.storage.rows import timeless
 from runner.storage.run_dir import RunDir, now
 from runner.train.events import Progress
 from runner.train.trainer import Trainer
@@ -80,27 +78,6 @@ def resume(
             return train(config, run_dir, notes, resumed, on_batch, is_shown, stop_on)
     finally:
         run_dir.release()
-
-
-def whole_config(run_dir: RunDir, record: Mapping[str, Any]) -> str:
-    """config_yaml, which must hold what `config` holds.
-
-    Raises:
-        InputError: it is no config, or says something else than `config`.
-    """
-    text: str = record["config_yaml"]
-    try:
-        found = OmegaConf.to_container(OmegaConf.create(text))
-    except (ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
-        what = " ".join(str(error).split())[:200]
-        raise InputError(f"{run_dir.run_json}: config_yaml cannot be read ({what})") from error
-    ours, theirs = flatten(strict_json(found)), flatten(record["config"])
-    for key in {**ours, **theirs}:
-        if ours.get(key) != theirs.get(key):
-            raise InputError(
-                f"{run_dir.run_json}: {key} is {theirs.get(key)} in its config and {ours.get(key)} in its config_yaml"
-            )
-    return text
 
 
 def told(run_dir: RunDir, record: dict[str, Any], config: Any, finished: str) -> dict[str, Any]:
@@ -233,6 +210,7 @@ def choose(run_dir: RunDir, record: dict[str, Any]) -> tuple[Resumed, list[str]]
     def facts_of(path: Path) -> Facts:
         peeked = peek(path)
         check_owner(path, peeked, record)
+        check_keys(path, peeked, TO_GO_ON)
         return Facts.of(peeked)
 
     good |= {path: facts for path in paths if (facts := tried(facts_of, path)) is not None}

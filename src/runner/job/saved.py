@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import InputError
 from runner.job import own_code
-from runner.job.mending import check_owner
+from runner.job.mending import WEIGHTS, check_keys, check_owner
 from runner.job.own_code import as_it_was_started
 from runner.job.record import never_began
 from runner.storage import checkpoint
@@ -50,6 +50,7 @@ def open_saved(run_dir: Path, which: str) -> Saved:
         raise InputError(f"which={which}: there is no {path}; this run has: {choices}")
     try:
         state = checkpoint.load(path)
+        check_keys(path, state, WEIGHTS)
         if named:
             check_owner(path, state, record)
         elif state.get("run_id") != record.get("id"):

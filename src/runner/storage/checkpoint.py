@@ -118,12 +118,6 @@ def of_known_format(path: Path, state: Any) -> dict[str, Any]:
         raise Damaged(
             f"{path}: has format version {state['format_version']}, this runner reads version {FORMAT_VERSION}"
         )
-    progress = state.get("progress")
-    if "model_state_dict" not in state or not isinstance(progress, dict):
-        raise Damaged(f"{path}: has no {'progress' if 'model_state_dict' in state else 'model_state_dict'}")
-    for key in ("epoch", "batch", "step", "best_epoch", "best_value"):
-        if key not in progress:
-            raise Damaged(f"{path}: its progress has no {key}")
     return state
 
 

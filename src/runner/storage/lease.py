@@ -8,6 +8,7 @@ one of this host never holds anybody up: here the kernel's lock, which is taken 
 import contextlib
 import errno
 import os
+import re
 import signal
 import socket
 import sys
@@ -47,7 +48,9 @@ def other_holder(path: Path, by_disk: bool = False) -> tuple[str, float] | None:
     """(who, seconds since it was heard of) where a process of another host holds the lease now, else None."""
     try:
         text = text_of(path)
-        if not text or text.split(",")[0] == f"host {socket.gethostname()}":
+        if not re.fullmatch(r"host \S+, pid \d+, [0-9a-f]+", text):  # nobody's: it holds nobody up
+            return None
+        if text.split(",")[0] == f"host {socket.gethostname()}":
             return None
         age = _age(path, by_disk)
     except OSError:

@@ -48,6 +48,7 @@ def shapes() -> dict[str, Any]:
         made = [(key, *kind) if isinstance(kind, tuple) else (key, kind) for key, kind in fields.items()]
         return msgspec.defstruct(name, [tuple(field) for field in made], kw_only=True)
 
+    resumption: Any = shape("Resumption", event)
     # What a listing and a summary need of a run ...
     listed: Any = {
         "state": state,
@@ -71,7 +72,7 @@ def shapes() -> dict[str, Any]:
         "failure": (str | None, None),
         "id": (str | None, None),
         "command": (words | None, None),
-        "resumed": (list[shape("Resumption", event)], []),
+        "resumed": (list[resumption], []),
         "code": (facts | None, None),
         "own_code": (dict[str, dict[str, str]] | None, None),
         "git": (facts | None, None),
