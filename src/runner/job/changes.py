@@ -5,9 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+import yaml
 
 from runner.config.compose import quoted
 from runner.errors import InputError
@@ -57,10 +55,10 @@ def own_overrides(run_dir: Path) -> list[str]:
     path = run_dir / ".hydra" / "overrides.yaml"
     try:
         text = read_regular(path).decode()
-        words = OmegaConf.to_container(OmegaConf.create(text)) if text.strip() else []
+        words = yaml.safe_load(text) or []
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from error
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise InputError(f"{path}: must be a list of overrides")

@@ -7,6 +7,7 @@ has been damaged, which is said (runner.notices). A file without it is of an old
 """
 
 import json
+import sys
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -175,7 +176,7 @@ def check_finite(path: Path, record: Mapping[str, Any]) -> None:
     figures |= {f"{which}.{key}": value for which in ("best", "last") for key, value in record[which].items()}
     figures |= {f"test.{which}.{key}": v for which, values in record["test"].items() for key, v in values.items()}
     for key, value in figures.items():
-        if value is not None and not abs(value) <= 1.8e308:
+        if value is not None and not abs(value) <= sys.float_info.max:
             raise BadRecord(f"{path}: {key} is {str(value)[:20]}: not a finite number")
 
 
@@ -196,6 +197,8 @@ def row(line: bytes, key: str) -> dict[str, Any] | None:
         found = msgspec.json.decode(line, type=shapes()["epoch"])
     except (ValueError, RecursionError):
         return None
+    if any(abs(value) > sys.float_info.max for value in found.values() if isinstance(value, int)):
+        return None  # json has integers of any length
     count = found.get(key)
     if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < 2**53:
         return None
