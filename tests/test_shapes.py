@@ -295,3 +295,27 @@ def test_a_search_has_one_objective():
 
     with pytest.raises(InputError, match="trainer.monitor=.*one objective"):
         direction({"trainer": {"monitor": ["val/loss", "val/accuracy"], "mode": None}})
+
+
+def test_a_running_run_of_another_user_is_seen_to_run(folder, monkeypatch):
+    place = folder / "s1"
+    edit(place / "run.json", state="running")
+    code = "import sys, time; from pathlib import Path; from runner.storage import lock\n"
+    code += "lock.take(Path(sys.argv[1]), 'x'); print(1, flush=True); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", code, str(place / "run.lock")], stdout=subprocess.PIPE)
+    try:
+        assert child.stdout is not None and child.stdout.readline()
+        real = os.open
+
+        def readable(path, flags, *rest, **more):
+            if Path(path) == place / "run.lock" and flags & os.O_RDWR:
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path, flags, *rest, **more)
+
+        monkeypatch.setattr(os, "open", readable)
+        assert records.read(place)["state"] == "running"
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+    assert records.read(place)["state"] == "killed"
