@@ -14,6 +14,7 @@ SRC = Path(__file__).parents[1] / "src"
 ROOMS = {
     "errors": "",
     "tables": "",
+    "notices": "",
     "processes": "errors",
     "torch_adapter": "",
     "seeding": "errors",
@@ -27,15 +28,15 @@ ROOMS = {
     "data": "errors seeding",
     # the rooms
     "config": "errors",
-    "storage": "errors",
+    "storage": "errors notices",
     "batches": "errors processes torch_adapter seeding augment data",
     "train": "errors processes torch_adapter seeding losses metrics storage batches",
     "job": "errors processes torch_adapter seeding device models losses schedulers metrics data"
     " config storage batches train",
-    "sweep": "errors tables processes seeding batches config storage job",
+    "sweep": "errors notices tables processes seeding batches config storage job",
     "cli": "errors tables config storage train job sweep",
-    "__init__": "errors storage job",
-    "__main__": "errors cli",
+    "__init__": "errors notices storage job",
+    "__main__": "errors notices cli",
     "hydra_plugins": "errors sweep",
 }
 

@@ -20,7 +20,9 @@ def main() -> None:
     prepare_streams()
     try:
         find_own_modules()
-        sys.exit(dispatch(sys.argv[1:]))
+        code = dispatch(sys.argv[1:])
+        say_notices()
+        sys.exit(code)
     except InputError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
@@ -38,10 +40,21 @@ def main() -> None:
     except Exception as error:
         if getattr(error, "is_logged", False):
             sys.exit(1)  # the run's log has said it, on the screen too
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if isinstance(error, OSError) and error.errno in SAID_BY_THE_SYSTEM:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
         raise
+
+
+# What a disk or another user's files answer: one line, and no traceback of ours.
+SAID_BY_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EIO)
+
+
+def say_notices() -> None:
+    from runner import notices
+
+    for line in notices.take():
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def prepare_streams() -> None:

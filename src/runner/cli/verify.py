@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> int:
     run_dir, kills = RunDir(arguments.run_dir), arguments.kills
-    record = run_dir.read_run()
+    record = run_dir.read_run(is_to_be_opened=True)
     if kills < 0:
         raise InputError(f"--kills {kills}: must not be negative")
     if record["state"] != "done":

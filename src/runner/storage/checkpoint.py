@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import torch
 
 from runner.errors import InputError
-from runner.storage.files import TEMPORARY, fsync_directory
+from runner.storage.files import TEMPORARY, fsync_directory, open_regular, read_regular
 
 FORMAT_VERSION = 1
 MAGIC = b"\nrunner-sha256:"
@@ -99,7 +99,7 @@ def load(path: Path) -> dict[str, Any]:
         Damaged: unreadable, truncated, changed, not ours, or of an unknown format version.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise Damaged(f"{path}: cannot be read ({error.strerror})") from error
     body, trailer = content[:-TRAILER_LENGTH], content[-TRAILER_LENGTH:]
@@ -146,7 +146,7 @@ def read_weights(path: Path) -> dict[str, Any]:
     if path.is_dir():
         raise InputError(f"model_weights={path}: is a folder; a run's last weights are init_from={path}")
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - TRAILER_LENGTH))
             is_ours = file.read().startswith(MAGIC)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from runner.job import own_code
 from runner.processes import stop_signals
 from runner.storage import provenance, records
 from runner.storage.run_dir import RunDir, now, resume_command
+from runner.storage.shapes import BadRecord
 from runner.sweep import plan, show, summary
 from runner.sweep.combine import compose_jobs, task_config
 from runner.sweep.plan import Job
@@ -105,7 +107,7 @@ def code_of(jobs: Sequence[Job]) -> dict[str, Any]:
 
 def latest_code(record: Mapping[str, Any]) -> Any:
     """The code that a run was last continued with, or began with."""
-    return next((event["code"] for event in reversed(record["resumed"]) if "code" in event), record.get("code"))
+    return next((event["code"] for event in reversed(record["resumed"]) if event.get("code")), record.get("code"))
 
 
 def sweep_facts(
@@ -177,13 +179,22 @@ def finished_state(job: Job, code: Any) -> tuple[str | None, str | None]:
     run_dir = RunDir(job.folder)
     if not run_dir.run_json.exists():
         return None, None
-    record = run_dir.read_run()
+    try:
+        record = run_dir.read_run()
+    except BadRecord as error:
+        return "failed", f"{error}; {way_out(job.folder)}"
     if record["state"] == "done":
         return "done", None
     diverged = record["state"] == "failed" and record.get("failure") == "diverged"
     if diverged and not provenance.code_changes(latest_code(record), code):
         return "failed", record["error"]
     return None, None
+
+
+def way_out(folder: Path) -> str:
+    """What to do with a job whose record cannot be read: the others go on without it."""
+    aside = shlex.quote(f"{folder}{plan.SET_ASIDE}")
+    return f"put run.json back, or train it again: mv {shlex.quote(str(folder))} {aside}, and the same command"
 
 
 def outcome_of_return(job: Any) -> dict[str, Any]:
@@ -236,8 +247,11 @@ def job_rows(place: Path) -> list[dict[str, Any]]:
         run_dir = RunDir(place / name)
         row = {"name": name, "settings": known["settings"], "overrides": known["overrides"], "state": "planned"}
         if run_dir.run_json.exists():
-            record = run_dir.read_run()
-            row |= {"state": records.state_of(run_dir, record), "error": record.get("error")}
+            try:
+                record = run_dir.read_run()
+                row |= {"state": records.state_of(run_dir, record), "error": record["error"]}
+            except BadRecord as error:
+                row |= {"state": "failed", "error": str(error)}
         rows.append({**row, "deaths": known["deaths"]})
     return rows
 
@@ -284,7 +298,10 @@ def show_plan(jobs: Sequence[Job], place: Path, said: Sequence[str]) -> None:
     rows = []
     for job in jobs:
         run_dir = RunDir(job.folder)
-        state = records.state_of(run_dir, run_dir.read_run()) if run_dir.run_json.exists() else "new"
+        try:
+            state = records.state_of(run_dir, run_dir.read_run()) if run_dir.run_json.exists() else "new"
+        except BadRecord:
+            state = "unreadable"
         rows.append([job.name, " ".join(job.overrides), state])
     print(table(["folder", "overrides", "state"], rows))
     for line in said:
