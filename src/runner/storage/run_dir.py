@@ -17,7 +17,7 @@ from typing import Any
 
 from runner.errors import Held, InputError
 from runner.storage import lock
-from runner.storage.files import write_atomically
+from runner.storage.files import make_directory, write_atomically
 from runner.storage.lease import Lease, Taken, other_holder
 from runner.storage.rows import Rows, strict_json
 
@@ -71,7 +71,7 @@ class RunDir:
         """
         try:
             self.before = set(self.path.rglob("*")) if self.path.exists() else None
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_directory(self.path)
             self.check_free()
             self.lock()
         except OSError as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
-from runner.storage.files import write_atomically
+from runner.storage.files import make_directory, write_atomically
 from runner.storage.provenance import code_changes
 from runner.storage.records import flatten
 
@@ -161,7 +161,7 @@ def place_jobs(jobs: Sequence[Job], place: Path) -> None:
 
 def write_job(job: Job) -> None:
     """Leaves in the job's folder what the plan knows of it."""
-    job.folder.mkdir(parents=True, exist_ok=True)
+    make_directory(job.folder)
     path = job.folder / "job.json"
     before = json.loads(path.read_text()) if path.exists() else {"deaths": []}
     record = {**before, "identity": job.identity, "overrides": job.overrides, "settings": job.settings}
