@@ -34,7 +34,7 @@ Names = dict[str, dict[str, int]]  # directory -> name -> file; a directory's ow
 
 @dataclass
 class Moment:
-    """What there is, what is asked of the disk (one file, by number, or one directory, by path) and what was promised."""
+    """What there is, what is asked of the disk (a file, by number, or a directory, by path) and what was promised."""
 
     names: Names
     contents: dict[int, bytes]
