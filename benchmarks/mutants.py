@@ -30,7 +30,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="mutants at once (default: 2)")
     options = parser.parse_args()
     if not answers():
-        subprocess.run(["mutmut", "run", "none.of.them"], check=False)  # makes them all, and sees which tests reach them
+        subprocess.run(
+            ["mutmut", "run", "none.of.them"], check=False
+        )  # makes them all, and sees which tests reach them
     names = sorted(answers())
     chosen = random.Random(options.seed).sample(names, min(options.sample, len(names)))
     subprocess.run(["mutmut", "run", "--max-children", str(options.jobs), *chosen], check=True)
