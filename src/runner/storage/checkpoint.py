@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import torch
 
 from runner.errors import InputError
-from runner.storage.files import TEMPORARY, fsync_directory, open_regular, read_regular
+from runner.storage.files import TEMPORARY, fsync_directory, make_directory, open_regular, read_regular
 
 FORMAT_VERSION = 1
 MAGIC = b"\nrunner-sha256:"
@@ -210,7 +210,7 @@ class Checkpoints:
 
     def open(self, directory: Path) -> None:
         """Takes a run's directory, and removes what a killed write left there."""
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         for leftover in directory.glob(f"*{TEMPORARY}"):
             leftover.unlink()
         self.directory = directory

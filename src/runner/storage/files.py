@@ -44,6 +44,16 @@ def fsync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def make_directory(directory: Path) -> None:
+    """Makes a directory and what is missing above it; durable when it returns: a folder's own fsync keeps its files,
+    but not its name in the folder above.
+    """
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        fsync_directory(path.parent)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Replaces path's content as a whole or not at all; durable when it returns."""
     temporary = path.with_name(path.name + TEMPORARY)

@@ -9,7 +9,7 @@ from typing import Any
 
 from runner.errors import InputError
 from runner.storage import shapes
-from runner.storage.files import read_regular, write_atomically
+from runner.storage.files import fsync_directory, read_regular, write_atomically
 
 
 def strict_json(value: Any) -> Any:
@@ -40,6 +40,7 @@ class Rows:
 
     def __init__(self, path: Path, key: str) -> None:
         self.path, self.key = path, key
+        self.is_name_durable = False
 
     def append(self, row: Mapping[str, Any], durable: bool = True) -> None:
         """Adds a row; durable: it outlives a power cut once this returns."""
@@ -48,12 +49,21 @@ class Rows:
             file.flush()
             if durable:
                 os.fsync(file.fileno())
+        if durable:
+            self._keep_name()
 
     def sync(self) -> None:
         """Makes all rows durable."""
         if self.path.exists():
             with open(self.path, "rb") as file:
                 os.fsync(file.fileno())
+            self._keep_name()
+
+    def _keep_name(self) -> None:
+        """Once: a file's own fsync keeps its content, but not a new file's name in its folder."""
+        if not self.is_name_durable:
+            fsync_directory(self.path.parent)
+            self.is_name_durable = True
 
     def read(self) -> list[dict[str, Any]]:
         """The rows up to the first line that is none: a power cut may leave anything behind the durable ones. No file:

@@ -17,7 +17,7 @@ from typing import Any
 
 from runner.errors import Held, InputError
 from runner.storage import lock, shapes
-from runner.storage.files import not_a_file, read_regular
+from runner.storage.files import make_directory, not_a_file, read_regular
 from runner.storage.lease import Lease, Taken, other_holder
 from runner.storage.rows import Rows, strict_json
 
@@ -72,7 +72,7 @@ class RunDir:
         """
         try:
             self.before = set(self.path.rglob("*")) if self.path.exists() else None
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_directory(self.path)
             self.check_free()
             self.lock()
         except OSError as error:

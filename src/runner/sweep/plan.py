@@ -18,6 +18,7 @@ from typing import Any
 from runner import notices
 from runner.errors import InputError
 from runner.storage import shapes
+from runner.storage.files import make_directory
 from runner.storage.provenance import code_changes
 from runner.storage.records import flatten
 from runner.storage.run_dir import RunDir
@@ -218,7 +219,7 @@ def is_unknown(folder: Path, known: Mapping[str, Any]) -> bool:
 
 def write_job(job: Job) -> None:
     """Leaves in the job's folder what the plan knows of it."""
-    job.folder.mkdir(parents=True, exist_ok=True)
+    make_directory(job.folder)
     path = job.folder / "job.json"
     before = read_job(path)
     record = {**before, "identity": job.identity, "overrides": job.overrides, "settings": job.settings}

@@ -18,9 +18,8 @@ from runner.storage.run_dir import RunDir, now
 from runner.sweep import plan
 from runner.sweep.combine import compose_job
 from runner.sweep.plan import Job
+from runner.sweep.ready import check_launcher, check_new
 from runner.sweep.run import (
-    check_launcher,
-    check_new,
     code_of,
     finish,
     locked,
