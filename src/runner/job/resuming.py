@@ -19,6 +19,7 @@ from runner.job.own_code import as_it_was_started
 from runner.job.record import never_began
 from runner.job.run import OnBatch, train
 from runner.job.saved import keep_placement
+from runner.printable import say
 from runner.processes import STOP_SIGNALS
 from runner.storage import checkpoint, identity, provenance
 from runner.storage.checkpoint import Damaged
@@ -58,7 +59,7 @@ def resume(
         raise InputError(f"{path}: never began ({record['error']}); start its sweep again, once that is mended")
     finished = f"{path}: finished, all {record['epochs']} epochs are done"
     if record["state"] == "done" and not overrides:
-        print(finished)
+        say(finished)
         return record
     run_dir.lock()
     try:
@@ -66,7 +67,7 @@ def resume(
         config = overridden(record["config_yaml"], overrides)
         check_changes(path, record, OmegaConf.to_container(config), overrides)
         if record["state"] == "done" and config.trainer.epochs == record["config"]["trainer"]["epochs"]:
-            print(finished)
+            say(finished)
             return record
         keep_placement(config, record)
         resumed, notes = choose(run_dir, record)

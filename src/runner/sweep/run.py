@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from runner.errors import InputError, Interrupted
 from runner.job import own_code
+from runner.printable import say
 from runner.processes import stop_signals
 from runner.storage import provenance, records
 from runner.storage.run_dir import RunDir, now, resume_command
@@ -286,7 +286,5 @@ def show_plan(jobs: Sequence[Job], place: Path, said: Sequence[str]) -> None:
         run_dir = RunDir(job.folder)
         state = records.state_of(run_dir, run_dir.read_run()) if run_dir.run_json.exists() else "new"
         rows.append([job.name, " ".join(job.overrides), state])
-    print(table(["folder", "overrides", "state"], rows))
-    for line in said:
-        print(line)
-    print(f"{len(jobs)} jobs in {place}; nothing was run (sweep.dry_run=true)", file=sys.stdout)
+    say(*table(["folder", "overrides", "state"], rows).splitlines(), *said)
+    say(f"{len(jobs)} jobs in {place}; nothing was run (sweep.dry_run=true)")
