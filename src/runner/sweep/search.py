@@ -68,7 +68,7 @@ def search(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
             raise
         facts = sweep_facts(sweeper, arguments, list(space), base, code, [first])
         jobs, outcomes, stopped_by = run_trials(sweeper, Trials(study, space), fixed, place, facts)
-        say(Trials(study, space), place)
+        conclude(Trials(study, space), place)
         return finish(jobs, place, facts, (outcomes, stopped_by))
 
 
