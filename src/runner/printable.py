@@ -41,7 +41,7 @@ def escaped(char: str) -> str:
 
 def printable_lines(text: str) -> str:
     """A text of several lines that are meant: a traceback, another library's message."""
-    return printable(text, kept="\n\t")
+    return printable(text.expandtabs(4), kept="\n")
 
 
 def say(*lines: Any, file: TextIO | None = None, flush: bool = False) -> None:
