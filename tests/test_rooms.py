@@ -13,7 +13,8 @@ SRC = Path(__file__).parents[1] / "src"
 # are named behind it, all of which stand above its own line here: so no arrow runs up, and none in a circle.
 ROOMS = {
     "errors": "",
-    "tables": "",
+    "printable": "",
+    "tables": "printable",
     "notices": "",
     "processes": "errors",
     "torch_adapter": "",
@@ -28,15 +29,15 @@ ROOMS = {
     "data": "errors seeding",
     # the rooms
     "config": "errors",
-    "storage": "errors notices",
+    "storage": "errors notices printable",
     "batches": "errors processes torch_adapter seeding augment data",
     "train": "errors processes torch_adapter seeding losses metrics storage batches",
     "job": "errors processes torch_adapter seeding device models losses schedulers metrics data"
-    " config storage batches train",
-    "sweep": "errors notices tables processes seeding batches config storage job",
-    "cli": "errors tables config storage train job sweep",
-    "__init__": "errors notices storage job",
-    "__main__": "errors notices cli",
+    " printable config storage batches train",
+    "sweep": "errors notices printable tables processes seeding batches config storage job",
+    "cli": "errors printable tables config storage train job sweep",
+    "__init__": "errors notices printable storage job",
+    "__main__": "errors notices printable cli",
     "hydra_plugins": "errors sweep",
 }
 
@@ -126,6 +127,15 @@ HYDRA_USERS = {  # the modules that import Hydra's public names
     *("config/compose.py", "config/hydra_adapter.py", "job/instantiate.py", "sweep/combine.py", "sweep/multirun.py"),
     *("sweep/run.py", "sweep/space.py"),
 }
+
+
+def test_only_one_file_prints_and_what_it_prints_is_shown_escaped():
+    users = set()
+    for path in module_files():
+        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        if any(isinstance(called, ast.Name) and called.id == "print" for called in calls):
+            users.add(str(path.relative_to(SRC / "runner")))
+    assert users == {"printable.py"}
 
 
 def test_hydra_is_imported_by_the_entry_of_configs_instantiate_and_the_sweep_only():

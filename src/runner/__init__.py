@@ -57,11 +57,12 @@ def runs(folder: str | Path = "outputs") -> list[dict[str, Any]]:
         runner.errors.InputError: no such folder, or no run in it.
     """
     from runner import notices
+    from runner.printable import say
     from runner.storage.records import runs as read_runs
 
     found = read_runs(Path(folder))
     for line in notices.take():
-        print(f"warning: {line}", file=sys.stderr)
+        say(f"warning: {line}", file=sys.stderr)
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from runner.errors import InputError
 from runner.job import own_code
+from runner.printable import say
 from runner.storage import provenance
 from runner.storage.rows import timeless
 from runner.storage.run_dir import RunDir
@@ -52,15 +53,15 @@ def main(arguments: argparse.Namespace) -> int:
     if record["state"] != "done":
         raise InputError(f"{run_dir.path}: is {record['state']}; only a finished run can be verified")
     for change in [*provenance.environment_changes(record, provenance.environment()), *own_code.changed(record)]:
-        print(f"note: {change}: other bits are to be expected")
+        say(f"note: {change}: other bits are to be expected")
     with tempfile.TemporaryDirectory(prefix="runner-verify-") as folder:
         again = RunDir(Path(folder, "run"))
         train_again(record, again, kills, random.Random(arguments.seed))
         difference = next(differences(run_dir, again), None)
     if difference is not None:
-        print(f"{run_dir.path}: differs: {difference}")
+        say(f"{run_dir.path}: differs: {difference}")
         return 1
-    print(f"{run_dir.path}: equal in every bit of its weights and metrics, after {kills} kills")
+    say(f"{run_dir.path}: equal in every bit of its weights and metrics, after {kills} kills")
     return 0
 
 
@@ -77,7 +78,7 @@ def train_again(record: dict[str, Any], again: RunDir, kills: int, rng: random.R
         if (step and done.returncode != -signal.SIGKILL) or (not step and done.returncode != 0):
             raise InputError(f"{again.path}: training again ended with {done.returncode}; {done.stdout.strip()}")
         if step:
-            print(f"killed at step {step} of {total}", flush=True)
+            say(f"killed at step {step} of {total}", flush=True)
 
 
 def differences(one: RunDir, two: RunDir) -> Iterator[str]:

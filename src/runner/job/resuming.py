@@ -20,6 +20,7 @@ from runner.job.own_code import as_it_was_started
 from runner.job.record import never_began
 from runner.job.run import OnBatch, train
 from runner.job.saved import keep_placement
+from runner.printable import say
 from runner.processes import STOP_SIGNALS
 from runner.storage import checkpoint, identity, provenance
 from runner.storage.checkpoint import Damaged
@@ -61,7 +62,7 @@ def resume(
         raise InputError(f"{path}: never began ({record['error']}); start its sweep again, once that is mended")
     finished = f"{path}: finished, all {record['epochs']} epochs are done"
     if record["state"] == "done" and not overrides:
-        print(finished)
+        say(finished)
         return record
     run_dir.lock()
     try:
@@ -97,7 +98,7 @@ def told(run_dir: RunDir, record: dict[str, Any], config: Any, finished: str) ->
     said = [f"; {', '.join(f'{key}={json.dumps(config[key])}' for key in words)} written to run.json"] if words else []
     if useless := [key for key in changed if key not in ABOUT]:
         said.append(f"; nothing is left to be done with {', '.join(useless)}")
-    print(finished + "".join(said))
+    say(finished + "".join(said))
     return record
 
 

@@ -17,6 +17,7 @@ import time
 import uuid
 from pathlib import Path
 
+from runner.printable import say
 from runner.storage.files import read_regular
 
 BEAT_SECONDS = 10.0
@@ -120,7 +121,7 @@ class Lease:
             except OSError:
                 continue
             if text and text != self.text:  # this host slept so long that another one took the folder over
-                print(f"{self.path}: now held by {text}; this process ends at once", file=sys.stderr, flush=True)
+                say(f"{self.path}: now held by {text}; this process ends at once", file=sys.stderr, flush=True)
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def is_mine(self) -> bool:

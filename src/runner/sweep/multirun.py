@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from runner.config import hydra_adapter
 from runner.config.compose import CONFIG_NAME, compose, make_hydra, own_hydra, quoted, set_up
 from runner.errors import InputError
+from runner.printable import say
 from runner.storage.records import flatten
 
 
@@ -37,7 +38,7 @@ def resume(place: Path, record: Mapping[str, Any], overrides: Sequence[str]) -> 
     """Runs a sweep's own command again in its folder, with the defaults that it was begun with."""
     kept = kept_defaults(record)
     for word in kept:
-        print(f"{word}: as this sweep was begun; the default has changed since")
+        say(f"{word}: as this sweep was begun; the default has changed since")
     words = [*record["arguments"], *record.get("hydra", []), quoted("hydra.sweep.dir", str(place)), *kept, *overrides]
     return multirun(words, record["config_dir"])
 

@@ -3,7 +3,6 @@
 import logging
 import os
 import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from runner.errors import InputError, Interrupted
 from runner.job import own_code
+from runner.printable import say
 from runner.processes import stop_signals
 from runner.storage import provenance, records
 from runner.storage.run_dir import RunDir, now, resume_command
@@ -264,7 +264,5 @@ def show_plan(jobs: Sequence[Job], place: Path, said: Sequence[str]) -> None:
         except BadRecord:
             state = "unreadable"
         rows.append([job.name, " ".join(job.overrides), state])
-    print(table(["folder", "overrides", "state"], rows))
-    for line in said:
-        print(line)
-    print(f"{len(jobs)} jobs in {place}; nothing was run (sweep.dry_run=true)", file=sys.stdout)
+    say(*table(["folder", "overrides", "state"], rows).splitlines(), *said)
+    say(f"{len(jobs)} jobs in {place}; nothing was run (sweep.dry_run=true)")

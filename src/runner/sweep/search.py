@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runner.errors import InputError
+from runner.printable import say
 from runner.storage.files import read_regular, write_atomically
 from runner.storage.run_dir import RunDir, now
 from runner.sweep import plan
@@ -53,8 +54,8 @@ def search(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
     make_sampler(sweeper.sampler, 0, int(first.config["seed"]))
     if options.dry_run:
         for key, distribution in space.items():
-            print(f"{key}: {distribution}")
-        print(f"up to {sweeper.n_trials} trials in {place}; nothing was run (sweep.dry_run=true)")
+            say(f"{key}: {distribution}")
+        say(f"up to {sweeper.n_trials} trials in {place}; nothing was run (sweep.dry_run=true)")
         return []
     is_new = not place.exists()
     with locked(place), screen():
@@ -66,7 +67,7 @@ def search(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
             raise
         facts = sweep_facts(sweeper, arguments, list(space), base, code, [first])
         jobs, outcomes, stopped_by = run_trials(sweeper, Trials(study, space), fixed, place, facts)
-        say(Trials(study, space), place)
+        conclude(Trials(study, space), place)
         return finish(jobs, place, facts, (outcomes, stopped_by))
 
 
@@ -238,7 +239,7 @@ def importances(study: Any) -> dict[str, float]:
     return {key: float(value) for key, value in found.items()}
 
 
-def say(trials: Trials, place: Path) -> None:
+def conclude(trials: Trials, place: Path) -> None:
     """Writes study.json, and logs the best trial and the importances."""
     from optuna.trial import TrialState
 
