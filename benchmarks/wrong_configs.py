@@ -236,7 +236,9 @@ def by_group(rng: random.Random) -> Iterator[Case]:
             shown = value if key in first else value.strip("'[]").split(",")[0]
             yield Case("a null's value", [f"{key}={value}"], [key, shown.strip("'")])
     for alias, meant in ALIASES.items():
-        yield Case("another library's name", [alias if "=" in alias else f"{alias}=1"], [alias, f"did you mean {meant}"])
+        yield Case(
+            "another library's name", [alias if "=" in alias else f"{alias}=1"], [alias, f"did you mean {meant}"]
+        )
 
 
 def combinations() -> Iterator[Case]:
@@ -378,7 +380,11 @@ YAMLS: list[tuple[str, str, list[str]]] = [  # group, text, what is named
     ("optimizer", "_target_: torch.optim.Adam\n_partial_: true\nbetas: 0.9\n", ["optimizer.betas=0.9"]),
     ("optimizer", "_target_: torch.optim.Adam\n_partial_: true\nbetas: [0.9]\n", ["optimizer.betas=[0.9]"]),
     ("optimizer", "_target_: torch.optim.Adam\n_partial_: true\namsgrad: 1\n", ["optimizer.amsgrad=1"]),
-    ("optimizer", "_target_: torch.optim.Adam\n_partial_: true\nlr: ${optimiser.lr}\n", ["optimizer.lr", "optimiser.lr"]),
+    (
+        "optimizer",
+        "_target_: torch.optim.Adam\n_partial_: true\nlr: ${optimiser.lr}\n",
+        ["optimizer.lr", "optimiser.lr"],
+    ),
     ("optimizer", "_target_: mine.Model\n_partial_: true\n", ["optimizer"]),
     ("scheduler", "_target_: torch.optim.lr_scheduler.StepLR\nstep_size: 1\n", ["scheduler._partial_"]),
     ("scheduler", "_target_: torch.optim.lr_scheduler.StepLR\n_partial_: true\nstep_size: 1.5\n", ["step_size=1.5"]),

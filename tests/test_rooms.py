@@ -14,6 +14,7 @@ SRC = Path(__file__).parents[1] / "src"
 ROOMS = {
     "errors": "",
     "tables": "",
+    "values": "",
     "processes": "errors",
     "torch_adapter": "",
     "seeding": "errors",
@@ -26,9 +27,9 @@ ROOMS = {
     "augment": "seeding",
     "data": "errors seeding",
     # the rooms
-    "config": "errors",
-    "storage": "errors",
-    "batches": "errors processes torch_adapter seeding augment data",
+    "config": "errors values",
+    "storage": "errors values",
+    "batches": "errors processes torch_adapter values seeding augment data",
     "train": "errors processes torch_adapter seeding losses metrics storage batches",
     "job": "errors processes torch_adapter seeding device models losses metrics data config storage batches train",
     "sweep": "errors tables processes seeding batches config storage job",

@@ -4,13 +4,16 @@ import difflib
 import importlib
 import inspect
 import re
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
+from runner.config.own_values import check_values, fill_left_out
 from runner.errors import InputError
+from runner.values import fits, hints_of, in_words, shown
 
 GROUPS = (
     "device",
@@ -46,19 +49,25 @@ def check_composed(cfg: DictConfig) -> None:
     """Refuses keys that nothing takes, in a config as composed: resolved, it no longer says what reads a key."""
     refuse_missing_values(cfg)
     refuse_missing_parts(cfg)
+    fill_left_out(cfg)
+    check_values(cfg)
     text = OmegaConf.to_yaml(cfg)
     refuse_unknown_keys(cfg, "", ROOT_KEYS, text)
     refuse_unknown_keys(cfg.dataset, "dataset", DATASET_KEYS, text)
     refuse_unknown_keys(cfg.trainer, "trainer", TRAINER_KEYS, "")
 
 
-def check_targets(cfg: DictConfig) -> None:
-    """Refuses missing values, and targets that cannot be imported or called so."""
+def check_targets(cfg: DictConfig, is_new: bool = True) -> None:
+    """Refuses missing values, and targets that cannot be imported or called so.
+
+    Args:
+        is_new: False takes values as they were taken when the run began, of whatever kind.
+    """
     refuse_missing_values(cfg)
     if not isinstance(cfg.seed, int):
         raise InputError(f"seed={cfg.seed}: must be a whole number")
     for key in cfg:
-        walk_targets(cfg, str(key))
+        walk_targets(cfg, str(key), is_new=is_new)
 
 
 def refuse_missing_parts(cfg: DictConfig) -> None:
@@ -102,19 +111,21 @@ def refuse_unknown_keys(node: Any, key: str, known: tuple[str, ...], referring: 
             )
 
 
-def walk_targets(parent: Any, key: str, path: str = "") -> None:
+def walk_targets(parent: Any, key: str, path: str = "", is_new: bool = True) -> None:
     """Walks every `_target_` below parent[key]: it must exist, and take the keys beside it."""
     if OmegaConf.is_interpolation(parent, key):
         return
     node, path = parent[key], f"{path}.{key}" if path else str(key)
     if isinstance(node, ListConfig):
         for index in range(len(node)):
-            walk_targets(node, index, path)  # type: ignore[arg-type]
+            walk_targets(node, index, path, is_new)  # type: ignore[arg-type]
     if isinstance(node, DictConfig):
         if "_target_" in node:
             refuse_wrong_arguments(node, path)
+            if is_new:
+                refuse_wrong_kinds(node, path)
         for name in node:
-            walk_targets(node, name, path)  # type: ignore[arg-type]
+            walk_targets(node, name, path, is_new)  # type: ignore[arg-type]
 
 
 def locate(target: Any, key: str) -> Any:
@@ -170,11 +181,42 @@ def refuse_wrong_arguments(node: DictConfig, key: str) -> None:
             raise InputError(f"{key}.{name}: {node['_target_']} takes no such argument; choices: {choices}")
 
 
-def complaint(key: str, target: str, error: BaseException) -> str:
-    """One line: `key.argument=value: ...` where the error begins so, else `key: target: error`."""
+def refuse_wrong_kinds(node: DictConfig, key: str) -> None:
+    """Holds the values against the type hints of what they are for: null is left to the constructor."""
+    hints = hints_of(locate(node["_target_"], key))
+    for name in map(str, node):
+        value = node[name]
+        plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        if name in hints and plain is not None and not fits(plain, hints[name]) and not holds_null(plain):
+            raise InputError(f"{key}.{name}={shown(plain)}: must be {in_words(hints[name])}")
+
+
+def holds_null(value: Any) -> bool:
+    """Whether something in it is not known yet."""
+    return isinstance(value, list) and any(item is None for item in value)
+
+
+def blamed(key: str, message: str, node: Any) -> str:
+    """`key.argument=value`, where the message holds the name or the value of exactly one of the node's arguments."""
+    plain = {str(k): v for k, v in node.items() if not str(k).startswith("_")} if isinstance(node, Mapping) else {}
+    by_name = [name for name in plain if re.search(rf"(?<![\w.]){re.escape(name)}\b", message)]
+    texts = {name: [str(v) for v in (value if isinstance(value, list) else [value])] for name, value in plain.items()}
+    by_value = [
+        name for name, ts in texts.items() if any(re.search(rf"(?<![\w.]){re.escape(t)}(?![\w.])", message) for t in ts)
+    ]
+    both = [name for name in by_name if name in by_value]
+    for names in (both, by_name, by_value):
+        if len(names) == 1:
+            return f"{key}.{names[0]}={shown(plain[names[0]])}"
+    return key
+
+
+def complaint(key: str, target: str, error: BaseException, node: Any = None) -> str:
+    """One line: `key.argument=value: ...` where the error begins so or tells the argument, else `key: target: error`."""
     message = " ".join(str(error).split()) or type(error).__name__
     if re.match(r"\w+=", message):
         return f"{key}.{message}"
     if not isinstance(error, (ValueError, TypeError, RuntimeError)):
         message = f"{type(error).__name__}: {message}"
+    key = blamed(key, message, node)
     return f"{key}: {target}: {message}" if target else f"{key}: {message}"

@@ -20,10 +20,46 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from runner.config import hydra_adapter
+from runner.config.checks import GROUPS
 from runner.config.conf_dir import conf_dir
 from runner.errors import InputError
 
 CONFIG_NAME = "config"
+# What other libraries and other people say for a key or a choice of ours; difflib finds the mere slips.
+ALIASES = {
+    **dict.fromkeys(("learning_rate", "learningrate", "base_lr", "init_lr", "alpha"), "lr optimizer.lr"),
+    **dict.fromkeys(("wd", "decay", "l2", "weightdecay"), "weight_decay optimizer.weight_decay"),
+    **dict.fromkeys(("bs", "batch", "batchsize", "train_batch_size"), "batch_size dataloader.batch_size"),
+    **dict.fromkeys(("test_batch_size", "eval_bs", "val_batch_size"), "eval_batch_size dataloader.eval_batch_size"),
+    **dict.fromkeys(("epochs", "epoch", "max_epochs", "num_epochs", "n_epochs", "nepochs"), "epochs trainer.epochs"),
+    **dict.fromkeys(("workers", "nworkers", "n_workers", "num_worker"), "num_workers dataloader.num_workers"),
+    **dict.fromkeys(("gradient_clip_val", "clip", "clip_grad", "max_grad_norm"), "grad_clip trainer.grad_clip"),
+    **dict.fromkeys(
+        ("accumulate_grad_batches", "gradient_accumulation_steps", "accum"), "accumulate trainer.accumulate"
+    ),
+    **dict.fromkeys(("random_seed", "manual_seed", "rng", "seed_everything"), "seed"),
+    **dict.fromkeys(("data", "datamodule"), "dataset"),
+    **dict.fromkeys(("optim", "opt"), "optimizer"),
+    **dict.fromkeys(("criterion", "loss_fn", "objective"), "loss"),
+    **dict.fromkeys(("net", "network", "arch", "architecture"), "model"),
+    **dict.fromkeys(("lr_scheduler", "sched", "schedule"), "scheduler"),
+    **dict.fromkeys(("accelerator", "gpu", "gpus"), "cuda device"),
+    **dict.fromkeys(("resume", "pretrained", "ckpt", "weights", "checkpoint_path"), "model_weights"),
+    "dropout_rate": "dropout",
+    "amp": "precision",
+    "classes": "num_classes dataset.num_classes",
+    **dict.fromkeys(("ce", "crossentropy", "cross-entropy", "xent", "softmax"), "cross_entropy"),
+    **dict.fromkeys(("nllloss", "nll_loss"), "nll"),
+    "mseloss": "mse",
+    **dict.fromkeys(("cosineannealinglr", "cosineannealing", "cosine_annealing"), "cosine"),
+    **dict.fromkeys(("cosineannealingwarmrestarts", "warm_restarts", "sgdr"), "cosine_restarts"),
+    **dict.fromkeys(("reducelronplateau", "reduce_on_plateau"), "plateau"),
+    **dict.fromkeys(("onecyclelr", "1cycle"), "onecycle"),
+    "none": "constant",
+    **dict.fromkeys(("float16", "half", "16", "16-mixed"), "fp16"),
+    **dict.fromkeys(("float32", "32", "full", "single"), "fp32"),
+    **dict.fromkeys(("bfloat16", "bf16-mixed"), "bf16"),
+}
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 
 
@@ -51,13 +87,17 @@ def _sweep_folder(name: str | None) -> str:
     """A sweep's fixed name, or a new one that sorts by time."""
     if name is None:
         return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(4)}"
-    if re.search(r"[^A-Za-z0-9._=,+-]", name) or name.startswith("."):
+    name = str(name)
+    if not name or re.search(r"[^A-Za-z0-9._=,+-]", name) or name.startswith("."):
         raise InputError(f"sweep.name={name}: must be a folder's name of letters, digits and . _ = , + -")
     return name
 
 
 def _apply_checked(overrides: list[Override], cfg: DictConfig) -> None:
     """Refuses unknown keys, and values of another kind than the YAML's: see _fits."""
+    for override in overrides:
+        if override.key_or_group in ("hydra.run.dir", "hydra.sweep.dir") and override.value() in ("", None):
+            raise InputError(f"{override.input_line}: must name a folder; leave it out for one under outputs/")
     expected: dict[str, tuple[Override, str | None]] = {}  # by key: of several overrides the last one counts
     for override in overrides:
         key = override.key_or_group
@@ -94,7 +134,8 @@ def _unknown_key(cfg: DictConfig, key: str) -> str:
     if not isinstance(parent, DictConfig):
         return _unknown_key(cfg, parent_key) if parent_key else f"there is no key {key!r}"
     keys = [str(k) for k in parent if k not in ("hydra", "derived") and not str(k).startswith("_")]
-    close = difflib.get_close_matches(last, keys, 1) or _same_name(cfg, last)
+    close = [k for k in ALIASES.get(last.lower(), "").split() if k in keys or (not parent_key and _has(cfg, k))][:1]
+    close = close or difflib.get_close_matches(last, keys, 1) or _same_name(cfg, last)
     where = f"{parent_key} has" if parent_key else "there is"
     guess = f"did you mean {close[0]}? " if close else ""
     return f"{where} no key {last!r}; {guess}choices: {', '.join(keys)}"
@@ -156,7 +197,8 @@ def one_line(error: BaseException) -> str:
         group, choice = missing.groups()
         found = re.search(r"Available options in '[^']*':\n(.*?)(?:\n\S|\Z)", text, re.DOTALL)
         choices = ", ".join(line.strip() for line in found[1].splitlines() if line.strip()) if found else ""
-        return f"{group}={choice}: no such choice; choices: {choices}"
+        guess = f"did you mean {near}? " if (near := _near(choice, choices.split(", "))) else ""
+        return f"{group}={choice}: no such choice; {guess}choices: {choices}"
     if absent := re.search(r"Could not override '([^']+)'", text):
         return f"{absent[1]}: there is no such config group or key"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -172,6 +214,23 @@ def one_line(error: BaseException) -> str:
         example = "0.95 ** epoch" if "lr_lambda" in key else example
         message += f"; quotes inside the shell's make it text: '{key}=\"{example}\"'"
     return message
+
+
+def _near(choice: str, choices: Sequence[str]) -> str | None:
+    """The choice that was meant: by another library's name, or the nearest."""
+    words = ALIASES.get(choice.lower(), "").split()
+    lower = re.sub(r"(lr|loss|optimizer)$", "", choice.lower())
+    known = [c for c in choices if c in words or c.replace("_", "") in (lower, choice.lower().replace("_", ""))]
+    return next(iter(known or difflib.get_close_matches(choice.lower(), choices, 1)), None)
+
+
+def refuse_no_choice(overrides: Sequence[str]) -> None:
+    """Refuses GROUP=null and GROUP=[]: Hydra's answers name no group."""
+    for word in overrides:
+        group, _, choice = word.partition("=")
+        if group in GROUPS and group != "trainer" and choice in ("null", "[]", "", "''", '""'):
+            found = ", ".join(sorted(path.stem for path in Path(conf_dir(), group).glob("*.yaml")))
+            raise InputError(f"{word}: a run needs the group {group}; choices: {found}")
 
 
 def replaced_files(config_dir: str | None, choices: dict[str, Any]) -> list[str]:
@@ -205,6 +264,7 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> tuple[An
         InputError: an unknown choice or key, a value of the wrong kind, anything that Hydra or OmegaConf refuses.
     """
     set_up()
+    refuse_no_choice(overrides)
     with own_hydra():
         hydra = make_hydra(config_dir)
         cfg = hydra_adapter.composed(hydra, CONFIG_NAME, overrides)

@@ -81,7 +81,7 @@ def build(
     """
     seed_everything(derive(0, "data"))  # what a dataset draws while it is made is the same for every seed, as its parts
     with importing(list(targets_in(OmegaConf.to_container(cfg)))):
-        check_targets(cfg)
+        check_targets(cfg, is_new)
     seed_everything(derive(0, "data"))  # a module draws when it is imported, in the first job of a process only
     where = call(device.resolve, cfg.device, "device")
     cfg.device.threads = where.threads  # the resolved count is part of the result, and so of the config
