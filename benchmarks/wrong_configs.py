@@ -412,8 +412,7 @@ YAMLS: list[tuple[str, str, list[str]]] = [  # group, text, what is named
     ("dataset", DIGITS.replace("[1, 8, 8]", "[1, 8, -8]"), ["dataset.input_shape=[1, 8, -8]"]),
     (
         "dataset",
-        DATA
-        + "root: .\ntrain:\n  _target_: torchvision.datasets.MNIST\n  root: .\n  transform:\n    _target_: mine.Lacking\n",
+        DATA + "train:\n  _target_: torchvision.datasets.MNIST\n  root: .\n  transform:\n    _target_: mine.Lacking\n",
         ["dataset.train.transform", "needed"],
     ),
     ("dataloader", "batch_size: 0\n", ["dataloader.batch_size=0"]),

@@ -4,13 +4,14 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
+from runner.config.names import ALIASES
 from runner.config.own_values import check_values, fill_left_out
 from runner.errors import InputError
 from runner.values import fits, hints_of, in_words, shown
@@ -52,6 +53,10 @@ def check_composed(cfg: DictConfig) -> None:
     fill_left_out(cfg)
     check_values(cfg)
     text = OmegaConf.to_yaml(cfg)
+    if "experiment" in cfg:
+        raise InputError(
+            "experiment: its YAML file sets experiment.* and nothing else; its first line must be # @package _global_"
+        )
     refuse_unknown_keys(cfg, "", ROOT_KEYS, text)
     refuse_unknown_keys(cfg.dataset, "dataset", DATASET_KEYS, text)
     refuse_unknown_keys(cfg.trainer, "trainer", TRAINER_KEYS, "")
@@ -106,9 +111,16 @@ def refuse_unknown_keys(node: Any, key: str, known: tuple[str, ...], referring: 
         raise InputError(f"{key}: must be a group of keys, got {node!r}")
     for name in map(str, node):
         if name not in known and not re.search(r"\$\{\.*" + re.escape(f"{prefix}{name}") + r"\W", referring):
-            raise InputError(
-                f"{prefix}{name}: nothing takes this key; choices: {', '.join(k for k in known if k != 'derived')}"
-            )
+            near = aliased(name, known) or difflib.get_close_matches(name, known, 1)
+            guess = f"did you mean {near[0]}? " if near else ""
+            choices = ", ".join(k for k in known if k != "derived")
+            raise InputError(f"{prefix}{name}: nothing takes this key; {guess}choices: {choices}")
+
+
+def aliased(name: str, known: Sequence[str]) -> list[str]:
+    """What another library's name means here, among the known keys or inside one of the groups."""
+    meant = ALIASES.get(name.lower(), "").split()
+    return [key for key in meant if key in known or (known is ROOT_KEYS and "." in key)][:1]
 
 
 def walk_targets(parent: Any, key: str, path: str = "", is_new: bool = True) -> None:
@@ -177,8 +189,9 @@ def refuse_wrong_arguments(node: DictConfig, key: str) -> None:
     ours = SCHEDULE_KEYS if key == "scheduler" else ()
     for name in map(str, node):
         if name not in parameters and name not in SPECIAL and name not in ours:
-            choices = ", ".join(parameters)
-            raise InputError(f"{key}.{name}: {node['_target_']} takes no such argument; choices: {choices}")
+            near = aliased(name, list(parameters)) or difflib.get_close_matches(name, list(parameters), 1)
+            choices = (f"did you mean {near[0]}? " if near else "") + f"choices: {', '.join(parameters)}"
+            raise InputError(f"{key}.{name}: {node['_target_']} takes no such argument; {choices}")
 
 
 def refuse_wrong_kinds(node: DictConfig, key: str) -> None:
@@ -212,7 +225,7 @@ def blamed(key: str, message: str, node: Any) -> str:
 
 
 def complaint(key: str, target: str, error: BaseException, node: Any = None) -> str:
-    """One line: `key.argument=value: ...` where the error begins so or tells the argument, else `key: target: error`."""
+    """One line: `key.argument=value: ...` where the error tells the argument, else `key: target: error`."""
     message = " ".join(str(error).split()) or type(error).__name__
     if re.match(r"\w+=", message):
         return f"{key}.{message}"

@@ -5,6 +5,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -70,11 +71,11 @@ CALLED_WITH_MORE = ("optimizer", "scheduler")  # the parameters and the optimize
 def fill_left_out(cfg: DictConfig) -> None:
     """Gives the groups of PACKAGED the keys that a choice of the user's own leaves out."""
     for group in PACKAGED:
-        defaults = OmegaConf.load(f"{conf_dir()}/{group}/default.yaml")
+        defaults = OmegaConf.load(Path(conf_dir(), group, "default.yaml"))
         if isinstance(cfg.get(group), DictConfig):
             for key, value in defaults.items():
                 if key not in cfg[group]:
-                    OmegaConf.update(cfg, f"{group}.{key}", value, force_add=True)
+                    OmegaConf.update(cfg, f"{group}.{key!s}", value, force_add=True)
 
 
 def check_values(cfg: DictConfig) -> None:
@@ -133,7 +134,7 @@ def values_of(node: Any, key: str = "", is_foreign: bool = False) -> Iterator[tu
 
 def written(node: Any, name: Any) -> str:
     plain = OmegaConf.to_container(node, resolve=False)
-    return str(plain[name])  # type: ignore[call-overload,index]
+    return str(plain[name])  # type: ignore[index]
 
 
 def _unresolved(error: Exception, node: Any) -> str:
@@ -141,13 +142,17 @@ def _unresolved(error: Exception, node: Any) -> str:
     found = re.search(r"key '([\w.]+)' not found", message)
     if not found:
         return message
-    known = [key for key in _keys(node._get_root()) if not key.startswith(("hydra", "derived"))]
+    known = [
+        key
+        for key in _keys(dict(OmegaConf.to_container(node._get_root(), resolve=False)))
+        if not key.startswith(("hydra", "derived"))
+    ]
     near = difflib.get_close_matches(found[1], known, 1)
     return f"there is no key {found[1]}" + (f"; did you mean {near[0]}?" if near else "")
 
 
-def _keys(node: Any, key: str = "") -> Iterator[str]:
-    for name, value in OmegaConf.to_container(node, resolve=False).items() if not key else node.items():
+def _keys(node: dict[Any, Any], key: str = "") -> Iterator[str]:
+    for name, value in node.items():
         path = f"{key}.{name}" if key else str(name)
         yield path
         if isinstance(value, dict):

@@ -34,6 +34,7 @@ from runner.job.model_parts import (
 from runner.job.modes import mode_of, monitoring
 from runner.job.process_state import importing, targets_in
 from runner.job.shared_examples import check_shared
+from runner.job.smallest_batch import check_smallest_batch, smallest
 from runner.processes import StopRequest
 from runner.seeding import derive, isolated, seed_everything
 from runner.storage.checkpoint import Checkpoints
@@ -142,6 +143,9 @@ def build(
         check_own_state({"dataset.train": train_loader, "dataset.val": val_loader, "dataset.test": test_loader})
         check_outputs(resolved, model, task.criterion, train_loader, parts.train, options)
         probe(built, make_metrics(cfg, where.torch))
+        size = smallest(len(parts.train), loading.batch_size, loading.drop_last, limit)
+        if size == 1:
+            check_smallest_batch(task, train_loader, loading.batch_size, options)
     if mode := cfg.trainer.get("compile"):
         # Each shape gets code of its own: what a shape computes must not depend on the ones that came before.
         model.compile(mode="default" if mode is True else mode, dynamic=False)
@@ -192,6 +196,10 @@ def probe(built: Built, metrics: dict[str, Any]) -> None:
             task.eval()
             with task.precision.autocast():
                 output = precision.as_fp32(task.model(data))
+            if not isinstance(output, torch.Tensor):
+                raise InputError(
+                    f"model: {built.config['model'].get('_target_')} must give one tensor, got {type(output).__name__}"
+                )
             part = "loss"
             loss = task.criterion(output, target)
             if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
@@ -217,9 +225,10 @@ def probe(built: Built, metrics: dict[str, Any]) -> None:
             raise InputError(f"{part}: {error}") from error
         raise
     except Exception as error:
-        target_name = str(OmegaConf.select(OmegaConf.create(built.config), part).get("_target_", ""))
+        node = OmegaConf.select(OmegaConf.create(built.config), part)
+        target_name = str(node.get("_target_", ""))
         shapes = f" (an input of shape {list(data.shape)})" if part != "dataset" else ""
-        raise InputError(f"{complaint(part, target_name, error)}{shapes}") from error
+        raise InputError(f"{complaint(part, target_name, error, node)}{shapes}") from error
 
 
 def describe(built: Built) -> list[str]:

@@ -64,7 +64,7 @@ def said(node: Any, path: str, error: BaseException, cause: BaseException) -> st
     message = str(error)
     found = re.search(r"full_key: (\S+)", message)
     for name in found[1].split(".") if found else ():
-        at = int(name) if isinstance(node, list) and name.isdigit() else name
+        at: Any = int(name) if isinstance(node, list) and name.isdigit() else name
         inner = node[at] if isinstance(node, list) or (isinstance(node, dict) and name in node) else None
         if inner is None:
             break
