@@ -87,7 +87,11 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is typing.Annotated:
         return fits(value, parts[0])
     if origin in (typing.Union, types.UnionType):
+        if isinstance(value, str) and str not in parts and (float in parts or int in parts):
+            return False  # a number or a tensor of one is no text
         return any(fits(value, part) for part in parts)
+    if hint is None or hint is types.NoneType:
+        return value is None
     if origin is typing.Literal:
         return value in parts
     if hint is bool:
@@ -113,12 +117,18 @@ def fits(value: Any, hint: Any) -> bool:
 
 def hints_of(target: Any) -> dict[str, Any]:
     """The type hints of what target takes, by name; none of a hint that its own default does not fit."""
-    function = target.__init__ if inspect.isclass(target) else target
+    function = inspect.unwrap(target.__init__ if inspect.isclass(target) else target)
     try:
-        hints = typing.get_type_hints(function)
         parameters = inspect.signature(target).parameters
-    except Exception:  # hints may name what is not there
+    except (TypeError, ValueError):
         return {}
+    hints = {}
+    for name, annotation in getattr(function, "__annotations__", {}).items():
+        try:  # one by one: a library's hints may name what is imported for a type checker only
+            one = types.SimpleNamespace(__annotations__={name: annotation})
+            hints |= typing.get_type_hints(one, getattr(function, "__globals__", {}))
+        except Exception:
+            continue
     found = {}
     for name, parameter in parameters.items():
         default = parameter.default

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from runner.config.names import ALIASES
 from runner.config.own_values import check_values, fill_left_out
@@ -48,9 +48,9 @@ SCHEDULE_KEYS = ("interval", "monitor")  # ours; a scheduler's constructor gets 
 
 def check_composed(cfg: DictConfig) -> None:
     """Refuses keys that nothing takes, in a config as composed: resolved, it no longer says what reads a key."""
-    refuse_missing_values(cfg)
     refuse_missing_parts(cfg)
     fill_left_out(cfg)
+    refuse_missing_values(cfg)
     check_values(cfg)
     text = OmegaConf.to_yaml(cfg)
     if "experiment" in cfg:
@@ -90,7 +90,7 @@ def refuse_missing_parts(cfg: DictConfig) -> None:
             if key not in cfg[group]:
                 raise InputError(f"{group}.{key}: must be given")
     for key in ("model_weights", "init_from", "name", "notes"):
-        if not isinstance(cfg[key], (str, type(None))):
+        if not OmegaConf.is_missing(cfg, key) and not isinstance(cfg[key], (str, type(None))):
             raise InputError(f"{key}={cfg[key]}: must be text; in quotes it is: '{key}=\"{cfg[key]}\"'")
 
 
@@ -100,6 +100,9 @@ def refuse_missing_values(cfg: DictConfig) -> None:
         missing = sorted(OmegaConf.missing_keys(cfg))
     except InterpolationToMissingValueError as error:
         missing = re.findall(r"Missing mandatory value: (\S+)", str(error))
+    except OmegaConfBaseException:
+        check_values(cfg)  # says which value leads nowhere
+        raise
     if missing:
         raise InputError(f"{missing[0]}: must be given, as in {missing[0]}=VALUE")
 

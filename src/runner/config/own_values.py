@@ -84,13 +84,15 @@ def check_values(cfg: DictConfig) -> None:
     Raises:
         InputError: key, value and what it must be.
     """
-    at = {key: value for key, value, _ in values_of(cfg) if key.partition(".")[0] != "hydra"}
     for key, rule in OURS.items():
         parent, _, last = key.rpartition(".")
         owner = OmegaConf.select(cfg, parent) if parent else cfg
         if isinstance(owner, DictConfig) and last in owner:
-            value = OmegaConf.select(cfg, key)
-            plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            try:
+                value = owner[last]
+                plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            except OmegaConfBaseException:
+                continue  # said below
             if plain is None and OmegaConf.is_interpolation(owner, last):
                 continue  # known when the data is there
             try:
@@ -100,7 +102,7 @@ def check_values(cfg: DictConfig) -> None:
     for key, value, is_foreign in values_of(cfg):
         if isinstance(value, float) and (math.isnan(value) or (math.isinf(value) and not is_foreign)):
             raise InputError(f"{key}={value}: must be a finite number")
-    check_channels(at, cfg)
+    check_channels(cfg)
     for group in CALLED_WITH_MORE:
         if cfg[group].get("_partial_") is not True:
             raise InputError(
@@ -142,11 +144,7 @@ def _unresolved(error: Exception, node: Any) -> str:
     found = re.search(r"key '([\w.]+)' not found", message)
     if not found:
         return message
-    known = [
-        key
-        for key in _keys(dict(OmegaConf.to_container(node._get_root(), resolve=False)))
-        if not key.startswith(("hydra", "derived"))
-    ]
+    known = [key for key in _keys(plain) if not key.startswith(("hydra", "derived"))]
     near = difflib.get_close_matches(found[1], known, 1)
     return f"there is no key {found[1]}" + (f"; did you mean {near[0]}?" if near else "")
 
@@ -159,7 +157,7 @@ def _keys(node: dict[Any, Any], key: str = "") -> Iterator[str]:
             yield from _keys(value, path)
 
 
-def check_channels(at: dict[str, Any], cfg: DictConfig) -> None:
+def check_channels(cfg: DictConfig) -> None:
     """dataset.mean and dataset.std hold one number a channel."""
     shape = cfg.dataset.get("input_shape")
     for name in ("mean", "std"):

@@ -21,7 +21,7 @@ from runner.data import Parts
 from runner.errors import InputError
 from runner.job.data_parts import fill_classes, make_parts
 from runner.job.instantiate import call, containers, make
-from runner.job.mistakes import check_data, check_outputs
+from runner.job.mistakes import check_data, check_outputs, check_shape
 from runner.job.model_parts import (
     check_accumulate,
     make_loss,
@@ -111,6 +111,8 @@ def build(
         cfg[group].mode = mode_of(group, cfg, is_new)
     resolved = resolve(cfg)
 
+    if is_new:
+        check_shape(resolved["dataset"].get("input_shape"), train_loader)
     model = make_model(cfg, where.torch)
     task = Supervised(model, make_loss(cfg, where.torch), options.precision)
     optimizer = make_optimizer(cfg, task)
