@@ -373,7 +373,6 @@ YAMLS: list[tuple[str, str, list[str]]] = [  # group, text, what is named
     ("optimizer", "_target_: torch.optim.SGD\nlr: 0.1\n", ["optimizer._partial_"]),
     ("optimizer", "_target_: torch.optim.SGD\n_partial_: true\nlr: '0.1'\n", ["optimizer.lr=0.1"]),
     ("optimizer", "_target_: torch.optim.SGD\n_partial_: true\nlr: fast\n", ["optimizer.lr=fast"]),
-    ("optimizer", "_target_: torch.optim.SGD\n_partial_: true\nlr: 1e-3\n", ["optimizer.lr=1e-3"]),
     ("optimizer", "_target_: torch.optim.SGD\n_partial_: true\nlr: true\n", ["optimizer.lr=true"]),
     ("optimizer", "_target_: torch.optim.SGD\n_partial_: true\nlr: -1\n", ["optimizer.lr=-1"]),
     ("optimizer", "_target_: torch.optim.SGD\n_partial_: true\nlr: .inf\n", ["optimizer.lr=inf"]),

@@ -122,11 +122,12 @@ def hints_of(target: Any) -> dict[str, Any]:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):
         return {}
-    hints = {}
+    hints: dict[str, Any] = {}
+    known = {**vars(collections.abc), **vars(typing), **getattr(function, "__globals__", {})}
     for name, annotation in getattr(function, "__annotations__", {}).items():
         try:  # one by one: a library's hints may name what is imported for a type checker only
             one = types.SimpleNamespace(__annotations__={name: annotation})
-            hints |= typing.get_type_hints(one, getattr(function, "__globals__", {}))
+            hints |= typing.get_type_hints(one, known)
         except Exception:
             continue
     found = {}

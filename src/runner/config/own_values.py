@@ -144,7 +144,8 @@ def _unresolved(error: Exception, node: Any) -> str:
     found = re.search(r"key '([\w.]+)' not found", message)
     if not found:
         return message
-    known = [key for key in _keys(plain) if not key.startswith(("hydra", "derived"))]
+    whole: Any = OmegaConf.to_container(node._get_root(), resolve=False)
+    known = [key for key in _keys(whole) if not key.startswith(("hydra", "derived"))]
     near = difflib.get_close_matches(found[1], known, 1)
     return f"there is no key {found[1]}" + (f"; did you mean {near[0]}?" if near else "")
 

@@ -125,11 +125,6 @@ def check_outputs(
     is_class_index = not target.is_floating_point() and target.dtype is not torch.bool
     if not is_class_index or output.dim() < 2 or target.shape != (output.shape[0], *output.shape[2:]):
         return
-    weight = setting(criterion, "weight", None)
-    if isinstance(weight, Tensor) and is_one_of(criterion, OF_ONE_SCORE_A_CLASS) and len(weight) != output.shape[1]:
-        raise InputError(
-            f"loss.weight={[round(w, 6) for w in weight.tolist()]}: {len(weight)} factors for {output.shape[1]} classes"
-        )
     rows = output.flatten(2).movedim(1, -1).flatten(0, 1) if output.dim() > 2 else output
     rows = rows[:: -(-len(rows) // ROWS)].double()
     if rows.isfinite().all():
