@@ -16,6 +16,7 @@ ROOMS = {
     "printable": "",
     "tables": "printable",
     "notices": "",
+    "values": "",
     "processes": "errors",
     "torch_adapter": "",
     "seeding": "errors",
@@ -28,9 +29,9 @@ ROOMS = {
     "augment": "seeding",
     "data": "errors seeding",
     # the rooms
-    "config": "errors",
-    "storage": "errors notices printable",
-    "batches": "errors processes torch_adapter seeding augment data",
+    "config": "errors values",
+    "storage": "errors notices printable values",
+    "batches": "errors processes torch_adapter values seeding augment data",
     "train": "errors processes torch_adapter seeding losses metrics storage batches",
     "job": "errors processes torch_adapter seeding device models losses schedulers metrics data"
     " printable config storage batches train",

@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config import hydra_adapter
-from runner.config.compose import CONFIG_NAME, compose, make_hydra, own_hydra, quoted, set_up
+from runner.config.compose import CONFIG_NAME, compose, make_hydra, own_hydra, quoted, refuse_no_choice, set_up
 from runner.errors import InputError
 from runner.printable import say
 from runner.storage.records import flatten
@@ -23,6 +23,7 @@ def multirun(overrides: Sequence[str], config_dir: str | None = None) -> Any:
         InputError: as compose, for any of the jobs.
     """
     set_up()
+    refuse_no_choice(overrides)
     with own_hydra():
         return hydra_adapter.multirun(make_hydra(config_dir), CONFIG_NAME, sweep_job, overrides)
 
