@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes of two threads each fight over two cores
@@ -55,6 +57,14 @@ class Cli:
 def trusted(tmp_path, monkeypatch):
     """In this process the tests' own modules are the user's, as those beside a command are."""
     monkeypatch.setattr(admission, "beside", lambda: (tmp_path.resolve(), Path(__file__).resolve().parent))
+
+
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Waits for a condition, and fails where it does not come: a loop that only ends tests nothing."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import time
 import pytest
 
 import runner
+from conftest import until
 from runner.errors import InputError
 from runner.storage import lease
 from runner.storage.lease import STALE_SECONDS, Lease, Taken, other_holder
@@ -66,10 +67,7 @@ def test_the_owner_touches_its_lease(tmp_path, monkeypatch):
     path = tmp_path / "run.lease"
     held = Lease(path)
     os.utime(path, (1, 1))
-    deadline = time.monotonic() + 10
-    while path.stat().st_mtime < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert path.stat().st_mtime > 2
+    until(lambda: path.stat().st_mtime > 2, 10)
     held.release()
 
 
@@ -82,7 +80,7 @@ def contend(path, name, barrier, wins):
         wins.put(name)
     except Taken:
         pass
-    time.sleep(1)
+    barrier.wait()  # nobody leaves before all have tried
 
 
 @pytest.mark.parametrize("left", ["nothing", "a dead host's lease"])

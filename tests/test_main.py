@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 
 import runner
+from conftest import until
 from runner.errors import InputError
 
 SMALL = ["device.threads=1", "trainer.epochs=2"]
@@ -222,9 +222,7 @@ def test_a_diverging_run_fails_with_exit_1_and_says_where(cli):
 def test_a_signal_saves_and_says_so(cli, signum, code):
     process = cli.start("device.threads=1", "trainer.epochs=500", "hydra.run.dir=run")
     rows = cli.cwd / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not rows.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(rows.exists)
     process.send_signal(signum)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == code, output

@@ -9,10 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 import runner
+from conftest import until
 from runner.cli.verify import differences
 from runner.errors import InputError
 from runner.job.launch import launch
@@ -233,8 +235,8 @@ def children_of(pid):
 
 def is_alive(pid):
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
 
 
@@ -245,13 +247,11 @@ def test_a_signal_at_any_time_stops_saves_and_continues_exactly(cli, monkeypatch
     (cli.cwd / "slow.py").write_text(SLOW)
     process = cli.start(*SLOW_WORDS, *extra, "hydra.run.dir=run", start_new_session=True, env={**os.environ, **delays})
     started = cli.cwd / "run" / "run.json"
-    deadline = time.monotonic() + 60
-    while not started.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(started.exists)
     time.sleep(wait)
     count = 3 if "workers" in case else 0
-    while len(workers := children_of(process.pid)) != count and time.monotonic() < deadline:
-        time.sleep(0.02)  # between two epochs there are none
+    until(lambda: len(children_of(process.pid)) == count)  # between two epochs there are none
+    workers = children_of(process.pid)
     (os.killpg if to_group else os.kill)(process.pid, signum)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == code, output
@@ -268,8 +268,7 @@ def test_a_signal_at_any_time_stops_saves_and_continues_exactly(cli, monkeypatch
 def test_the_second_signal_stops_at_once(cli):
     (cli.cwd / "slow.py").write_text(SLOW)
     process = cli.start(*SLOW_WORDS, "hydra.run.dir=run", env={**os.environ, "TRAIN_DELAY": "30"})
-    while not (cli.cwd / "run" / "run.json").exists():
-        time.sleep(0.02)
+    until((cli.cwd / "run" / "run.json").exists)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     time.sleep(0.3)
@@ -285,9 +284,8 @@ def test_workers_end_with_a_killed_parent_and_the_lock_is_free(cli):
     (cli.cwd / "slow.py").write_text(SLOW)
     words = [*SLOW_WORDS, "dataloader.num_workers=2", "hydra.run.dir=run"]
     process = cli.start(*words, env={**os.environ, "TRAIN_DELAY": "1"})
-    deadline = time.monotonic() + 60
-    while len(workers := children_of(process.pid)) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: len(children_of(process.pid)) == 2)
+    workers = children_of(process.pid)
     second = cli("resume", "run")
     assert second.returncode == 2 and f"pid {process.pid}" in second.stderr
     plain = cli(*words)
@@ -295,8 +293,7 @@ def test_workers_end_with_a_killed_parent_and_the_lock_is_free(cli):
     time.sleep(0.3)
     process.kill()
     process.communicate()
-    time.sleep(1)
-    assert not [pid for pid in workers if is_alive(pid)]
+    until(lambda: not any(map(is_alive, workers)), 10)
     assert cli("resume", "run").returncode == 0
 
 

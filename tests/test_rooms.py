@@ -13,7 +13,10 @@ SRC = Path(__file__).parents[1] / "src"
 # are named behind it, all of which stand above its own line here: so no arrow runs up, and none in a circle.
 ROOMS = {
     "errors": "",
-    "tables": "",
+    "printable": "",
+    "tables": "printable",
+    "notices": "",
+    "values": "",
     "processes": "errors",
     "torch_adapter": "",
     "seeding": "errors",
@@ -26,16 +29,16 @@ ROOMS = {
     "augment": "seeding",
     "data": "errors seeding",
     # the rooms
-    "config": "errors models losses schedulers metrics augment data",  # their names alone: what a target may be
-    "storage": "errors",
-    "batches": "errors processes torch_adapter seeding augment data",
+    "config": "errors models losses schedulers metrics augment data values",  # most by name: what a target may be
+    "storage": "errors notices printable values",
+    "batches": "errors processes torch_adapter values seeding augment data",
     "train": "errors processes torch_adapter seeding losses metrics storage batches",
     "job": "errors processes torch_adapter seeding device models losses schedulers metrics data"
-    " config storage batches train",
-    "sweep": "errors tables processes seeding batches config storage job",
-    "cli": "errors tables config storage train job sweep",
-    "__init__": "errors config storage job",
-    "__main__": "errors cli",
+    " printable config storage batches train",
+    "sweep": "errors notices printable tables processes seeding batches config storage job",
+    "cli": "errors printable tables config storage train job sweep",
+    "__init__": "errors notices printable config storage job",
+    "__main__": "errors notices printable cli",
     "hydra_plugins": "errors sweep",
 }
 
@@ -125,6 +128,15 @@ HYDRA_USERS = {  # the modules that import Hydra's public names
     *("config/compose.py", "config/hydra_adapter.py", "job/instantiate.py", "sweep/combine.py", "sweep/multirun.py"),
     *("sweep/run.py", "sweep/space.py"),
 }
+
+
+def test_only_one_file_prints_and_what_it_prints_is_shown_escaped():
+    users = set()
+    for path in module_files():
+        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        if any(isinstance(called, ast.Name) and called.id == "print" for called in calls):
+            users.add(str(path.relative_to(SRC / "runner")))
+    assert users == {"printable.py"}
 
 
 def test_hydra_is_imported_by_the_entry_of_configs_instantiate_and_the_sweep_only():

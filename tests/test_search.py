@@ -2,10 +2,10 @@
 
 import json
 import sys
-import time
 
 import pytest
 
+from conftest import until
 from runner.config.compose import make_hydra, own_hydra, set_up
 from runner.errors import InputError
 
@@ -14,6 +14,7 @@ optuna = pytest.importorskip("optuna", reason="the optional extra [optuna]")
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
 
 from runner.sweep import search  # noqa: E402
+from test_resume import is_alive  # noqa: E402
 
 SPACE = ["optimizer.lr=tag(log, interval(0.01, 10))", "scheduler=step,cosine"]
 WORDS = ["dataset=fake", "dataset.train_size=40", "dataset.eval_size=20", "dataset.input_shape=[1,4,4]", "model=mlp"]
@@ -94,12 +95,11 @@ def test_each_trial_is_a_run_and_the_search_goes_on_to_its_total(cli):
 def killed_after(cli, words, place, count):
     """SIGKILL for a search as soon as `count` trials are told."""
     process = cli.start(*words)
-    deadline = time.monotonic() + 240
-    while len(list(place.glob("*/run.json"))) < count and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: len(list(place.glob("*/run.json"))) >= count, 240)
     process.kill()
     process.communicate()
-    time.sleep(1)
+    workers = [int(path.read_text().split()[-1]) for path in place.glob("*/run.lock")]
+    until(lambda: not any(map(is_alive, workers)), 10)
 
 
 @pytest.mark.slow

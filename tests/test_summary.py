@@ -234,6 +234,7 @@ def test_a_sweep_in_which_all_failed_has_its_rows(folder):
 def test_a_job_that_failed_before_it_was_built_is_counted_too(folder):
     folder.job(1, 0.5).job(2, None, name="early", state="planned")
     record = {"state": "failed", "error": "ValueError: no", "failure": "ValueError", "epochs_done": 0}
+    record |= {"epochs": 2, "best_value": None, "config": {}, "config_yaml": None}  # as record_of_no_run
     (folder.place / "early" / "run.json").write_text(json.dumps(record))
     (row,) = folder.rows().values()
     assert (row["seeds"]["done"], row["seeds"]["failed"], row["seeds"]["planned_in_all"]) == (1, 1, 2)

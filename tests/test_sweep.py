@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import runner
+from conftest import until
 from runner.cli.verify import differences
 from runner.storage.records import runs
 from runner.storage.run_dir import RunDir
@@ -117,9 +118,8 @@ def test_failures_are_listed_with_exit_codes_and_logs_and_the_others_finish(cli)
 def test_a_stopped_sweep_saves_and_continues(cli):
     words = ["-m", "seed=1,2,3", "sweep.name=stopped", *[w for w in WORDS if "epochs" not in w], "trainer.epochs=400"]
     process = cli.start(*words)
-    place, deadline = cli.cwd / "outputs" / "sweeps" / "stopped", time.monotonic() + 90
-    while not list(place.glob("*/metrics.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    place = cli.cwd / "outputs" / "sweeps" / "stopped"
+    until(lambda: list(place.glob("*/metrics.jsonl")), 90)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=90)
     assert process.returncode == 130, output
@@ -131,14 +131,13 @@ def test_a_stopped_sweep_saves_and_continues(cli):
 def test_workers_end_with_a_killed_parent(cli):
     words = ["-m", "seed=1,2", "sweep.name=orphans", *[w for w in WORDS if "epochs" not in w], "trainer.epochs=4000"]
     process = cli.start(*words)
-    place, deadline = cli.cwd / "outputs" / "sweeps" / "orphans", time.monotonic() + 90
-    while len(list(place.glob("*/metrics.jsonl"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    place = cli.cwd / "outputs" / "sweeps" / "orphans"
+    until(lambda: len(list(place.glob("*/metrics.jsonl"))) == 2, 90)
     pids = [int((path.parent / "run.lock").read_text().split()[-1]) for path in place.glob("*/run.json")]
+    assert len(pids) == 2 and all(map(is_alive, pids))
     process.kill()
     process.communicate()
-    time.sleep(1)
-    assert len(pids) == 2 and not [pid for pid in pids if is_alive(pid)]
+    until(lambda: not any(map(is_alive, pids)), 10)
     assert {row["state"] for row in runs(place)} == {"killed"}
 
 

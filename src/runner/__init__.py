@@ -1,5 +1,6 @@
 """A config-driven experiment runner for PyTorch. From Python: run(), load_model() and runs()."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,12 +54,19 @@ def load_model(run_dir: str | Path, which: str = "best", trust: Sequence[str] = 
 def runs(folder: str | Path = "outputs") -> list[dict[str, Any]]:
     """Every run in a folder as a plain dict, ready for a DataFrame: path, state, config.*, best/*, test/best/*, ...
 
+    Runs that cannot be read are left out and named on stderr.
+
     Raises:
         runner.errors.InputError: no such folder, or no run in it.
     """
+    from runner import notices
+    from runner.printable import say
     from runner.storage.records import runs as read_runs
 
-    return read_runs(Path(folder))
+    found = read_runs(Path(folder))
+    for line in notices.take():
+        say(f"warning: {line}", file=sys.stderr)
+    return found
 
 
 def _text(path: str | Path | None) -> str | None:

@@ -7,25 +7,32 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import NoReturn
+import warnings
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, NoReturn
 
 from runner.cli import VERBS
 from runner.errors import InputError, Interrupted
+from runner.printable import printable_lines, say
 
 
 def main() -> None:
     """The console script, and `python -m runner`. Exit codes: 0 done, 1 failed, 2 wrong input, 128 + n signal n."""
     gc.disable()  # the imports make a million objects that stay: looking for garbage among them costs 0.4 s
     prepare_streams()
+    sys.excepthook = say_traceback
+    warnings.formatwarning = said_warning(warnings.formatwarning)
     try:
         find_own_modules()
-        sys.exit(dispatch(sys.argv[1:]))
+        code = dispatch(sys.argv[1:])
+        say_notices()
+        sys.exit(code)
     except InputError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            traceback.print_exc()
+            say_traceback(*sys.exc_info())
         if not getattr(error, "is_logged", False):
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except Interrupted as stopped:
         sys.exit(128 + stopped.signum)
@@ -38,10 +45,21 @@ def main() -> None:
     except Exception as error:
         if getattr(error, "is_logged", False):
             sys.exit(1)  # the run's log has said it, on the screen too
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, OSError) and error.errno in SAID_BY_THE_SYSTEM:
+            say(f"error: {error}", file=sys.stderr)
             sys.exit(1)
         raise
+
+
+# What a disk or another user's files answer: one line, and no traceback of ours.
+SAID_BY_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EIO)
+
+
+def say_notices() -> None:
+    from runner import notices
+
+    for line in notices.take():
+        say(f"warning: {line}", file=sys.stderr)
 
 
 def prepare_streams() -> None:
@@ -60,6 +78,20 @@ def prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")
+
+
+def say_traceback(kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    """What Python would print of an error, with what it holds shown escaped: it may quote a file, or its name."""
+    say(*printable_lines("".join(traceback.format_exception(kind, error, trace))).splitlines(), file=sys.stderr)
+
+
+def said_warning(form: Callable[..., str]) -> Callable[..., str]:
+    """As form, which makes the text of a warning, with what it holds shown escaped."""
+
+    def said(*arguments: Any, **options: Any) -> str:
+        return printable_lines(form(*arguments, **options))
+
+    return said
 
 
 def find_own_modules() -> None:
@@ -90,7 +122,7 @@ def dispatch(argv: Sequence[str]) -> int:
     if "--version" in argv:
         from importlib.metadata import version
 
-        print(f"runner {version('torch-runner')}")
+        say(f"runner {version('torch-runner')}")
         return 0
     if {"-h", "--help"} & set(argv):
         from runner.cli.help import show

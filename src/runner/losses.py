@@ -15,7 +15,12 @@ COUNTED_IN_PYTHON = 512  # targets: a small batch is counted in a third of the t
 
 
 def _as_weight(weight: Sequence[float] | None) -> Tensor | None:
-    return None if weight is None else torch.tensor(list(weight), dtype=torch.float32)
+    if weight is None:
+        return None
+    made = torch.tensor(list(weight), dtype=torch.float32)
+    if not len(made) or not bool((made >= 0).all()) or not bool(made.isfinite().all()) or not bool(made.any()):
+        raise ValueError(f"weight={list(weight)}: must hold one factor a class, none below 0 and not all of them 0")
+    return made
 
 
 def weight_of(target: Tensor, weight: Tensor | None = None, ignored: int = -100) -> Tensor | int:

@@ -46,6 +46,10 @@ class MLP(nn.Sequential):
         batch_norm: bool = False,
         dropout: float = 0.0,
     ) -> None:
+        if any(out < 1 for out in hidden):
+            raise ValueError(f"hidden={list(hidden)}: each width must be at least 1")
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"dropout={dropout}: must be between 0 and 1")
         width = 1
         for size in input_shape:
             width *= size
@@ -72,6 +76,9 @@ class StridedNet(nn.Sequential):
         kernel_size: int = 5,
         hidden: int = 256,
     ) -> None:
+        for name, sizes in (("widths", list(widths)), ("kernel_size", kernel_size), ("hidden", hidden)):
+            if any(size < 1 for size in (sizes if isinstance(sizes, list) else [sizes])):
+                raise ValueError(f"{name}={sizes}: must be at least 1")
         channels, height, width = input_shape
         layers: list[nn.Module] = []
         for out in widths:

@@ -3,6 +3,7 @@
 import ast
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
@@ -90,7 +91,7 @@ def one_cycle(
     max_lr: float,
     total_steps: int,
     pct_start: float = 0.3,
-    anneal_strategy: str = "cos",
+    anneal_strategy: Literal["cos", "linear"] = "cos",
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
     cycle_momentum: bool | None = None,
@@ -101,7 +102,7 @@ def one_cycle(
         max_lr=max_lr,
         total_steps=total_steps,
         pct_start=pct_start,
-        anneal_strategy=anneal_strategy,  # type: ignore[arg-type]
+        anneal_strategy=anneal_strategy,
         div_factor=div_factor,
         final_div_factor=final_div_factor,
         cycle_momentum=has_momentum(optimizer) if cycle_momentum is None else cycle_momentum,

@@ -13,6 +13,7 @@ from runner.batches.order import BatchDataset, EpochOrder
 from runner.data import Part
 from runner.errors import InputError
 from runner.seeding import derive
+from runner.values import is_number
 
 GIB = 2**30
 PLACEMENTS = ("auto", "memory", "workers")
@@ -69,7 +70,7 @@ class LoaderSettings:
         if self.placement not in PLACEMENTS:
             raise ValueError(f"placement={self.placement}: unknown; choices: {', '.join(PLACEMENTS)}")
         limit = self.memory_limit
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float)) or limit < 0):
+        if limit is not None and not (is_number(limit) and 0 <= limit < float("inf")):
             raise ValueError(f"memory_limit={limit}: must be a number of GiB, or null for a quarter of what is free")
         if limit is not None and (self.placement == "workers" or self.for_workers):
             raise ValueError(

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from runner.printable import say
 from runner.storage import records
 
 
@@ -16,9 +17,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> int:
     row = records.best(records.runs(arguments.folder))
-    print(row["path"])
-    print(f"{row['monitor']} {row['best_value']!r} in epoch {row['best_epoch']}")
+    say(row["path"])
+    say(f"{row['monitor']} {row['best_value']!r} in epoch {row['best_epoch']}")
     for key, value in row.items():
         if key.startswith("test/best/"):
-            print(f"{key} {value!r}")
+            say(f"{key} {value!r}")
     return 0

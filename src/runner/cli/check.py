@@ -7,6 +7,7 @@ from typing import Any
 
 from runner.cli import trust
 from runner.errors import InputError
+from runner.printable import say
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,7 +31,7 @@ def main(arguments: argparse.Namespace) -> int:
         said = of_folder(Path(words[0]))
     else:
         said = of_command(words, arguments.config_dir)
-    print(json.dumps(said, indent=2, default=str) if arguments.json else "\n".join(lines(said)))
+    say(*(json.dumps(said, indent=2, default=str).splitlines() if arguments.json else lines(said)))
     return 2 if "error" in said else 0
 
 
@@ -57,14 +58,13 @@ def of_folder(folder: Path) -> dict[str, Any]:
     from runner.config import admission
     from runner.job.explain import RECORD, explained
     from runner.job.own_code import policy_of
-    from runner.storage import signature
+    from runner.storage import shapes
     from runner.storage.records import flatten
     from runner.storage.run_dir import RunDir
     from runner.sweep.multirun import check_words
 
     if (folder / "sweep.json").exists():
-        record = json.loads((folder / "sweep.json").read_text())
-        is_mine = signature.is_mine(record)
+        record, is_mine = shapes.read(folder / "sweep.json", "sweep"), shapes.is_mine(folder / "sweep.json")
         said: dict[str, Any] = {"written by you": is_mine, "targets": []}
         try:
             check_words(folder / "sweep.json", record, is_mine)

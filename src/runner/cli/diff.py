@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from runner.printable import say
 from runner.storage import records
 from runner.storage.run_dir import RunDir
 from runner.tables import table
@@ -29,10 +30,11 @@ def main(arguments: argparse.Namespace) -> int:
         flat = [records.flatten({key: record.get(key) for key in keys}) for record in (one, two)]
         rows = differing(flat[0], flat[1])
         if rows:
-            print(("\n" if shown else "") + table([title, str(arguments.one), str(arguments.two)], rows))
+            text = table([title, str(arguments.one), str(arguments.two)], rows)
+            say(*([""] if shown else []), *text.splitlines())
             shown = True
     if not shown:
-        print("no difference in config, environment or metrics")
+        say("no difference in config, environment or metrics")
     return 0
 
 

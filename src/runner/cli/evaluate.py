@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from runner.cli import trust
 from runner.errors import InputError
 from runner.job.own_code import as_it_was_started
+from runner.printable import printable, say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +51,7 @@ def evaluate(built: "Built", arguments: argparse.Namespace) -> None:
     loader = built.test_loader if arguments.split == "test" else trainer.eval_loader
     assert loader is not None
     for name, value in trainer.evaluate_on(loader).items():
-        print(f"{arguments.split}/{name}: {value!r}")
+        say(f"{arguments.split}/{name}: {value!r}")
     if arguments.confusion:
         show_confusion(built, loader, part)
 
@@ -83,25 +84,25 @@ def show_confusion(built: "Built", loader: Any, part: Any) -> None:
     predicted, count = scores.argmax(dim=1), scores.shape[1]
     matrix = torch.zeros(count, count, dtype=torch.int64)
     matrix.index_put_((targets, predicted), torch.tensor(1), accumulate=True)
-    names = [str(name) for name in getattr(part.dataset, "classes", range(count))]
+    names = [printable(name) for name in getattr(part.dataset, "classes", range(count))]
     width = max(6, *(len(name) for name in names)) + 1
-    print("\naccuracy per class")
+    say("", "accuracy per class")
     for row, name in enumerate(names):
         total = int(matrix[row].sum())
         share = f"{int(matrix[row, row]) / total:.4f}" if total else "-"
-        print(f"{name:>{width}} {share:>8}  ({int(matrix[row, row])} of {total})")
-    print("\nconfusion matrix (rows: target, columns: predicted)")
-    print(" " * width + "".join(f"{name:>{width}}" for name in names))
+        say(f"{name:>{width}} {share:>8}  ({int(matrix[row, row])} of {total})")
+    say("", "confusion matrix (rows: target, columns: predicted)")
+    say(" " * width + "".join(f"{name:>{width}}" for name in names))
     for row, name in enumerate(names):
-        print(f"{name:>{width}}" + "".join(f"{int(n):>{width}}" for n in matrix[row]))
+        say(f"{name:>{width}}" + "".join(f"{int(n):>{width}}" for n in matrix[row]))
     probabilities = scores.softmax(dim=1)
     of_target = probabilities.gather(1, targets.unsqueeze(1)).squeeze(1)
     wrong = (predicted != targets).nonzero().squeeze(1)
     worst = wrong[of_target[wrong].argsort()][:WORST]
-    print(f"\nworst mistakes ({len(worst)} of {len(wrong)})")
+    say("", f"worst mistakes ({len(worst)} of {len(wrong)})")
     for i in worst.tolist():
         target, guess = int(targets[i]), int(predicted[i])
-        print(
+        say(
             f"example {int(part.indices[i])}: target {names[target]} (p {float(of_target[i]):.4f}),"
             f" predicted {names[guess]} (p {float(probabilities[i, guess]):.4f})"
         )

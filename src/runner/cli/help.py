@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runner.cli import VERBS
+from runner.printable import say
 
 HEAD = """\
 Trains one model as the config says, and leaves a folder under outputs/ with all that it did.
@@ -42,13 +43,12 @@ def show(argv: Sequence[str]) -> None:
     for folder in folders:
         for path in folder.glob("*/*.yaml"):
             choices.setdefault(path.parent.name, set()).add(path.stem)
-    print(HEAD)
-    print("Groups (* is the default)")
+    say(*HEAD.splitlines(), "", "Groups (* is the default)")
     order = [group for group in defaults if group in choices]
     for group in order + sorted(set(choices) - set(order)):
         names = [f"{name}*" if defaults.get(group) == name else name for name in sorted(choices[group])]
-        print(f"  {group:12} {', '.join(names)}")
-    print("\nVerbs (each has a --help)")
+        say(f"  {group:12} {', '.join(names)}")
+    say("", "Verbs (each has a --help)")
     for verb, what in VERBS.items():
-        print(f"  {verb:12} {what}")
-    print(f"\n{FLAGS}", end="")
+        say(f"  {verb:12} {what}")
+    say("", *FLAGS.splitlines())

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from runner.printable import csv_row, say
 from runner.storage import records
 from runner.tables import table
 
@@ -32,12 +33,12 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.sort is not None:
         rows = records.ordered(rows, arguments.sort)
     if arguments.json:
-        print(json.dumps(rows, indent=2))
+        say(*json.dumps(rows, indent=2).splitlines())
     elif arguments.csv:
         names = list({name: None for row in rows for name in row})
-        writer = csv.DictWriter(sys.stdout, names)
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(csv_row(names))
+        writer.writerows(csv_row([row.get(name) for name in names]) for row in rows)
     else:
         show(rows, arguments.folder, arguments.sort)
     return 0
@@ -64,4 +65,4 @@ def show(rows: list[dict[str, Any]], folder: Path, sort: str | None) -> None:
         ]
         for row in rows
     ]
-    print(table([*header, "seconds"], lines))
+    say(*table([*header, "seconds"], lines).splitlines())

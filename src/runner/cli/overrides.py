@@ -1,10 +1,13 @@
 """What stands in place of a verb: overrides and flags, for one run, a sweep, or a look at the config."""
 
 import argparse
+import contextlib
+import io
 from collections.abc import Sequence
 from typing import Any
 
 from runner.errors import InputError
+from runner.printable import say
 
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 NOT_OURS = ("--config-path", "--config-name", "--experimental-rerun")  # Hydra's, for programs with another entry
@@ -66,4 +69,10 @@ def look(arguments: Any, made: argparse.ArgumentParser) -> None:
 
     compose.set_up()
     with compose.own_hydra():
-        hydra_adapter.show(compose.make_hydra(arguments.config_dir), compose.CONFIG_NAME, arguments, made)
+        shown = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(shown):
+                hydra_adapter.show(compose.make_hydra(arguments.config_dir), compose.CONFIG_NAME, arguments, made)
+        finally:
+            if text := shown.getvalue().removesuffix("\n"):
+                say(*text.split("\n"))

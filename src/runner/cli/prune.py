@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from runner.errors import InputError
+from runner.printable import say
 from runner.storage import records
 from runner.storage.run_dir import RunDir, is_locked
 
@@ -25,7 +26,7 @@ def main(arguments: argparse.Namespace) -> int:
         try:
             record = run_dir.read_run()
         except InputError as error:
-            print(f"skipped: {error}")
+            say(f"skipped: {error}")
             continue
         if record["state"] != "done" or is_locked(run_dir):
             continue
@@ -38,10 +39,10 @@ def main(arguments: argparse.Namespace) -> int:
             # A file of two names (best.pt and last.pt of one epoch) frees nothing until both are gone.
             freed += file.stat().st_size if file.stat().st_nlink == 1 else 0
             count += 1
-            print(f"{'would delete' if arguments.dry_run else 'deleted'} {file}")
+            say(f"{'would delete' if arguments.dry_run else 'deleted'} {file}")
             if not arguments.dry_run:
                 file.unlink()
-    print(f"{count} files, {freed / 1e6:.1f} MB {'would be ' if arguments.dry_run else ''}freed")
+    say(f"{count} files, {freed / 1e6:.1f} MB {'would be ' if arguments.dry_run else ''}freed")
     return 0
 
 

@@ -1,12 +1,12 @@
 """`runner resume RUN_DIR`: continues a run from its folder alone, with the same bits as if it had never stopped."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from runner.cli import trust
 from runner.errors import InputError
+from runner.storage import shapes
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,17 +39,13 @@ def resume_sweep(path: Path, overrides: list[str]) -> None:
     finished is not run again.
     """
     from runner.job.own_code import as_it_was_started
-    from runner.storage import signature
     from runner.sweep.multirun import check_words, resume
 
     try:
-        record = json.loads((path / "sweep.json").read_text())
-        missing = {"arguments", "config_dir", "swept", "base"} - set(record)
-    except ValueError as error:
-        raise InputError(f"{path / 'sweep.json'}: cannot be read; give the sweep's command again") from error
-    if missing:
-        raise InputError(f"{path / 'sweep.json'}: has no {sorted(missing)[0]}; give the sweep's command again")
-    is_mine = signature.is_mine(record)
+        record = shapes.read(path / "sweep.json", "sweep")
+    except shapes.BadRecord as error:
+        raise InputError(f"{error}; give the sweep's command again") from error
+    is_mine = shapes.is_mine(path / "sweep.json")
     check_words(path / "sweep.json", record, is_mine)
     beginning = beginning_of(path, record)
     place = path if beginning["working_directory"] == str(Path.cwd()) else path.absolute()
@@ -59,9 +55,9 @@ def resume_sweep(path: Path, overrides: list[str]) -> None:
 
 def beginning_of(path: Path, record: dict[str, Any]) -> dict[str, Any]:
     """Where a sweep was started and with which modules; of an older sweep, its first run's."""
-    if "working_directory" in record:
+    if record["working_directory"]:
         return record
-    from runner.storage.run_dir import RunDir
+    from runner.sweep.plan import run_of
 
-    runs = sorted(path.glob("*/run.json"))
-    return RunDir(runs[0].parent).read_run() if runs else {"working_directory": str(Path.cwd()), "own_code": {}}
+    runs = [run for found in sorted(path.glob("*/run.json")) if (run := run_of(found.parent)) is not None]
+    return runs[0] if runs else {"working_directory": str(Path.cwd()), "own_code": {}}

@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
+from runner.printable import say
 from runner.storage import records
 from runner.storage.run_dir import RunDir
 from runner.tables import cell, table
@@ -21,24 +22,24 @@ def main(arguments: argparse.Namespace) -> int:
     run_dir = RunDir(arguments.run_dir)
     record = run_dir.read_run()
     record["state"] = records.state_of(run_dir, record)
-    print(run_dir.path)
+    say(run_dir.path)
     for key, value in record.items():
         if key not in LATER:
             shown = (
                 " ".join(value) if key == "command" else json.dumps(value) if isinstance(value, dict) else cell(value)
             )
-            print(f"  {key:18} {shown}")
+            say(f"  {key:18} {shown}")
     for which, values in record["test"].items():
-        print(f"  test ({which})".ljust(21) + ", ".join(f"{name} {value!r}" for name, value in values.items()))
+        say(f"  test ({which})".ljust(21) + ", ".join(f"{name} {value!r}" for name, value in values.items()))
     for event in record.get("resumed", []):
-        print(f"  resumed            {event['at']} after epoch {event['epoch']}, batch {event['batch']}")
-    print("\nconfig")
+        say(f"  resumed            {event['at']} after epoch {event['epoch']}, batch {event['batch']}")
+    say("", "config")
     for key, value in records.flatten(record["config"]).items():
-        print(f"  {key:34} {json.dumps(value)}")
-    print("\npackages")
+        say(f"  {key:34} {json.dumps(value)}")
+    say("", "packages")
     for key, value in record["packages"].items():
-        print(f"  {key:18} {value}")
+        say(f"  {key:18} {value}")
     rows = list(records.epochs(run_dir.path))
     if rows:
-        print("\nepochs\n" + table(list(rows[0]), [list(row.values()) for row in rows]))
+        say("", "epochs", *table(list(rows[0]), [list(row.values()) for row in rows]).splitlines())
     return 0

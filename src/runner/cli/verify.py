@@ -14,6 +14,7 @@ from runner.cli import trust
 from runner.config import admission
 from runner.errors import InputError
 from runner.job import own_code
+from runner.printable import say
 from runner.storage import provenance, signature
 from runner.storage.rows import timeless
 from runner.storage.run_dir import RunDir
@@ -57,21 +58,21 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: argparse.Namespace) -> int:
     trust.grant(arguments)
     run_dir, kills = RunDir(arguments.run_dir), arguments.kills
-    record = run_dir.read_run()
+    record = run_dir.read_run(is_to_be_opened=True)
     if kills < 0:
         raise InputError(f"--kills {kills}: must not be negative")
     if record["state"] != "done":
         raise InputError(f"{run_dir.path}: is {record['state']}; only a finished run can be verified")
     for change in [*provenance.environment_changes(record, provenance.environment()), *own_code.changed(record)]:
-        print(f"note: {change}: other bits are to be expected")
+        say(f"note: {change}: other bits are to be expected")
     with tempfile.TemporaryDirectory(prefix="runner-verify-") as folder:
         again = RunDir(Path(folder, "run"))
         train_again(record, run_dir.is_mine(), again, kills, random.Random(arguments.seed))
         difference = next(differences(run_dir, again), None)
     if difference is not None:
-        print(f"{run_dir.path}: differs: {difference}")
+        say(f"{run_dir.path}: differs: {difference}")
         return 1
-    print(f"{run_dir.path}: equal in every bit of its weights and metrics, after {kills} kills")
+    say(f"{run_dir.path}: equal in every bit of its weights and metrics, after {kills} kills")
     return 0
 
 
@@ -92,7 +93,7 @@ def train_again(record: dict[str, Any], is_mine: bool, again: RunDir, kills: int
         if (step and done.returncode != -signal.SIGKILL) or (not step and done.returncode != 0):
             raise InputError(f"{again.path}: training again ended with {done.returncode}; {done.stdout.strip()}")
         if step:
-            print(f"killed at step {step} of {total}", flush=True)
+            say(f"killed at step {step} of {total}", flush=True)
 
 
 def differences(one: RunDir, two: RunDir) -> Iterator[str]:

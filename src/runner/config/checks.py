@@ -1,14 +1,19 @@
 """What can be said of a config before anything is made: keys, missing values, targets and their arguments."""
 
+import difflib
 import inspect
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from runner.config import admission
+from runner.config.names import ALIASES
+from runner.config.own_values import check_values, fill_left_out
 from runner.errors import InputError
+from runner.values import fits, hints_of, in_words, shown
 
 GROUPS = (
     "device",
@@ -42,22 +47,32 @@ SCHEDULE_KEYS = ("interval", "monitor")  # ours; a scheduler's constructor gets 
 
 def check_composed(cfg: DictConfig) -> None:
     """Refuses keys that nothing takes, in a config as composed: resolved, it no longer says what reads a key."""
-    refuse_missing_values(cfg)
     refuse_missing_parts(cfg)
+    fill_left_out(cfg)
+    refuse_missing_values(cfg)
+    check_values(cfg)
     text = OmegaConf.to_yaml(cfg)
+    if "experiment" in cfg:
+        raise InputError(
+            "experiment: its YAML file sets experiment.* and nothing else; its first line must be # @package _global_"
+        )
     refuse_unknown_keys(cfg, "", ROOT_KEYS, text)
     refuse_unknown_keys(cfg.dataset, "dataset", DATASET_KEYS, text)
     refuse_unknown_keys(cfg.trainer, "trainer", TRAINER_KEYS, "")
 
 
-def check_targets(cfg: DictConfig) -> None:
-    """Refuses missing values, and targets that cannot be imported or called so."""
+def check_targets(cfg: DictConfig, is_new: bool = True) -> None:
+    """Refuses missing values, and targets that cannot be imported or called so.
+
+    Args:
+        is_new: False takes values as they were taken when the run began, of whatever kind.
+    """
     refuse_missing_values(cfg)
     if not isinstance(cfg.seed, int):
         raise InputError(f"seed={cfg.seed}: must be a whole number")
     with admission.of_config(cfg):
         for key in cfg:
-            walk_targets(cfg, str(key))
+            walk_targets(cfg, str(key), is_new=is_new)
 
 
 def refuse_missing_parts(cfg: DictConfig) -> None:
@@ -75,7 +90,7 @@ def refuse_missing_parts(cfg: DictConfig) -> None:
             if key not in cfg[group]:
                 raise InputError(f"{group}.{key}: must be given")
     for key in ("model_weights", "init_from", "name", "notes"):
-        if not isinstance(cfg[key], (str, type(None))):
+        if not OmegaConf.is_missing(cfg, key) and not isinstance(cfg[key], (str, type(None))):
             raise InputError(f"{key}={cfg[key]}: must be text; in quotes it is: '{key}=\"{cfg[key]}\"'")
 
 
@@ -85,6 +100,9 @@ def refuse_missing_values(cfg: DictConfig) -> None:
         missing = sorted(OmegaConf.missing_keys(cfg))
     except InterpolationToMissingValueError as error:
         missing = re.findall(r"Missing mandatory value: (\S+)", str(error))
+    except OmegaConfBaseException:
+        check_values(cfg)  # says which value leads nowhere
+        raise
     if missing:
         raise InputError(f"{missing[0]}: must be given, as in {missing[0]}=VALUE")
 
@@ -96,24 +114,33 @@ def refuse_unknown_keys(node: Any, key: str, known: tuple[str, ...], referring: 
         raise InputError(f"{key}: must be a group of keys, got {node!r}")
     for name in map(str, node):
         if name not in known and not re.search(r"\$\{\.*" + re.escape(f"{prefix}{name}") + r"\W", referring):
-            raise InputError(
-                f"{prefix}{name}: nothing takes this key; choices: {', '.join(k for k in known if k != 'derived')}"
-            )
+            near = aliased(name, known) or difflib.get_close_matches(name, known, 1)
+            guess = f"did you mean {near[0]}? " if near else ""
+            choices = ", ".join(k for k in known if k != "derived")
+            raise InputError(f"{prefix}{name}: nothing takes this key; {guess}choices: {choices}")
 
 
-def walk_targets(parent: Any, key: str, path: str = "") -> None:
+def aliased(name: str, known: Sequence[str]) -> list[str]:
+    """What another library's name means here, among the known keys or inside one of the groups."""
+    meant = ALIASES.get(name.lower(), "").split()
+    return [key for key in meant if key in known or (known is ROOT_KEYS and "." in key)][:1]
+
+
+def walk_targets(parent: Any, key: str, path: str = "", is_new: bool = True) -> None:
     """Walks every `_target_` below parent[key]: it must exist, and take the keys beside it."""
     if OmegaConf.is_interpolation(parent, key):
         return
     node, path = parent[key], f"{path}.{key}" if path else str(key)
     if isinstance(node, ListConfig):
         for index in range(len(node)):
-            walk_targets(node, index, path)  # type: ignore[arg-type]
+            walk_targets(node, index, path, is_new)  # type: ignore[arg-type]
     if isinstance(node, DictConfig):
         if "_target_" in node:
             refuse_wrong_arguments(node, path)
+            if is_new:
+                refuse_wrong_kinds(node, path)
         for name in node:
-            walk_targets(node, name, path)  # type: ignore[arg-type]
+            walk_targets(node, name, path, is_new)  # type: ignore[arg-type]
 
 
 def locate(target: Any, key: str) -> Any:
@@ -148,15 +175,47 @@ def refuse_wrong_arguments(node: DictConfig, key: str) -> None:
     ours = SCHEDULE_KEYS if key == "scheduler" else ()
     for name in map(str, node):
         if name not in parameters and name not in SPECIAL and name not in ours:
-            choices = ", ".join(parameters)
-            raise InputError(f"{key}.{name}: {node['_target_']} takes no such argument; choices: {choices}")
+            near = aliased(name, list(parameters)) or difflib.get_close_matches(name, list(parameters), 1)
+            choices = (f"did you mean {near[0]}? " if near else "") + f"choices: {', '.join(parameters)}"
+            raise InputError(f"{key}.{name}: {node['_target_']} takes no such argument; {choices}")
 
 
-def complaint(key: str, target: str, error: BaseException) -> str:
-    """One line: `key.argument=value: ...` where the error begins so, else `key: target: error`."""
+def refuse_wrong_kinds(node: DictConfig, key: str) -> None:
+    """Holds the values against the type hints of what they are for: null is left to the constructor."""
+    hints = hints_of(locate(node["_target_"], key))
+    for name in map(str, node):
+        value = node[name]
+        plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        if name in hints and plain is not None and not fits(plain, hints[name]) and not holds_null(plain):
+            raise InputError(f"{key}.{name}={shown(plain)}: must be {in_words(hints[name])}")
+
+
+def holds_null(value: Any) -> bool:
+    """Whether something in it is not known yet."""
+    return isinstance(value, list) and any(item is None for item in value)
+
+
+def blamed(key: str, message: str, node: Any) -> str:
+    """`key.argument=value`, where the message holds the name or the value of exactly one of the node's arguments."""
+    plain = {str(k): v for k, v in node.items() if not str(k).startswith("_")} if isinstance(node, Mapping) else {}
+    by_name = [name for name in plain if re.search(rf"(?<![\w.]){re.escape(name)}\b", message)]
+    texts = {name: [str(v) for v in (value if isinstance(value, list) else [value])] for name, value in plain.items()}
+    by_value = [
+        name for name, ts in texts.items() if any(re.search(rf"(?<![\w.]){re.escape(t)}(?![\w.])", message) for t in ts)
+    ]
+    both = [name for name in by_name if name in by_value]
+    for names in (both, by_name, by_value):
+        if len(names) == 1:
+            return f"{key}.{names[0]}={shown(plain[names[0]])}"
+    return key
+
+
+def complaint(key: str, target: str, error: BaseException, node: Any = None) -> str:
+    """One line: `key.argument=value: ...` where the error tells the argument, else `key: target: error`."""
     message = " ".join(str(error).split()) or type(error).__name__
     if re.match(r"\w+=", message):
         return f"{key}.{message}"
     if not isinstance(error, (ValueError, TypeError, RuntimeError)):
         message = f"{type(error).__name__}: {message}"
+    key = blamed(key, message, node)
     return f"{key}: {target}: {message}" if target else f"{key}: {message}"

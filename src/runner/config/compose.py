@@ -20,7 +20,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from runner.config import admission, hydra_adapter
+from runner.config.checks import GROUPS
 from runner.config.conf_dir import conf_dir
+from runner.config.names import ALIASES, nearest
 from runner.errors import InputError
 
 CONFIG_NAME = "config"
@@ -51,13 +53,17 @@ def _sweep_folder(name: str | None) -> str:
     """A sweep's fixed name, or a new one that sorts by time."""
     if name is None:
         return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(4)}"
-    if re.search(r"[^A-Za-z0-9._=,+-]", name) or name.startswith("."):
+    name = str(name)
+    if not name or re.search(r"[^A-Za-z0-9._=,+-]", name) or name.startswith("."):
         raise InputError(f"sweep.name={name}: must be a folder's name of letters, digits and . _ = , + -")
     return name
 
 
 def _apply_checked(overrides: list[Override], cfg: DictConfig) -> None:
     """Refuses unknown keys, and values of another kind than the YAML's: see _fits."""
+    for override in overrides:
+        if override.key_or_group in ("hydra.run.dir", "hydra.sweep.dir") and override.value() in ("", None):
+            raise InputError(f"{override.input_line}: must name a folder; leave it out for one under outputs/")
     expected: dict[str, tuple[Override, str | None]] = {}  # by key: of several overrides the last one counts
     for override in overrides:
         key = override.key_or_group
@@ -96,7 +102,8 @@ def _unknown_key(cfg: DictConfig, key: str) -> str:
     if not isinstance(parent, DictConfig):
         return _unknown_key(cfg, parent_key) if parent_key else f"there is no key {key!r}"
     keys = [str(k) for k in parent if k not in ("hydra", "derived") and not str(k).startswith("_")]
-    close = difflib.get_close_matches(last, keys, 1) or _same_name(cfg, last)
+    close = [k for k in ALIASES.get(last.lower(), "").split() if k in keys or (not parent_key and _has(cfg, k))][:1]
+    close = close or difflib.get_close_matches(last, keys, 1) or _same_name(cfg, last)
     where = f"{parent_key} has" if parent_key else "there is"
     guess = f"did you mean {close[0]}? " if close else ""
     return f"{where} no key {last!r}; {guess}choices: {', '.join(keys)}"
@@ -158,7 +165,8 @@ def one_line(error: BaseException) -> str:
         group, choice = missing.groups()
         found = re.search(r"Available options in '[^']*':\n(.*?)(?:\n\S|\Z)", text, re.DOTALL)
         choices = ", ".join(line.strip() for line in found[1].splitlines() if line.strip()) if found else ""
-        return f"{group}={choice}: no such choice; choices: {choices}"
+        guess = f"did you mean {near}? " if (near := nearest(choice, choices.split(", "))) else ""
+        return f"{group}={choice}: no such choice; {guess}choices: {choices}"
     if absent := re.search(r"Could not override '([^']+)'", text):
         return f"{absent[1]}: there is no such config group or key"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -174,6 +182,15 @@ def one_line(error: BaseException) -> str:
         example = "0.95 ** epoch" if "lr_lambda" in key else example
         message += f"; quotes inside the shell's make it text: '{key}=\"{example}\"'"
     return message
+
+
+def refuse_no_choice(overrides: Sequence[str]) -> None:
+    """Refuses GROUP=null and GROUP=[]: Hydra's answers name no group."""
+    for word in overrides:
+        group, _, choice = word.partition("=")
+        if group in GROUPS and group != "trainer" and choice in ("null", "[]", "", "''", '""'):
+            found = ", ".join(sorted(path.stem for path in Path(conf_dir(), group).glob("*.yaml")))
+            raise InputError(f"{word}: a run needs the group {group}; choices: {found}")
 
 
 def replaced_files(config_dir: str | None, choices: dict[str, Any]) -> list[str]:
@@ -207,6 +224,7 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> tuple[An
         InputError: an unknown choice or key, a value of the wrong kind, anything that Hydra or OmegaConf refuses.
     """
     set_up()
+    refuse_no_choice(overrides)
     with own_hydra():
         hydra = make_hydra(config_dir)
         cfg = hydra_adapter.composed(hydra, CONFIG_NAME, overrides)

@@ -22,7 +22,7 @@ from runner.data import Parts
 from runner.errors import InputError
 from runner.job.data_parts import fill_classes, make_parts
 from runner.job.instantiate import call, containers, make
-from runner.job.mistakes import check_data, check_outputs
+from runner.job.mistakes import check_data, check_outputs, check_shape
 from runner.job.model_parts import (
     check_accumulate,
     make_loss,
@@ -35,6 +35,7 @@ from runner.job.model_parts import (
 from runner.job.modes import mode_of, monitoring
 from runner.job.process_state import importing, targets_in
 from runner.job.shared_examples import check_shared
+from runner.job.smallest_batch import check_smallest_batch, smallest
 from runner.processes import StopRequest
 from runner.seeding import derive, isolated, seed_everything
 from runner.storage.checkpoint import Checkpoints
@@ -121,7 +122,7 @@ def _build(
 ) -> Built:
     seed_everything(derive(0, "data"))  # what a dataset draws while it is made is the same for every seed, as its parts
     with importing(list(targets_in(OmegaConf.to_container(cfg)))):
-        check_targets(cfg)
+        check_targets(cfg, is_new)
     seed_everything(derive(0, "data"))  # a module draws when it is imported, in the first job of a process only
     given = settings(cfg)
     where, options, loading, epochs, limit = given.device, given.options, given.loading, given.epochs, given.limit
@@ -147,6 +148,8 @@ def _build(
         cfg[group].mode = mode_of(group, cfg, is_new)
     resolved = resolve(cfg)
 
+    if is_new:
+        check_shape(resolved["dataset"].get("input_shape"), train_loader)
     model = make_model(cfg, where.torch)
     task = Supervised(model, make_loss(cfg, where.torch), options.precision)
     optimizer = make_optimizer(cfg, task)
@@ -179,6 +182,9 @@ def _build(
         check_own_state({"dataset.train": train_loader, "dataset.val": val_loader, "dataset.test": test_loader})
         check_outputs(resolved, model, task.criterion, train_loader, parts.train, options)
         probe(built, make_metrics(cfg, where.torch))
+        size = smallest(len(parts.train), loading.batch_size, loading.drop_last, limit)
+        if size == 1:
+            check_smallest_batch(task, train_loader, loading.batch_size, options)
     if mode := cfg.trainer.get("compile"):
         # Each shape gets code of its own: what a shape computes must not depend on the ones that came before.
         model.compile(mode="default" if mode is True else mode, dynamic=False)
@@ -229,6 +235,10 @@ def probe(built: Built, metrics: dict[str, Any]) -> None:
             task.eval()
             with task.precision.autocast():
                 output = precision.as_fp32(task.model(data))
+            if not isinstance(output, torch.Tensor):
+                raise InputError(
+                    f"model: {built.config['model'].get('_target_')} must give one tensor, got {type(output).__name__}"
+                )
             part = "loss"
             loss = task.criterion(output, target)
             if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
@@ -254,9 +264,10 @@ def probe(built: Built, metrics: dict[str, Any]) -> None:
             raise InputError(f"{part}: {error}") from error
         raise
     except Exception as error:
-        target_name = str(OmegaConf.select(OmegaConf.create(built.config), part).get("_target_", ""))
+        node = OmegaConf.select(OmegaConf.create(built.config), part)
+        target_name = str(node.get("_target_", ""))
         shapes = f" (an input of shape {list(data.shape)})" if part != "dataset" else ""
-        raise InputError(f"{complaint(part, target_name, error)}{shapes}") from error
+        raise InputError(f"{complaint(part, target_name, error, node)}{shapes}") from error
 
 
 def describe(built: Built) -> list[str]:

@@ -5,10 +5,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 from runner.config.compose import quoted
 from runner.errors import InputError
+from runner.storage.files import read_regular
 from runner.storage.identity import FREE
 from runner.storage.records import flatten
 
@@ -52,7 +53,16 @@ def config_dir_flag(record: dict[str, Any]) -> list[str]:
 def own_overrides(run_dir: Path) -> list[str]:
     """The overrides that the run was started with, as Hydra kept them."""
     path = run_dir / ".hydra" / "overrides.yaml"
-    return [str(word) for word in OmegaConf.load(path)] if path.exists() else []
+    try:
+        text = read_regular(path).decode()
+        words = yaml.safe_load(text) or []
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from error
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise InputError(f"{path}: must be a list of overrides")
+    return words
 
 
 def check_epochs(record: dict[str, Any], epochs: Any, way_out: str) -> None:

@@ -73,7 +73,8 @@ def listed(made: Any) -> list[Any]:
 def data_error(cfg: DictConfig, name: str, error: InputError) -> InputError:
     """Says where the data was looked for, where a root was given."""
     node = cfg.dataset[name]
-    if str(error).startswith("dataset.root=") or not isinstance(node, DictConfig) or node.get("root") is None:
+    inside = str(error).startswith(f"dataset.{name}.")  # an argument, or a part such as a transform, is to blame
+    if inside or str(error).startswith("dataset.root=") or not isinstance(node, DictConfig) or node.get("root") is None:
         return error
     cls = locate(node["_target_"], f"dataset.{name}")
     folder = Path(node.root).absolute()

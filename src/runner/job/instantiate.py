@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -49,14 +50,26 @@ def instantiate(node: Any, path: str) -> Any:
         return [instantiate(item, f"{path}.{i}") for i, item in enumerate(node)]
     if not isinstance(node, dict):
         return node
-    target = node.get("_target_", "")
     try:
         return unwrapped(hydra.utils.instantiate(with_partials(node, path), _convert_="all"))
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, InputError):
             raise cause from error
-        raise InputError(complaint(path, target, cause)) from error
+        raise InputError(said(node, path, error, cause)) from error
+
+
+def said(node: Any, path: str, error: BaseException, cause: BaseException) -> str:
+    """The complaint of the `_target_` that refused: Hydra names the node inside the one that it was given."""
+    message = str(error)
+    found = re.search(r"full_key: (\S+)", message)
+    for name in found[1].split(".") if found else ():
+        at: Any = int(name) if isinstance(node, list) and name.isdigit() else name
+        inner = node[at] if isinstance(node, list) or (isinstance(node, dict) and name in node) else None
+        if inner is None:
+            break
+        node, path = inner, f"{path}.{name}"
+    return complaint(path, str(node.get("_target_", "")) if isinstance(node, dict) else "", cause, node)
 
 
 def with_partials(node: Any, path: str) -> Any:

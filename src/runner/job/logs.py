@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from runner.printable import printable, printable_lines, say
 from runner.train.events import EpochEnd, Progress
 
 log = logging.getLogger("runner")
@@ -19,18 +20,35 @@ logging.addLevelName(RESULT, "RESULT")
 REFRESH_SECONDS = 0.5  # rich takes 3 ms to draw the bar
 
 
+class Printable(logging.Formatter):
+    """One message is one line, whatever is in it; tracebacks and other libraries' messages keep their lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        if record.name == "runner":
+            record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
+if logging.lastResort is not None:  # what a verb says that opens no log
+    logging.lastResort.setFormatter(Printable())
+
+
 class Screen(logging.Handler):
     """Prints messages; on a terminal also a progress bar for the epoch, redrawn by time and not by batch."""
 
     def __init__(self, quiet: bool) -> None:
         super().__init__(RESULT if quiet else logging.INFO)
+        self.setFormatter(Printable())
         self.live: Any = None
         self.due = time.monotonic() + REFRESH_SECONDS
         if not quiet and sys.stdout.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             self.live = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(compact=True),
@@ -49,9 +67,10 @@ class Screen(logging.Handler):
     def show(self, record: logging.LogRecord) -> None:
         message = self.format(record)
         if self.live is not None and self.live.live.is_started:
-            self.live.console.print(message, markup=False, highlight=False, soft_wrap=True)
+            self.live.console.print(message, markup=False, emoji=False, highlight=False, soft_wrap=True)
         else:
-            print(message, file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout, flush=True)
+            file = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+            say(*message.split("\n"), file=file, flush=True)
 
     def on_batch(self, progress: Progress, num_batches: int) -> None:
         now = time.monotonic()
@@ -91,7 +110,7 @@ def open_logs(path: Path, quiet: bool, is_shown: bool = True) -> Iterator[Screen
     """Sends the `runner` logger's messages, and other libraries' warnings, to the file and the screen."""
     root, own = logging.getLogger(), logging.getLogger("runner")
     file = RunLog(path, encoding="utf-8", errors="backslashreplace")
-    file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
+    file.setFormatter(Printable("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
     screen = Screen(quiet or not is_shown)
     if not is_shown:
         screen.setLevel(logging.CRITICAL)

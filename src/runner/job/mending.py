@@ -1,14 +1,61 @@
 """What lies beside a run's checkpoints, held against them: whose they are, and rows that were lost or damaged."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
 from runner.storage.checkpoint import Damaged
 from runner.storage.identity import lasting
+from runner.storage.records import flatten
 from runner.storage.rows import TIMES, strict_json, timeless
 from runner.storage.run_dir import RunDir
+
+
+def whole_config(run_dir: RunDir, record: Mapping[str, Any]) -> str:
+    """config_yaml, which must hold what `config` holds.
+
+    Raises:
+        InputError: it is no config, or says something else than `config`.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    text: str = record["config_yaml"]
+    try:
+        found = OmegaConf.to_container(OmegaConf.create(text))
+    except (ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
+        what = " ".join(str(error).split())[:200]
+        raise InputError(f"{run_dir.run_json}: config_yaml cannot be read ({what})") from error
+    ours, theirs = flatten(strict_json(found)), flatten(record["config"])
+    for key in {**ours, **theirs}:
+        if ours.get(key) != theirs.get(key):
+            raise InputError(
+                f"{run_dir.run_json}: {key} is {theirs.get(key)} in its config and {ours.get(key)} in its config_yaml"
+            )
+    return text
+
+
+WEIGHTS = ("model_state_dict",)
+TO_GO_ON = (*WEIGHTS, "optimizer_state_dict", "scheduler_state_dict", "lr", "metrics", "progress")
+COUNTERS = ("epoch", "batch", "step", "best_epoch", "best_value")
+
+
+def check_keys(path: Path, state: Mapping[str, Any], keys: Sequence[str]) -> None:
+    """Refuses a checkpoint that is whole by its digest and lacks what is needed of it.
+
+    Raises:
+        Damaged: names the file and the key.
+    """
+    missing = [key for key in keys if key not in state]
+    if not missing and "progress" in keys:
+        progress = state["progress"]
+        missing = [f"progress.{key}" for key in COUNTERS if not isinstance(progress, Mapping) or key not in progress]
+        if not missing and progress["batch"]:
+            missing = [key for key in ("running", "rng") if key not in state]
+    if missing:
+        raise Damaged(f"{path}: has no {missing[0]}")
 
 
 def check_owner(path: Path, state: Mapping[str, Any], record: Mapping[str, Any]) -> None:

@@ -60,6 +60,21 @@ def check_data(cfg: Any, parts: Parts) -> None:
         )
 
 
+def check_shape(shape: Any, loader: Loader) -> None:
+    """Holds dataset.input_shape against an example, as the model gets it.
+
+    Raises:
+        InputError: it has another shape.
+    """
+    try:
+        with isolated(0, torch.device("cpu")):
+            data = loader.examples(1)[0]
+    except Exception:
+        return  # the probe says which part is to blame
+    if isinstance(data, Tensor) and isinstance(shape, list) and list(data.shape[1:]) != shape:
+        raise InputError(f"dataset.input_shape={shape}: an example has the shape {list(data.shape[1:])}")
+
+
 def refuse_other_classes(name: str, dataset: Any, train: Any) -> None:
     """Refuses an official part whose classes have other names, or another order, than the training set's."""
     own, known = (getattr(d, "classes", None) for d in (dataset, train))

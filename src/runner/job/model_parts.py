@@ -61,8 +61,10 @@ def make_model(cfg: DictConfig, where: torch.device) -> nn.Module:
     model = make(cfg, "model")
     if not isinstance(model, nn.Module):
         raise InputError(f"model: must be a torch.nn.Module, got {type(model).__name__}")
+    refuse_empty(model, cfg)
     if (path := initial_weights(cfg)) is not None:
-        load_initial_weights(model, path, cfg.strict)
+        key = "model_weights" if cfg.init_from is None else "init_from"
+        load_initial_weights(model, path, cfg.strict, f"{key}={cfg[key]}")
     refuse_lazy(model, "model")
     if cfg.trainer.get("channels_last"):
         if not any(p.dim() == 4 for p in model.parameters()):
@@ -100,13 +102,24 @@ def initial_weights(cfg: DictConfig) -> Path | None:
     raise InputError(f"init_from={cfg.init_from}: holds no run with a checkpoint")
 
 
-def load_initial_weights(model: nn.Module, path: Path, strict: bool) -> None:
+def refuse_empty(model: nn.Module, cfg: DictConfig) -> None:
+    """Refuses a layer without a weight: a width of 0."""
+    empty = [name for name, p in model.named_parameters() if not nn.parameter.is_lazy(p) and p.numel() == 0]
+    if empty:
+        node = containers(cfg, "model")
+        zeros = [
+            f"model.{k}={v}" for k, v in node.items() if 0 in (v if isinstance(v, list) else [v]) and v is not False
+        ]
+        raise InputError(f"{', '.join(zeros) or 'model'}: leaves {empty[0]} empty; a width must be at least 1")
+
+
+def load_initial_weights(model: nn.Module, path: Path, strict: bool, key: str = "model_weights") -> None:
     """Loads a file's weights and logs what does not fit: missing, unexpected and mis-shaped keys.
 
     Raises:
         InputError: the file holds no weights; or, if strict, something does not fit.
     """
-    given, own = checkpoint.read_weights(path), model.state_dict()
+    given, own = checkpoint.read_weights(path, key), model.state_dict()
     shaped = [k for k in own if k in given and given[k].shape != own[k].shape]
     report = {
         "missing": [k for k in own if k not in given],
@@ -115,10 +128,10 @@ def load_initial_weights(model: nn.Module, path: Path, strict: bool) -> None:
     }
     found = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in report.items() if keys)
     if found and strict:
-        raise InputError(f"model_weights: {path} does not fit the model; {found}; strict=false takes what fits")
+        raise InputError(f"{key}: {path} does not fit the model; {found}; strict=false takes what fits")
     fitting = {k: v for k, v in given.items() if k in own and k not in shaped}
     if not fitting:
-        raise InputError(f"model_weights: nothing in {path} fits the model; {found}")
+        raise InputError(f"{key}: nothing in {path} fits the model; {found}")
     model.load_state_dict({**own, **fitting})
     log.info("model_weights: %d of %d tensors from %s%s", len(fitting), len(own), path, f"; {found}" if found else "")
 
@@ -141,8 +154,8 @@ def make_optimizer(cfg: DictConfig, task: nn.Module) -> Optimizer:
     parameters = [p for p in task.parameters() if p.requires_grad]
     try:
         optimizer = factory(parameters)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(complaint("optimizer", target.__name__, error)) from error
+    except Exception as error:
+        raise InputError(complaint("optimizer", target.__name__, error, containers(cfg, "optimizer"))) from error
     if not isinstance(optimizer, Optimizer):
         raise InputError(f"optimizer: must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
     return optimizer

@@ -1,5 +1,6 @@
 """Continuing a run: from which checkpoint, with which overrides, and what its files hold from then on."""
 
+import json
 import logging
 import os
 import signal
@@ -14,16 +15,18 @@ from omegaconf import OmegaConf
 from runner.config.compose import overridden
 from runner.errors import InputError
 from runner.job.changes import check_changes
-from runner.job.mending import check_owner, lost_steps, whole_rows
+from runner.job.mending import TO_GO_ON, check_keys, check_owner, lost_steps, whole_config, whole_rows
 from runner.job.own_code import as_it_was_started
 from runner.job.record import never_began
 from runner.job.run import OnBatch, train
 from runner.job.saved import keep_placement, refuse_interpolations
+from runner.printable import say
 from runner.processes import STOP_SIGNALS
 from runner.storage import checkpoint, identity, provenance, signature
 from runner.storage.checkpoint import Damaged
 from runner.storage.files import fsync_directory
 from runner.storage.peek import peek, verify
+from runner.storage.records import flatten
 from runner.storage.rows import timeless
 from runner.storage.run_dir import RunDir, now
 from runner.train.events import Progress
@@ -36,6 +39,7 @@ KEPT = (
     *("foreign", "id", "started", "command", "git", "code", "own_code", "working_directory"),
     *("host", "platform", "machine", "cpu", "python", "packages"),
 )
+ABOUT = ("name", "tags", "notes")  # what is said of a run, and changes nothing in it
 SET_ASIDE = ".set-aside"
 NOT_CHECKPOINTS = ("model_state_dict.pt", "model.pt")
 
@@ -53,23 +57,22 @@ def resume(
         InputError: no run, another process has it, no good checkpoint, or an override that would change the past.
     """
     run_dir = RunDir(path.absolute())
-    record = run_dir.read_run()
+    record = run_dir.read_run(is_to_be_opened=True)
     if never_began(record):
         raise InputError(f"{path}: never began ({record['error']}); start its sweep again, once that is mended")
     finished = f"{path}: finished, all {record['epochs']} epochs are done"
     if record["state"] == "done" and not overrides:
-        print(finished)
+        say(finished)
         return record
     run_dir.lock()
     try:
         is_mine = run_dir.is_mine()
-        record = run_dir.read_run()  # nobody else writes it from here on
+        record = run_dir.read_run(is_to_be_opened=True)  # nobody else writes it from here on
         refuse_interpolations(record, is_mine)
-        config = overridden(record["config_yaml"], overrides)
+        config = overridden(whole_config(run_dir, record), overrides)
         check_changes(path, record, OmegaConf.to_container(config), overrides)
         if record["state"] == "done" and config.trainer.epochs == record["config"]["trainer"]["epochs"]:
-            print(finished)
-            return record
+            return told(run_dir, record, OmegaConf.to_container(config), finished)
         keep_placement(config, record)
         resumed, notes = choose(run_dir, record)
         if resumed.state is not None:
@@ -80,6 +83,27 @@ def resume(
             return train(config, run_dir, notes, resumed, on_batch, is_shown, stop_on)
     finally:
         run_dir.release()
+
+
+def told(run_dir: RunDir, record: dict[str, Any], config: Any, finished: str) -> dict[str, Any]:
+    """A finished run with other words about it: name, tags and notes are written; of the rest it is said that nothing
+    is left to be done with them.
+    """
+    before, now_is = flatten(record["config"]), flatten(config)
+    changed = [key for key in now_is if before.get(key) != now_is[key] and key != "quiet"]
+    words = [key for key in ABOUT if key in changed]
+    if words:
+        record = {**record, **{key: config[key] for key in words}}
+        record["config"] = {**record["config"], **{key: config[key] for key in words}}
+        record["config_yaml"] = OmegaConf.to_yaml(
+            OmegaConf.merge(OmegaConf.create(record["config_yaml"]), {key: config[key] for key in words})
+        )
+        run_dir.write_run(record)
+    said = [f"; {', '.join(f'{key}={json.dumps(config[key])}' for key in words)} written to run.json"] if words else []
+    if useless := [key for key in changed if key not in ABOUT]:
+        said.append(f"; nothing is left to be done with {', '.join(useless)}")
+    say(finished + "".join(said))
+    return record
 
 
 @dataclass
@@ -99,8 +123,9 @@ class Resumed:
         if self.state is not None:
             try:
                 trainer.state.load_state_dict(self.state)
-            except (KeyError, ValueError, RuntimeError, TypeError) as error:
-                raise InputError(f"{run_dir.path}: its checkpoint does not fit its config; {error}") from error
+            except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+                reason = f"has no {error}" if isinstance(error, KeyError) else f"does not fit its config; {error}"
+                raise InputError(f"{self.path}: {reason}") from error
         progress = trainer.progress
         for path in self.unusable:  # nothing is deleted; but no later start may take one of them for the newest
             os.replace(path, path.with_name(f"{path.name}{SET_ASIDE}-{time.time_ns()}"))
@@ -190,6 +215,7 @@ def choose(run_dir: RunDir, record: dict[str, Any]) -> tuple[Resumed, list[str]]
     def facts_of(path: Path) -> Facts:
         peeked = peek(path)
         check_owner(path, peeked, record)
+        check_keys(path, peeked, TO_GO_ON)
         return Facts.of(peeked)
 
     good |= {path: facts for path in paths if (facts := tried(facts_of, path)) is not None}

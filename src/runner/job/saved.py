@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import InputError
 from runner.job import own_code
-from runner.job.mending import check_owner
+from runner.job.mending import WEIGHTS, check_keys, check_owner
 from runner.job.own_code import as_it_was_started
 from runner.job.record import never_began
 from runner.storage import checkpoint
@@ -44,7 +44,7 @@ def open_saved(run_dir: Path, which: str) -> Saved:
         InputError: no run, or the checkpoint is missing, damaged or foreign.
     """
     RunDir(run_dir).refuse_links()
-    record = RunDir(run_dir).read_run()
+    record = RunDir(run_dir).read_run(is_to_be_opened=True)
     if never_began(record):
         raise InputError(f"{run_dir}: holds no run that began ({record['error']})")
     named = which in ("best", "last")
@@ -54,6 +54,7 @@ def open_saved(run_dir: Path, which: str) -> Saved:
         raise InputError(f"which={which}: there is no {path}; this run has: {choices}")
     try:
         state = checkpoint.load(path)
+        check_keys(path, state, WEIGHTS)
         if named:
             check_owner(path, state, record)
         elif state.get("run_id") != record.get("id"):
@@ -119,7 +120,11 @@ def say_changes(record: Mapping[str, Any]) -> None:
 def fitting(saved: Saved) -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:
+    except KeyError as error:
+        raise InputError(f"{saved.path}: has no {error}") from error
+    except (RuntimeError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         message = " ".join(str(error).split())
         raise InputError(f"{saved.path}: does not fit this run's model or loss; {message}") from error
 

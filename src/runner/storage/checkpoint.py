@@ -21,7 +21,8 @@ from typing import Any, BinaryIO
 import torch
 
 from runner.errors import InputError
-from runner.storage.files import TEMPORARY, fsync_directory
+from runner.storage.files import TEMPORARY, fsync_directory, make_directory, open_regular, read_regular
+from runner.values import Rule
 
 FORMAT_VERSION = 1
 MAGIC = b"\nrunner-sha256:"
@@ -99,7 +100,7 @@ def load(path: Path) -> dict[str, Any]:
         Damaged: unreadable, truncated, changed, not ours, or of an unknown format version.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise Damaged(f"{path}: cannot be read ({error.strerror})") from error
     body, trailer = content[:-TRAILER_LENGTH], content[-TRAILER_LENGTH:]
@@ -137,27 +138,29 @@ def torch_load(path: Path, is_mapped: bool = False) -> Any:
         raise Damaged(f"{path}: cannot be read as a torch file") from error
 
 
-def read_weights(path: Path) -> dict[str, Any]:
+def read_weights(path: Path, key: str = "model_weights") -> dict[str, Any]:
     """The state_dict in a checkpoint of ours or in a file that holds nothing else.
 
     Raises:
         InputError: a file that is neither.
     """
     if path.is_dir():
-        raise InputError(f"model_weights={path}: is a folder; a run's last weights are init_from={path}")
+        raise InputError(f"{key}: is a folder; a run's last weights are init_from={path}")
+    if path.exists() and not path.is_file():  # a device or a pipe may never end
+        raise InputError(f"{key}: {path} is not a regular file")
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - TRAILER_LENGTH))
             is_ours = file.read().startswith(MAGIC)
         state = load(path) if is_ours else torch_load(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        raise InputError(f"{key}: {path} cannot be read ({error.strerror})") from error
     except Damaged as error:
-        raise InputError(str(error)) from error
+        raise InputError(f"{key}: {error}") from error
     weights = state["model_state_dict"] if isinstance(state, dict) and "model_state_dict" in state else state
     if not isinstance(weights, dict) or not weights or not all(isinstance(v, torch.Tensor) for v in weights.values()):
-        raise InputError(f"{path}: holds neither a checkpoint of the runner nor a state_dict")
+        raise InputError(f"{key}: {path} holds neither a checkpoint of the runner nor a state_dict")
     return weights
 
 
@@ -180,11 +183,10 @@ class Checkpoints:
     ) -> None:
         if save not in SAVE_CHOICES:
             raise ValueError(f"save={save}: unknown; choices: {', '.join(SAVE_CHOICES)}")
-        for name, value in (("every", every), ("every_batches", every_batches), ("keep", keep)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name}={value}: must be a whole number of at least 1")
-        if every_minutes is not None and (not isinstance(every_minutes, (int, float)) or every_minutes <= 0):
-            raise ValueError(f"every_minutes={every_minutes}: must be a number above 0")
+        for name, value in (("every", every), ("every_batches", every_batches)):
+            Rule(int | None, least=1).check(name, value)
+        Rule(int, least=1).check("keep", keep)
+        Rule(float | None, above=0).check("every_minutes", every_minutes)
         inside: list[tuple[str, float | None]] = [("every_batches", every_batches), ("every_minutes", every_minutes)]
         useless = {"none": [("every", every), *inside], "best": inside}.get(save, [])
         for name, setting in useless:
@@ -210,7 +212,7 @@ class Checkpoints:
 
     def open(self, directory: Path) -> None:
         """Takes a run's directory, and removes what a killed write left there."""
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         for leftover in directory.glob(f"*{TEMPORARY}"):
             leftover.unlink()
         self.directory = directory

@@ -8,6 +8,7 @@ one of this host never holds anybody up: here the kernel's lock, which is taken 
 import contextlib
 import errno
 import os
+import re
 import signal
 import socket
 import sys
@@ -15,6 +16,9 @@ import threading
 import time
 import uuid
 from pathlib import Path
+
+from runner.printable import say
+from runner.storage.files import read_regular
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
@@ -36,11 +40,18 @@ def _age(path: Path, by_disk: bool) -> float:
         probe.unlink(missing_ok=True)
 
 
+def text_of(path: Path) -> str:
+    """What a lease says, in one line; bytes that are no text are shown as such."""
+    return " ".join(read_regular(path)[:1000].decode(errors="backslashreplace").split())
+
+
 def other_holder(path: Path, by_disk: bool = False) -> tuple[str, float] | None:
     """(who, seconds since it was heard of) where a process of another host holds the lease now, else None."""
     try:
-        text = path.read_text().strip()
-        if not text or text.split(",")[0] == f"host {socket.gethostname()}":
+        text = text_of(path)
+        if not re.fullmatch(r"host \S+, pid \d+, [0-9a-f]+", text):  # nobody's: it holds nobody up
+            return None
+        if text.split(",")[0] == f"host {socket.gethostname()}":
             return None
         age = _age(path, by_disk)
     except OSError:
@@ -90,13 +101,13 @@ class Lease:
     def _clear(self) -> None:
         """Moves a dead owner's lease away. Of several that find it dead, each moves only the one that it has read."""
         with contextlib.suppress(FileNotFoundError):
-            seen = self.path.stat().st_ino, self.path.read_text()
+            seen = self.path.stat().st_ino, read_regular(self.path)
             if (held := other_holder(self.path, by_disk=True)) is not None:
                 who, age = held
                 raise Taken(f"{who.rsplit(',', 1)[0]}, heard of {age:.0f} s ago")
             aside = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}")
             os.rename(self.path, aside)
-            if (aside.stat().st_ino, aside.read_text()) != seen:  # it was somebody else's by then
+            if (aside.stat().st_ino, read_regular(aside)) != seen:  # it was somebody else's by then
                 with contextlib.suppress(FileExistsError):
                     os.link(aside, self.path)
             aside.unlink(missing_ok=True)
@@ -104,18 +115,18 @@ class Lease:
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
             try:
-                text = self.path.read_text().strip()
+                text = text_of(self.path)
                 if text == self.text:
                     os.utime(self.path)
             except OSError:
                 continue
             if text and text != self.text:  # this host slept so long that another one took the folder over
-                print(f"{self.path}: now held by {text}; this process ends at once", file=sys.stderr, flush=True)
+                say(f"{self.path}: now held by {text}; this process ends at once", file=sys.stderr, flush=True)
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def is_mine(self) -> bool:
         try:
-            return self.path.read_text().strip() == self.text
+            return text_of(self.path) == self.text
         except OSError:
             return False
 

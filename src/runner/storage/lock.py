@@ -74,6 +74,8 @@ def is_taken(path: Path) -> bool:
         return True
     try:
         descriptor = os.open(path, os.O_RDWR)
+    except PermissionError:
+        return _is_taken_by_another_user(path)
     except OSError:
         return False
     try:
@@ -83,6 +85,24 @@ def is_taken(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _is_taken_by_another_user(path: Path) -> bool:
+    """As is_taken, for a file that may only be read: the kernel is asked for a lock without taking it."""
+    if not hasattr(fcntl, "F_OFD_GETLK"):
+        return False
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        whole = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        found = struct.unpack("hhqqi0q", fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, whole))
+        return bool(found[0] != fcntl.F_UNLCK)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def _forget() -> None:

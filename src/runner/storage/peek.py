@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from runner.storage.checkpoint import MAGIC, TRAILER_LENGTH, Damaged, of_known_format, torch_load
+from runner.storage.files import open_regular
 
 PIECE = 2**20  # bytes
 
@@ -23,7 +24,7 @@ def peek(path: Path) -> dict[str, Any]:
         Damaged: unreadable, truncated, changed in these values, not ours, or of an unknown format version.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             _measure(path, file)
             with zipfile.ZipFile(file) as archive:
                 for name in archive.namelist():
@@ -43,7 +44,7 @@ def verify(path: Path) -> str:
         Damaged: unreadable, truncated, changed, or not ours.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             left, trailer = _measure(path, file)
             digest, buffer = hashlib.sha256(), memoryview(bytearray(PIECE))
             while left and (count := file.readinto(buffer[: min(left, PIECE)])):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from runner import notices
 from runner.errors import InputError
 from runner.storage.rows import Rows
 from runner.storage.run_dir import RunDir, is_locked
@@ -22,8 +23,14 @@ def find(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
     found: list[Path] = []
-    for path, folders, files in os.walk(folder):
-        if "run.json" in files:
+
+    def unreadable(error: OSError) -> None:
+        notices.add(f"{error.filename}: left out, cannot be read ({error.strerror})")
+
+    for path, folders, files in os.walk(folder, onerror=unreadable):
+        if "run.json" not in files and "metrics.jsonl" in files:
+            notices.add(f"{path}: left out, its run.json is gone")
+        if "run.json" in files or "run.json" in folders:
             found.append(Path(path))
             folders.clear()
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -76,8 +83,22 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def runs(folder: Path) -> list[dict[str, Any]]:
-    """Every run below a folder, as read() gives it."""
-    return [read(path) for path in find(folder)]
+    """Every run below a folder that can be read, as read() gives it; the others are named (runner.notices).
+
+    Raises:
+        InputError: there is none, or none of them can be read.
+    """
+    rows, bad = [], []
+    for path in find(folder):
+        try:
+            rows.append(read(path))
+        except InputError as error:
+            bad.append(error)
+    if not rows:
+        raise bad[0]
+    for why in bad:
+        notices.add(f"left out: {why}")
+    return rows
 
 
 def varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -167,4 +188,8 @@ def best(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def epochs(path: Path) -> Iterator[dict[str, Any]]:
-    yield from Rows(path / "metrics.jsonl", "epoch").read()
+    """The rows of metrics.jsonl; what is lost of them is named (runner.notices)."""
+    rows = Rows(path / "metrics.jsonl", "epoch")
+    if (problem := rows.problem()) is not None:
+        notices.add(problem)
+    yield from rows.read()

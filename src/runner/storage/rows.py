@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.storage.files import write_atomically
+from runner.errors import InputError
+from runner.storage import shapes
+from runner.storage.files import fsync_directory, read_regular, write_atomically
 
 
 def strict_json(value: Any) -> Any:
@@ -38,6 +40,7 @@ class Rows:
 
     def __init__(self, path: Path, key: str) -> None:
         self.path, self.key = path, key
+        self.is_name_durable = False
 
     def append(self, row: Mapping[str, Any], durable: bool = True) -> None:
         """Adds a row; durable: it outlives a power cut once this returns."""
@@ -46,38 +49,58 @@ class Rows:
             file.flush()
             if durable:
                 os.fsync(file.fileno())
+        if durable:
+            self._keep_name()
 
     def sync(self) -> None:
         """Makes all rows durable."""
         if self.path.exists():
             with open(self.path, "rb") as file:
                 os.fsync(file.fileno())
+            self._keep_name()
+
+    def _keep_name(self) -> None:
+        """Once: a file's own fsync keeps its content, but not a new file's name in its folder."""
+        if not self.is_name_durable:
+            fsync_directory(self.path.parent)
+            self.is_name_durable = True
 
     def read(self) -> list[dict[str, Any]]:
         """The rows up to the first line that is none: a power cut may leave anything behind the durable ones. No file:
         no rows.
         """
-        return [row for _, row in self._whole()]
+        return [row for _, row in self._whole()[0]]
+
+    def problem(self) -> str | None:
+        """What a reader must be told: from which line on there are no rows. A last line that does not end is none."""
+        whole, is_all = self._whole()
+        return None if is_all else f"{self.path}: line {len(whole) + 1} is no row; it and what follows are not read"
 
     def cut_back(self, last: int) -> None:
         """Keeps the rows up to and with row[key] == last, byte for byte."""
-        content = b"".join(line + b"\n" for line, row in self._whole() if row[self.key] <= last)
-        if self.path.exists() and self.path.read_bytes() != content:
+        content = b"".join(line + b"\n" for line, row in self._whole()[0] if row[self.key] <= last)
+        if self.path.exists() and read_regular(self.path) != content:
             write_atomically(self.path, content)
 
     def replace(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Makes these the file's rows."""
         write_atomically(self.path, b"".join(line_of(row) for row in rows))
 
-    def _whole(self) -> list[tuple[bytes, dict[str, Any]]]:
-        """(line, row) of the lines that end, up to the first that is no row."""
+    def _whole(self) -> tuple[list[tuple[bytes, dict[str, Any]]], bool]:
+        """(line, row) of the lines that end, up to the first that is no row; and whether none of them is.
+
+        Raises:
+            InputError: there is something that cannot be read.
+        """
+        try:
+            lines = read_regular(self.path).split(b"\n")[:-1]
+        except FileNotFoundError:
+            return [], True
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read ({error.strerror or error})") from error
         whole = []
-        for line in self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []:
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                break
-            if not isinstance(row, dict) or not isinstance(row.get(self.key), int):
+        for line in lines:
+            if (row := shapes.row(line, self.key)) is None:
                 break
             whole.append((line, row))
-        return whole
+        return whole, len(whole) == len(lines)

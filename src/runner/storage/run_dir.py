@@ -5,19 +5,19 @@ says that a process is writing; the text in the lock file only says which. A lea
 out where the lock does not reach them.
 """
 
-import json
 import os
 import re
 import shlex
 import socket
+import stat
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from runner.errors import Held, InputError
-from runner.storage import lock, signature
-from runner.storage.files import write_atomically
+from runner.storage import lock, shapes
+from runner.storage.files import make_directory, not_a_file, read_regular
 from runner.storage.inside import refuse_links
 from runner.storage.lease import Lease, Taken, other_holder
 from runner.storage.rows import Rows, strict_json
@@ -35,6 +35,7 @@ OURS = (
     "run.json",
 )
 OF_SWEEPS = ("job.json", "sweep.json", "summary.csv", "summary_long.csv", "summary.json", "study.journal", "study.json")
+FOLDERS = (".hydra", "checkpoints")
 _leases: dict[Path, Lease] = {}  # that this process holds, by file
 os.register_at_fork(after_in_child=_leases.clear)
 
@@ -73,7 +74,7 @@ class RunDir:
         """
         try:
             self.before = set(self.path.rglob("*")) if self.path.exists() else None
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_directory(self.path)
             self.check_free()
             self.lock()
         except OSError as error:
@@ -87,7 +88,7 @@ class RunDir:
     def check_free(self) -> None:
         """Refuses a folder that holds a run, or files of ours that no start of ours has left."""
         if self.run_json.exists():
-            running = f" (and is running: {self.lock_file.read_text().strip()})" if is_locked(self) else ""
+            running = f" (and is running: {_text(self.lock_file)})" if is_locked(self) else ""
             raise InputError(
                 f"hydra.run.dir={self.path}: already holds a run{running}, which is never overwritten;"
                 f" choose another folder, or continue it: {resume_command(self.path)}"
@@ -106,9 +107,10 @@ class RunDir:
 
         Raises:
             Held: another process has it, named by host and pid.
-            InputError: something of ours in it is a link, or no regular file.
+            InputError: one of the files that it would write is a link, is none, or is another user's.
         """
         self.refuse_links()
+        self.check_kinds()
         try:
             lock.take(self.lock_file, f"host {socket.gethostname()}, pid {os.getpid()}\n")
         except lock.Busy as busy:
@@ -126,6 +128,30 @@ class RunDir:
     def refuse_links(self) -> None:
         """Refuses what might lead out of the folder; see runner.storage.inside."""
         refuse_links(self.path, (*OURS, *OF_SWEEPS))
+
+    def check_kinds(self) -> None:
+        """Refuses what would hold a writer up, or take its lines for good: a pipe, a device or a folder for a file.
+
+        Raises:
+            InputError: names it, also where it is another user's.
+        """
+        for name in OURS:
+            path = self.path / name
+            try:
+                mode = path.stat().st_mode
+                wanted = os.R_OK | os.W_OK
+                if name in FOLDERS:
+                    if not stat.S_ISDIR(mode):
+                        raise InputError(f"{path}: must be a folder")
+                    wanted |= os.X_OK
+                elif not stat.S_ISREG(mode):
+                    raise not_a_file(path, mode)
+                if not os.access(path, wanted):
+                    raise InputError(f"{path}: cannot be written (Permission denied)")
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 
     def release(self) -> None:
         """Gives the folder back, if this process has it."""
@@ -146,33 +172,26 @@ class RunDir:
                 folder.rmdir()
 
     def write_run(self, record: Mapping[str, Any]) -> None:
-        write_atomically(self.run_json, (json.dumps(signature.signed(strict_json(record)), indent=2) + "\n").encode())
+        shapes.write(self.run_json, strict_json(record))
 
     def is_mine(self) -> bool:
         """Whether run.json is as this user wrote it; see runner.storage.signature."""
-        try:
-            return signature.is_mine(json.loads(self.run_json.read_text()))
-        except (OSError, ValueError, RecursionError):
-            return False
+        return shapes.is_mine(self.run_json)
 
-    def read_run(self) -> dict[str, Any]:
-        """What run.json says.
+    def read_run(self, is_to_be_opened: bool = False) -> dict[str, Any]:
+        """What run.json says; to be opened: with all that it takes to build the run again.
 
         Raises:
             InputError: there is none, or it is not one.
         """
         try:
-            record = json.loads(self.run_json.read_text())
+            return shapes.read(self.run_json, "whole" if is_to_be_opened else "run")
         except FileNotFoundError as error:
             raise InputError(f"{self.path}: holds no run (there is no {self.run_json.name})") from error
-        except NotADirectoryError as error:
-            raise InputError(f"{self.path}: is a file; give the folder of a run") from error
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self.run_json}: cannot be read ({error})") from error
-        if not isinstance(record, dict) or "state" not in record:
-            raise InputError(f"{self.run_json}: is not a run's record")
-        record.pop(signature.FIELD, None)  # of the file, not of the run; see is_mine
-        return record
+        except shapes.BadRecord as error:
+            if self.path.exists() and not self.path.is_dir():
+                raise InputError(f"{self.path}: is a file; give the folder of a run") from error
+            raise
 
 
 def is_locked(run_dir: RunDir) -> bool:
@@ -181,11 +200,15 @@ def is_locked(run_dir: RunDir) -> bool:
     return is_other or lock.is_taken(run_dir.lock_file)
 
 
+def _text(path: Path) -> str:
+    """What a small file of ours says to people; nothing where it cannot be read."""
+    try:
+        return read_regular(path).decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
 def holder(run_dir: RunDir) -> int | None:
     """The process that says it is running in the directory, if one is and it is on this machine."""
-    try:
-        text = run_dir.lock_file.read_text()
-    except OSError:
-        return None
-    found = re.fullmatch(r"host (\S+), pid (\d+)\n", text)
+    found = re.fullmatch(r"host (\S+), pid (\d+)", _text(run_dir.lock_file))
     return int(found[2]) if found and found[1] == socket.gethostname() and is_locked(run_dir) else None

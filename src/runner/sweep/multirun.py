@@ -10,8 +10,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config import admission, hydra_adapter
-from runner.config.compose import CONFIG_NAME, compose, make_hydra, own_hydra, quoted, set_up
+from runner.config.compose import CONFIG_NAME, compose, make_hydra, own_hydra, quoted, refuse_no_choice, set_up
 from runner.errors import InputError
+from runner.printable import say
 from runner.storage.records import flatten
 
 # Of Hydra's own, what a sweep that was not written here may choose.
@@ -25,6 +26,7 @@ def multirun(overrides: Sequence[str], config_dir: str | None = None) -> Any:
         InputError: as compose, for any of the jobs.
     """
     set_up()
+    refuse_no_choice(overrides)
     with own_hydra():
         return hydra_adapter.multirun(make_hydra(config_dir), CONFIG_NAME, sweep_job, overrides)
 
@@ -40,7 +42,7 @@ def resume(place: Path, record: Mapping[str, Any], overrides: Sequence[str]) -> 
     """Runs a sweep's own command again in its folder, with the defaults that it was begun with."""
     kept = kept_defaults(record)
     for word in kept:
-        print(f"{word}: as this sweep was begun; the default has changed since")
+        say(f"{word}: as this sweep was begun; the default has changed since")
     words = [*record["arguments"], *record.get("hydra", []), quoted("hydra.sweep.dir", str(place)), *kept, *overrides]
     return multirun(words, record["config_dir"])
 

@@ -7,17 +7,23 @@ its identity keeps its folder, whatever the command calls it. What the plan know
 
 import hashlib
 import json
+import logging
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runner import notices
 from runner.errors import InputError
-from runner.storage import signature
-from runner.storage.files import write_atomically
+from runner.storage import shapes
+from runner.storage.files import make_directory
 from runner.storage.provenance import code_changes
 from runner.storage.records import flatten
+from runner.storage.run_dir import RunDir
+
+log = logging.getLogger("runner")
 
 NO_RESULT = (
     *("sweep.", "derived.", "checkpoint.", "name", "tags", "notes", "trust", "quiet", "trainer.log_every"),
@@ -27,6 +33,7 @@ NO_RESULT = (
 # Keys that came later: null, they say what a config without them says, so that older sweeps keep their identities.
 LATER = ("dataset.transform_train", "dataset.val", "dataset.val_root")
 LONGEST_NAME = 120
+SET_ASIDE = ".set-aside"  # the ending of what is kept, and not looked at
 
 
 @dataclass
@@ -118,11 +125,39 @@ def known_jobs(place: Path) -> dict[str, dict[str, Any]]:
     """job.json of every job in a sweep's folder, by folder name."""
     known = {}
     for path in sorted(place.glob("*/job.json")):
+        if path.parent.name.endswith(SET_ASIDE):
+            continue
         try:
-            known[path.parent.name] = json.loads(path.read_text())
-        except ValueError:
-            continue  # a write that never finished: the job is planned again
+            known[path.parent.name] = shapes.read(path, "job")
+        except InputError as error:  # what its run says tells whose the folder is
+            notices.add(str(error))
     return known
+
+
+def run_of(folder: Path) -> dict[str, Any] | None:
+    """run.json of a job's folder; None where it has none that can be read."""
+    try:
+        return RunDir(folder).read_run()
+    except InputError:
+        return None
+
+
+def is_of(job: Job, record: Mapping[str, Any], swept_only: bool = False) -> bool:
+    """Whether a folder's run is this job's: of one seed, and with the same values at the keys that both have (an older
+    run lacks those that came later), or at those only that are swept. The mode is filled in when a run is built.
+    """
+    theirs = setting_of(record["config"], record["config_source"])
+    ours = setting_of(job.config, job.source)
+    sources = flatten(record["config_source"]), flatten(job.source)  # what the data fills in has many forms
+    known = [key for key, value in ours.items() if key in theirs and value is not None]
+    common = [key for key in known if not any(is_open(source, key) for source in sources)]
+    common = [key for key in common if not key.startswith(("trainer.mode", "device."))]
+    if swept_only:  # a run may have been lengthened by hand
+        swept = tuple(f"{key}." for key in job.settings if key != "trainer.epochs")
+        common = [key for key in common if f"{key}.".startswith(swept)]
+    if str(record["config"].get("seed")) != str(job.config.get("seed")):
+        return False
+    return all(digest(ours[key]) == digest(theirs[key]) for key in common)
 
 
 def unique(jobs: Sequence[Job]) -> list[Job]:
@@ -148,10 +183,23 @@ def collapsed(jobs: Sequence[Job]) -> list[str]:
 
 def place_jobs(jobs: Sequence[Job], place: Path) -> None:
     """Gives each job its folder: the one it has, or a new one by its name; a clash gets a hash."""
-    by_identity = {record["identity"]: name for name, record in known_jobs(place).items()}
-    taken = set(by_identity.values())
+    known = known_jobs(place)
+    by_identity = {record["identity"]: name for name, record in known.items()}
+    folders = [path.parent for path in sorted(place.glob("*/run.json")) if not path.parent.name.endswith(SET_ASIDE)]
+    runs = {folder.name: run for folder in folders if (run := run_of(folder)) is not None}
+    ours = {job.identity for job in jobs}
+    # Whose identity no job has now: an older plan's, or one that is damaged.
+    unclaimed = [name for name in runs if name not in known or known[name]["identity"] not in ours]
+    taken = {*known}
     for job in jobs:
         name = by_identity.get(job.identity)
+        if name in runs and not is_of(job, runs[name], swept_only=True):
+            notices.add(f"{place / name / 'job.json'}: its identity is another job's than its run's; not believed")
+            name = None
+        if name is None:
+            name = next((name for name in [safe_name(job.settings), *runs] if is_its(job, name, runs, unclaimed)), None)
+        if name is None and is_unknown(place / safe_name(job.settings), known):
+            name = safe_name(job.settings)  # neither of its records can be read: said when it is to run
         if name is None:
             name = safe_name(job.settings)
             if name in taken or (place / name / "run.json").exists():
@@ -160,22 +208,43 @@ def place_jobs(jobs: Sequence[Job], place: Path) -> None:
         job.folder = place / name
 
 
+def is_its(job: Job, name: str, runs: Mapping[str, Mapping[str, Any]], unclaimed: Sequence[str]) -> bool:
+    return name in runs and is_of(job, runs[name]) and (name in unclaimed or name == safe_name(job.settings))
+
+
+def is_unknown(folder: Path, known: Mapping[str, Any]) -> bool:
+    """Whether a job's folder is there and holds a job.json that cannot be read."""
+    return folder.name not in known and (folder / "job.json").exists() and run_of(folder) is None
+
+
 def write_job(job: Job) -> None:
     """Leaves in the job's folder what the plan knows of it."""
-    job.folder.mkdir(parents=True, exist_ok=True)
+    make_directory(job.folder)
     path = job.folder / "job.json"
-    before = json.loads(path.read_text()) if path.exists() else {"deaths": []}
+    before = read_job(path)
     record = {**before, "identity": job.identity, "overrides": job.overrides, "settings": job.settings}
     record |= {"seed": job.config.get("seed"), "setting": setting_of(job.config, job.source), "choices": job.choices}
-    write_atomically(path, (json.dumps(record, indent=2, default=str) + "\n").encode())
+    shapes.write(path, record)
+
+
+def read_job(path: Path) -> dict[str, Any]:
+    """What a job.json says; one that cannot be read is set aside and begun anew."""
+    try:
+        return shapes.read(path, "job")
+    except FileNotFoundError:
+        return {"deaths": []}
+    except shapes.BadRecord:
+        aside = path.with_name(path.name + SET_ASIDE)
+        os.replace(path, aside)
+        log.warning("%s: cannot be read; it is kept as %s and written anew", path, aside.name)
+        return {"deaths": []}
 
 
 def record_death(folder: Path, event: Mapping[str, Any]) -> None:
     """Adds a worker's death to the job's record."""
     path = folder / "job.json"
-    record = json.loads(path.read_text())
-    record["deaths"].append(dict(event))
-    write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
+    record = read_job(path)
+    shapes.write(path, {**record, "deaths": [*record["deaths"], dict(event)]})
 
 
 def check_same(place: Path, base: Mapping[str, Any], swept: Sequence[str], code: Any, force: bool) -> None:
@@ -188,10 +257,11 @@ def check_same(place: Path, base: Mapping[str, Any], swept: Sequence[str], code:
     if force or not path.exists():
         return
     try:
-        before = json.loads(path.read_text())
-        old, old_code = before["base"], before["code"]
-    except (ValueError, KeyError):
-        return  # it can be made again from the jobs, whose identities are checked one by one
+        before = shapes.read(path, "sweep")
+    except shapes.BadRecord as error:  # it can be made again from the jobs, whose identities are checked one by one
+        notices.add(f"{error}; it is made again from the jobs, without a check that this is the same sweep")
+        return
+    old, old_code = before["base"], before["code"]
     ignored = [*swept, *before["swept"], "seed"]
 
     def counts(key: str) -> bool:
@@ -212,12 +282,13 @@ def check_same(place: Path, base: Mapping[str, Any], swept: Sequence[str], code:
 def last_code(place: Path) -> dict[str, Any] | None:
     """The code that the sweep was last started with, as far as sweep.json tells."""
     try:
-        code = json.loads((place / "sweep.json").read_text())["code"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return shapes.read(place / "sweep.json", "sweep")["code"]  # type: ignore[no-any-return]
+    except (OSError, InputError):
         return None
-    return code if isinstance(code, dict) else None
 
 
 def write_sweep(place: Path, facts: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]]) -> None:
-    record = signature.signed(json.loads(json.dumps({**facts, "jobs": list(jobs)}, default=str)))
-    write_atomically(place / "sweep.json", (json.dumps(record, indent=2, default=str) + "\n").encode())
+    path = place / "sweep.json"
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, not a file; move it away")
+    shapes.write(path, {**facts, "jobs": list(jobs)})

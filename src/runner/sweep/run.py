@@ -2,7 +2,7 @@
 
 import logging
 import os
-import sys
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +10,15 @@ from typing import Any
 
 from runner.errors import InputError, Interrupted
 from runner.job import own_code
+from runner.printable import say
 from runner.processes import stop_signals
 from runner.storage import provenance, records
 from runner.storage.run_dir import RunDir, now, resume_command
+from runner.storage.shapes import BadRecord
 from runner.sweep import plan, show, summary
-from runner.sweep.combine import compose_jobs, task_config
+from runner.sweep.combine import compose_jobs
 from runner.sweep.plan import Job
+from runner.sweep.ready import check_launcher, check_new
 from runner.sweep.settings import members
 
 log = logging.getLogger("runner")
@@ -57,46 +60,6 @@ def sweep(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
         return finish(jobs, place, facts, outcomes)
 
 
-def check_launcher(sweeper: Any) -> None:
-    """Refuses, before anything is written, what the launcher or a sweep cannot do; a launcher of ours knows its own."""
-    options, hydra = sweeper.config.sweep, sweeper.config.hydra
-    if options.retries < 0:
-        raise InputError(f"sweep.retries={options.retries}: must be a whole number of at least 0")
-    if hydra.job.chdir:
-        raise InputError(
-            "hydra.job.chdir=true: not in a sweep, whose jobs find their folders and data from where it was started;"
-            " a run's own folder is hydra.runtime.output_dir"
-        )
-    if hasattr(sweeper.launcher, "check"):
-        sweeper.launcher.check()
-    if hasattr(sweeper.launcher, "engine"):
-        return
-    given = dict(word.partition("=")[::2] for word in hydra.overrides.task)
-    unable = f"hydra/launcher={hydra.runtime.choices['hydra/launcher']} runs all jobs by itself and cannot do this"
-    if options.fail_fast:
-        raise InputError(f"sweep.fail_fast=true: {unable}; choices: hydra/launcher=local, ray, submitit_local")
-    if "sweep.retries" in given and options.retries > 0:
-        raise InputError(
-            f"sweep.retries={options.retries}: {unable}; choices: hydra/launcher=local, ray, submitit_local"
-        )
-
-
-def check_new(sweeper: Any, jobs: Sequence[Job]) -> list[str]:
-    """Looks at every job that has not begun, as far as it can be without training; returns what is likely a mistake.
-
-    Raises:
-        InputError: of the first job that would not begin to train.
-    """
-    from runner.job.beforehand import check_jobs
-
-    named = [
-        (f"job {number} ({' '.join(job.overrides)})", task_config(job.composed))
-        for number, job in enumerate(jobs)
-        if job.folder == Path() or not (job.folder / "run.json").exists()
-    ]
-    return check_jobs(named, with_data=not getattr(sweeper.launcher, "is_elsewhere", False))
-
-
 def code_of(jobs: Sequence[Job]) -> dict[str, Any]:
     """The code of today, with the own modules of all these jobs."""
     own = {name: digest for job in jobs for name, digest in own_code.digests(own_code.find(job.config)).items()}
@@ -105,7 +68,7 @@ def code_of(jobs: Sequence[Job]) -> dict[str, Any]:
 
 def latest_code(record: Mapping[str, Any]) -> Any:
     """The code that a run was last continued with, or began with."""
-    return next((event["code"] for event in reversed(record["resumed"]) if "code" in event), record.get("code"))
+    return next((event["code"] for event in reversed(record["resumed"]) if event.get("code")), record.get("code"))
 
 
 def sweep_facts(
@@ -177,13 +140,22 @@ def finished_state(job: Job, code: Any) -> tuple[str | None, str | None]:
     run_dir = RunDir(job.folder)
     if not run_dir.run_json.exists():
         return None, None
-    record = run_dir.read_run()
+    try:
+        record = run_dir.read_run()
+    except BadRecord as error:
+        return "failed", f"{error}; {way_out(job.folder)}"
     if record["state"] == "done":
         return "done", None
     diverged = record["state"] == "failed" and record.get("failure") == "diverged"
     if diverged and not provenance.code_changes(latest_code(record), code):
         return "failed", record["error"]
     return None, None
+
+
+def way_out(folder: Path) -> str:
+    """What to do with a job whose record cannot be read: the others go on without it."""
+    aside = shlex.quote(f"{folder}{plan.SET_ASIDE}")
+    return f"put run.json back, or train it again: mv {shlex.quote(str(folder))} {aside}, and the same command"
 
 
 def outcome_of_return(job: Any) -> dict[str, Any]:
@@ -236,8 +208,11 @@ def job_rows(place: Path) -> list[dict[str, Any]]:
         run_dir = RunDir(place / name)
         row = {"name": name, "settings": known["settings"], "overrides": known["overrides"], "state": "planned"}
         if run_dir.run_json.exists():
-            record = run_dir.read_run()
-            row |= {"state": records.state_of(run_dir, record), "error": record.get("error")}
+            try:
+                record = run_dir.read_run()
+                row |= {"state": records.state_of(run_dir, record), "error": record["error"]}
+            except BadRecord as error:
+                row |= {"state": "failed", "error": str(error)}
         rows.append({**row, "deaths": known["deaths"]})
     return rows
 
@@ -284,9 +259,10 @@ def show_plan(jobs: Sequence[Job], place: Path, said: Sequence[str]) -> None:
     rows = []
     for job in jobs:
         run_dir = RunDir(job.folder)
-        state = records.state_of(run_dir, run_dir.read_run()) if run_dir.run_json.exists() else "new"
+        try:
+            state = records.state_of(run_dir, run_dir.read_run()) if run_dir.run_json.exists() else "new"
+        except BadRecord:
+            state = "unreadable"
         rows.append([job.name, " ".join(job.overrides), state])
-    print(table(["folder", "overrides", "state"], rows))
-    for line in said:
-        print(line)
-    print(f"{len(jobs)} jobs in {place}; nothing was run (sweep.dry_run=true)", file=sys.stdout)
+    say(*table(["folder", "overrides", "state"], rows).splitlines(), *said)
+    say(f"{len(jobs)} jobs in {place}; nothing was run (sweep.dry_run=true)")

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runner.errors import InputError
-from runner.storage.files import write_atomically
+from runner.printable import say
+from runner.storage.files import read_regular, write_atomically
 from runner.storage.run_dir import RunDir, now
 from runner.sweep import plan
 from runner.sweep.combine import compose_job
 from runner.sweep.plan import Job
+from runner.sweep.ready import check_launcher, check_new
 from runner.sweep.run import (
-    check_launcher,
-    check_new,
     code_of,
     finish,
     locked,
@@ -54,8 +54,8 @@ def search(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
     make_sampler(sweeper.sampler, 0, int(first.config["seed"]))
     if options.dry_run:
         for key, distribution in space.items():
-            print(f"{key}: {distribution}")
-        print(f"up to {sweeper.n_trials} trials in {place}; nothing was run (sweep.dry_run=true)")
+            say(f"{key}: {distribution}")
+        say(f"up to {sweeper.n_trials} trials in {place}; nothing was run (sweep.dry_run=true)")
         return []
     is_new = not place.exists()
     with locked(place), screen():
@@ -67,7 +67,7 @@ def search(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
             raise
         facts = sweep_facts(sweeper, arguments, list(space), base, code, [first])
         jobs, outcomes, stopped_by = run_trials(sweeper, Trials(study, space), fixed, place, facts)
-        say(Trials(study, space), place)
+        conclude(Trials(study, space), place)
         return finish(jobs, place, facts, (outcomes, stopped_by))
 
 
@@ -105,6 +105,10 @@ class Trials:
 
     def next_generation(self, size: int, total: int, sampler: Any, seed: int) -> list[Any]:
         """What has begun and is not told, and what is asked for with it; nothing at the end of the search."""
+        # A sampler that has tried everything says so by stop(), which Optuna takes only inside its own loop.
+        self.study.stop = lambda: self.study.set_user_attr("exhausted", True)
+        if self.study.user_attrs.get("exhausted"):
+            return self.begun()
         count = len(self.all())
         end = self.study.user_attrs.get("generation", 0)
         if count >= end and not self.begun():
@@ -113,6 +117,8 @@ class Trials:
         for number in range(count, min(end, total)):
             self.study.sampler = make_sampler(sampler, number, seed)
             self.study.ask(self.space)
+            if self.study.user_attrs.get("exhausted"):
+                break
         return self.begun()
 
 
@@ -168,6 +174,11 @@ def tell(study: Any, number: int, job: Job, outcomes: Mapping[str, Any]) -> bool
 def direction(config: Mapping[str, Any]) -> Literal["minimize", "maximize"]:
     from runner.job.modes import mode_of
 
+    monitor = config["trainer"]["monitor"]
+    if not isinstance(monitor, str):
+        raise InputError(
+            f"trainer.monitor={monitor}: a search has one objective; name one metric, and take more from `runner ls`"
+        )
     return "minimize" if mode_of("trainer", config) == "min" else "maximize"
 
 
@@ -182,20 +193,31 @@ def open_study(storage: str | None, place: Path, mode: Literal["minimize", "maxi
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    where = f"hydra.sweeper.storage={storage}"
-    journal = place.absolute() / "study.journal"
+    journal = place / "study.journal"
+    where = f"hydra.sweeper.storage={storage}" if storage is not None else str(journal)
+    if storage is None and journal.exists():
+        try:
+            read_regular(journal)
+        except OSError as error:
+            raise InputError(f"{journal}: cannot be read ({error.strerror})") from error
     if storage is None:  # the folder is ours alone now: a lock that a killed process left holds nobody
         journal.with_name(journal.name + ".lock").unlink(missing_ok=True)
     name = place.resolve().name
     try:
-        backend = storage if storage is not None else JournalStorage(JournalFileBackend(str(journal)))
+        backend = storage if storage is not None else JournalStorage(JournalFileBackend(str(journal.absolute())))
         study = optuna.create_study(storage=backend, study_name=name, direction=mode, load_if_exists=True)
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise InputError(f"{where}: cannot be opened; {reason}") from error
+    if len(study.directions) > 1:
+        raise InputError(f"{where}: holds a study of {len(study.directions)} objectives; a search has one")
     found = study.user_attrs.get(OURS)
     if found is None and not study.get_trials(deepcopy=False):
         study.set_user_attr(OURS, identity)
+    elif found is None and storage is None:
+        raise InputError(
+            f"{where}: has lost which search it is of; move it away: what is finished is told to a new one"
+        )
     elif found != identity or study.direction.name.lower() != mode:
         raise InputError(
             f"{where}: holds another study under the name {name} (another search space, config, direction or folder);"
@@ -217,7 +239,7 @@ def importances(study: Any) -> dict[str, float]:
     return {key: float(value) for key, value in found.items()}
 
 
-def say(trials: Trials, place: Path) -> None:
+def conclude(trials: Trials, place: Path) -> None:
     """Writes study.json, and logs the best trial and the importances."""
     from optuna.trial import TrialState
 

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from runner.storage import records
+from runner.storage.files import read_regular
 from runner.storage.provenance import code_changes
 from runner.storage.run_dir import RunDir
+from runner.storage.shapes import BadRecord
 from runner.sweep import plan
 
 # Of two folders with one config and seed the first of these is counted.
@@ -93,7 +95,12 @@ def members(place: Path, failed: Mapping[str, str | None] | None = None) -> list
         state: str = "planned"
         error: str | None = None
         if run_dir.run_json.exists():
-            record = run_dir.read_run()
+            try:
+                record = run_dir.read_run()
+            except BadRecord as why:
+                guess = Member(name, seed, planned or {}, words, choices, "failed", error=str(why))
+                bare.append(guess)
+                continue
             state, error = records.state_of(run_dir, record), record.get("error")
             if record.get("config_yaml", "") is not None and record.get("monitor") is not None:  # it was built
                 config = config_of(record, words)
@@ -156,7 +163,8 @@ def choices_of(run_dir: RunDir) -> dict[str, str]:
     """The choices that Hydra kept in the run's folder; read as text: YAML of a thousand runs takes half a minute."""
     path = run_dir.path / ".hydra" / "hydra.yaml"
     try:
-        found = re.search(r"^( *)choices:\n((?:\1 +.*\n)+)", path.read_text(), re.MULTILINE)
+        text = read_regular(path).decode(errors="replace")
+        found = re.search(r"^( *)choices:\n((?:\1 +.*\n)+)", text, re.MULTILINE)
     except OSError:
         return {}
     pairs = re.findall(r"^ *([\w@.-]+): (.+)$", found[2], re.MULTILINE) if found else []

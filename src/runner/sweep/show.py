@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from runner.printable import csv_row
 from runner.storage.files import write_atomically
 from runner.tables import table
 
@@ -28,13 +29,13 @@ def wide(summary: Mapping[str, Any]) -> str:
     writer = csv.writer(text)
     parts = ("", " std", " low", " high", " n", " not finite")
     columns = [f"{name}{part}" for name in metrics for part in parts]
-    writer.writerow(["name", *keys, "rank", *COUNTS, *FACTS, *columns])
+    writer.writerow(csv_row(["name", *keys, "rank", *COUNTS, *FACTS, *columns]))
     for row in summary["settings"]:
         facts = {**summary["tables"][row["table"]], "table": row["table"] + 1}
         cells = [cell for name in metrics for cell in cells_of(row["metrics"].get(name))]
         own = [row["setting"].get(key) for key in keys]
         counted = [row["seeds"][key] for key in COUNTS]
-        writer.writerow([row["name"], *own, row["rank"], *counted, *(facts[key] for key in FACTS), *cells])
+        writer.writerow(csv_row([row["name"], *own, row["rank"], *counted, *(facts[key] for key in FACTS), *cells]))
     return text.getvalue()
 
 
@@ -50,15 +51,15 @@ def long(summary: Mapping[str, Any]) -> str:
     text = io.StringIO()
     writer = csv.writer(text)
     header = ["metric", "n", "mean", "std", "ci95_low", "ci95_high", "min", "max", "not_finite"]
-    writer.writerow([*keys, *header, *COUNTS])
+    writer.writerow(csv_row([*keys, *header, *COUNTS]))
     for row in summary["settings"]:
         own, counted = [row["setting"].get(key) for key in keys], [row["seeds"][key] for key in COUNTS]
         for name, figures in row["metrics"].items():
             value, std, low, high, n, not_finite = cells_of(figures)
             found = [name, n, value, std, low, high, figures["min"], figures["max"], not_finite]
-            writer.writerow([*own, *found, *counted])
+            writer.writerow(csv_row([*own, *found, *counted]))
         if not row["metrics"]:
-            writer.writerow([*own, None, 0, *[None] * 7, *counted])
+            writer.writerow(csv_row([*own, None, 0, *[None] * 7, *counted]))
     return text.getvalue()
 
 

@@ -1,6 +1,7 @@
 """A search's space, from Hydra's grammar to Optuna's distributions, and the sampler that draws from it."""
 
 import copy
+import inspect
 from typing import Any
 
 from runner.errors import InputError
@@ -69,20 +70,37 @@ def text_of(value: Any) -> str:
 
 
 def make_sampler(node: Any, number: int, seed: int) -> Any:
-    """The sampler of one trial, with a seed from (seed, number). A quasi-random sequence keeps one seed throughout."""
+    """The sampler of one trial, with a seed from (seed, number). One whose seed chooses an order that all trials walk
+    along, a grid's or a quasi-random sequence's, keeps one seed throughout.
+    """
     import warnings
 
     import optuna
     from omegaconf import OmegaConf
 
+    from runner.config.checks import locate
     from runner.job.instantiate import instantiate
     from runner.seeding import derive
 
     plain = OmegaConf.to_container(copy.deepcopy(node), resolve=True)
     assert isinstance(plain, dict)
-    if "seed" in plain and plain["seed"] is None:
-        of_trial = 0 if str(plain.get("_target_", "")).endswith("QMCSampler") else number
-        plain["seed"] = derive(seed, "sampler", of_trial) % 2**32
+    one_order = (optuna.samplers.GridSampler, optuna.samplers.QMCSampler)
+
+    def give_seeds(node: Any) -> None:  # a sampler may hold others
+        if not isinstance(node, dict):
+            return
+        for inner in node.values():
+            give_seeds(inner)
+        kind = locate(node.get("_target_"), "hydra.sweeper.sampler")
+        if not isinstance(kind, type) or not issubclass(kind, optuna.samplers.BaseSampler):
+            return
+        takes_seed = "seed" in inspect.signature(kind).parameters
+        if node.get("seed", None) is None and (takes_seed or "seed" in node):
+            node["seed"] = derive(seed, "sampler", 0 if issubclass(kind, one_order) else number) % 2**32
+        if not takes_seed:
+            node.pop("seed", None)  # the default choice's key, which this one does not take
+
+    give_seeds(plain)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         made = instantiate(plain, "hydra.sweeper.sampler")

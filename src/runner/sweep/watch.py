@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runner.errors import InputError
+from runner.printable import printable
 from runner.storage.run_dir import RunDir, is_locked
 from runner.sweep.plan import Job
 
@@ -22,10 +23,14 @@ class Watch:
         self.jobs = {job.name: job for job in jobs}
         self.ended, self.total, self.due = done, done + len(jobs), 0.0
         self.live: Any = None
+        self.text: Any = None  # rich's, imported with it
 
     def __enter__(self) -> "Watch":
         if sys.stdout.isatty():
             from rich.live import Live
+            from rich.text import Text
+
+            self.text = Text
 
             self.live = Live(auto_refresh=False, transient=True)
             self.live.start()
@@ -42,7 +47,9 @@ class Watch:
             self.say(job, outcome)
         if self.live is not None and time.monotonic() >= self.due:
             self.due = time.monotonic() + REFRESH_SECONDS
-            self.live.update("\n".join([*self.running(), f"{self.ended} of {self.total} jobs ended"]), refresh=True)
+            lines = [*self.running(), f"{self.ended} of {self.total} jobs ended"]
+            # As Text, in which rich looks for no markup: a name may hold brackets.
+            self.live.update(self.text("\n".join(map(printable, lines))), refresh=True)
 
     def say(self, job: Job, outcome: dict[str, Any]) -> None:
         place = f"[{self.ended}/{self.total}] {job.name}"

@@ -270,8 +270,8 @@ class Trainer:
         return minutes is not None and time.monotonic() - self.last_save >= minutes * 60
 
     def metric_names(self) -> Sequence[str]:
-        """The metrics in every row."""
-        names = ["lr", "train/loss", *(f"train/{name}" for name in self.train_metrics)]
+        """The metrics in every row: the rate is there too, but nothing gets better with it."""
+        names = ["train/loss", *(f"train/{name}" for name in self.train_metrics)]
         if self.eval_loader is not None:
             names += [f"{self.eval_split}/loss", *(f"{self.eval_split}/{name}" for name in self.eval_metrics)]
         return names

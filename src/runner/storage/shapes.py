@@ -1,0 +1,231 @@
+"""The written shape of every record on disk, and the one way in which records are read and written.
+
+Contract: a record is read whole or refused with one line that names the file and the key. What a shape does not name is
+kept as it is; what an older version did not write has a default here. A record ends with a blank line of 32 spaces and
+tabs: the bits of the CRC-32 of what stands before, in a form that is no part of the JSON. Where it is another, the file
+has been damaged, which is said (runner.notices). A file without it is of an older version, or by other hands.
+"""
+
+import json
+import sys
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runner import notices
+from runner.errors import InputError
+from runner.storage import signature
+from runner.storage.files import read_regular, write_atomically
+
+BITS = {"0": " ", "1": "\t"}
+_shapes: dict[str, Any] = {}
+
+
+class BadRecord(InputError):
+    """A record that cannot be read, or is none. The message names the file and the key."""
+
+
+def shapes() -> dict[str, Any]:
+    """The shapes by name. Made when the first record is read: the library costs a start 15 ms."""
+    if _shapes:
+        return _shapes
+    from typing import Annotated, Literal
+
+    import msgspec
+
+    # Types made at run time: mypy sees variables.
+    count: Any = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+    number: Any = float | int | None
+    words: Any = list[str]
+    facts: Any = dict[str, Any]
+    metrics: Any = dict[str, number]
+    event = {"at": str, "epoch": count, "batch": count, "command": (words, []), "code": (facts | None, None)}
+    event = {**event, "changes": (words, [])}
+    state: Any = Literal["running", "done", "failed", "interrupted"]
+    mode: Any = Literal["min", "max"]
+
+    def shape(name: str, fields: Mapping[str, Any]) -> Any:
+        """Fields are types, or (type, default)."""
+        made = [(key, *kind) if isinstance(kind, tuple) else (key, kind) for key, kind in fields.items()]
+        return msgspec.defstruct(name, [tuple(field) for field in made], kw_only=True)
+
+    resumption: Any = shape("Resumption", event)
+    # What a listing and a summary need of a run ...
+    listed: Any = {
+        "state": state,
+        "epochs": count,
+        "epochs_done": count,
+        "config": facts,
+        "best_epoch": (count | None, None),
+        "best_value": number,
+        "tags": (list[Any], []),
+        "name": (Any, None),
+        "seconds": (Annotated[float, msgspec.Meta(ge=0)] | None, None),
+        "test": (dict[str, metrics], {}),
+        "best": (metrics, {}),
+        "last": (metrics, {}),
+        "modes": (dict[str, mode], {}),
+        "known": (metrics, {}),
+        "started": (str, ""),
+        "ended": (str | None, None),
+        "error": (str | None, None),
+        "config_source": (facts, {}),
+        "failure": (str | None, None),
+        "id": (str | None, None),
+        "command": (words | None, None),
+        "resumed": (list[resumption], []),
+        "code": (facts | None, None),
+        "own_code": (dict[str, dict[str, str]] | None, None),
+        "git": (facts | None, None),
+        "packages": (facts, {}),
+        "placement": (str | None, None),
+        "chosen_on": (str, None),
+        "layers": (list[Any], []),
+        "examples": (dict[str, count | None], {}),
+        "device": (str, "cpu"),
+        "config_yaml": (str | None, msgspec.UNSET),
+        "working_directory": (str, ""),
+        "threads": (Annotated[int, msgspec.Meta(ge=1)] | None, None),
+    }
+    listed["chosen_on"] = (str | None, None)
+    never = {**listed, "monitor": (str | None, None), "mode": (str | None, None)}
+    run = {**listed, "monitor": str, "mode": mode}
+    # ... and what it takes to open it again.
+    whole = {"config_yaml": str, "device": str, "threads": Annotated[int, msgspec.Meta(ge=1)]}
+    whole = {**run, **whole, "working_directory": str, "best_epoch": count | None, "seconds": listed["seconds"]}
+    job = {"identity": str, "overrides": words, "settings": dict[str, str], "deaths": (list[facts], [])}
+    job |= {"seed": (Any, None), "setting": (facts | None, None), "choices": (dict[str, Any] | None, None)}
+    sweep = {"arguments": words, "hydra": (words, []), "config_dir": str | None, "swept": words, "base": facts}
+    sweep |= {
+        "code": (facts | None, None),
+        "working_directory": (str, ""),
+        "command": (words, []),
+        "started": (str, ""),
+    }
+    sweep |= {"own_code": (dict[str, dict[str, str]] | None, None), "jobs": (list[facts], [])}
+    _shapes.update(run=shape("Run", run), whole=shape("Whole", whole), never_began=shape("NeverBegan", never))
+    _shapes.update(job=shape("Job", job), sweep=shape("Sweep", sweep))
+    _shapes.update(epoch=dict[str, number | list[number]], words=list[str])
+    return _shapes
+
+
+def read(path: Path, name: str) -> dict[str, Any]:
+    """The record in a file, in the named shape: "run", "whole" (a run to be opened again), "job" or "sweep".
+
+    Raises:
+        FileNotFoundError: there is none.
+        BadRecord: it cannot be read, is not JSON, or lacks a key or has a wrong one.
+    """
+    try:
+        content = read_regular(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise BadRecord(f"{path}: cannot be read ({error.strerror or error})") from error
+    record = parsed(path, content)
+    if not isinstance(record, dict):
+        raise BadRecord(f"{path}: is no record of ours: {kind_of(record)} instead of an object")
+    record.pop(signature.FIELD, None)  # of the file, not of what it tells; see is_mine
+    is_changed = not is_sealed(content)
+    shaped = "never_began" if name in ("run", "whole") and record.get("config_yaml", "") is None else name
+    record = checked(path, record, shaped)
+    if is_changed:
+        notices.add(f"{path}: was changed since it was written (its CRC-32 is another); what it says may be wrong")
+    return record
+
+
+def is_mine(path: Path) -> bool:
+    """Whether a record's file is as this user wrote it on this machine; see runner.storage.signature."""
+    try:
+        return signature.is_mine(parsed(path, read_regular(path)))
+    except (OSError, InputError):
+        return False
+
+
+def parsed(path: Path, content: bytes) -> Any:
+    """What the bytes of a JSON file hold."""
+    import msgspec
+
+    try:
+        return msgspec.json.decode(content)
+    except RecursionError as error:
+        raise BadRecord(f"{path}: cannot be read (nested too deeply)") from error
+    except ValueError as error:
+        if isinstance(error, msgspec.DecodeError) and (b"Infinity" in content or b"NaN" in content):
+            try:  # job.json and sweep.json of before may hold what JSON has no words for, in a config
+                return json.loads(content)
+            except (ValueError, RecursionError):
+                pass
+        raise BadRecord(f"{path}: cannot be read ({error or 'not JSON'})") from error
+
+
+def checked(path: Path, record: dict[str, Any], name: str) -> dict[str, Any]:
+    """The record with the defaults of its shape.
+
+    Raises:
+        BadRecord: names the key that is missing or of a wrong kind.
+    """
+    import msgspec
+
+    shape = shapes()[name]
+    try:
+        made = msgspec.convert(record, shape)
+    except (ValueError, RecursionError) as error:
+        raise BadRecord(f"{path}: {wording(error)}") from error
+    defaults = {key: getattr(made, key) for key in shape.__struct_fields__ if key not in record}
+    whole = {**record, **{key: value for key, value in defaults.items() if value is not msgspec.UNSET}}
+    if name in ("run", "whole", "never_began"):
+        check_finite(path, whole)
+    return whole
+
+
+def check_finite(path: Path, record: Mapping[str, Any]) -> None:
+    """Refuses figures that no run of ours writes: what is not finite is null in a record."""
+    figures = {key: record.get(key) for key in ("seconds", "best_value")}
+    figures |= {f"{which}.{key}": value for which in ("best", "last") for key, value in record[which].items()}
+    figures |= {f"test.{which}.{key}": v for which, values in record["test"].items() for key, v in values.items()}
+    for key, value in figures.items():
+        if value is not None and not abs(value) <= sys.float_info.max:
+            raise BadRecord(f"{path}: {key} is {str(value)[:20]}: not a finite number")
+
+
+def wording(error: BaseException) -> str:
+    """The library's message, without its signs for where in the record it is."""
+    return str(error).replace(" - at `$.", " at `").replace("`$.", "`")
+
+
+def kind_of(value: Any) -> str:
+    return {list: "a list", str: "a text", type(None): "null"}.get(type(value), "a number")
+
+
+def row(line: bytes, key: str) -> dict[str, Any] | None:
+    """A line of a .jsonl file as its row, counted by `key`; None: it is no row."""
+    import msgspec
+
+    try:
+        found = msgspec.json.decode(line, type=shapes()["epoch"])
+    except (ValueError, RecursionError):
+        return None
+    if any(abs(value) > sys.float_info.max for value in found.values() if isinstance(value, int)):
+        return None  # json has integers of any length
+    count = found.get(key)
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < 2**53:
+        return None
+    return found  # type: ignore[no-any-return]
+
+
+def write(path: Path, record: Mapping[str, Any]) -> None:
+    """Replaces a record durably, signed by this user, and sealed with its CRC-32."""
+    body = json.dumps(signature.signed(record), indent=2, default=str).encode() + b"\n"
+    write_atomically(path, body + seal(body))
+
+
+def seal(body: bytes) -> bytes:
+    return "".join(BITS[bit] for bit in f"{zlib.crc32(body):032b}").encode() + b"\n"
+
+
+def is_sealed(content: bytes) -> bool:
+    """Whether the bytes are what was written; true of a record without a seal."""
+    body, line = content[:-33], content[-33:]
+    return line.strip() != b"" or line == seal(body)

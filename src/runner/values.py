@@ -1,0 +1,138 @@
+"""Whether a plain value of a config is of a kind and in a range: the one rule for our own keys and for signatures."""
+
+import collections.abc
+import inspect
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+SERIES = (list, tuple, set, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
+IN_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: "null"}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A kind, as a type hint, and a range; of a list, the range of each item."""
+
+    hint: Any
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises:
+        ValueError: `name=value: must be ...`
+        """
+        numbers = [v for v in (value if isinstance(value, list) else [value]) if is_number(v)]
+        is_right = fits(value, self.hint) and value != ""
+        is_right &= all(math.isfinite(n) for n in numbers)
+        is_right &= self.least is None or all(n >= self.least for n in numbers)
+        is_right &= self.above is None or all(n > self.above for n in numbers)
+        is_right &= self.most is None or all(n <= self.most for n in numbers)
+        is_right &= not self.choices or value is None or value in self.choices
+        if not is_right:
+            word = "unknown" if self.choices and isinstance(value, str) else f"must be {self}"
+            choices = f"; choices: {', '.join(self.choices)}" if self.choices else ""
+            raise ValueError(f"{name}={shown(value)}: {word}{choices}")
+
+    def __str__(self) -> str:
+        bounds = [f"at least {self.least:g}"] if self.least is not None else []
+        bounds += [f"above {self.above:g}"] if self.above is not None else []
+        bounds += [f"at most {self.most:g}"] if self.most is not None else []
+        kind, *others = [IN_WORDS.get(part, in_words(part)) for part in typing.get_args(self.hint) or [self.hint]]
+        if typing.get_origin(self.hint) in SERIES:
+            kind, others = in_words(self.hint), []
+        of = "" if not bounds else " of " if kind.startswith("a ") else ", each "
+        return " or ".join([kind + of + " and ".join(bounds), *others])
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def shown(value: Any) -> str:
+    """A value as YAML writes it."""
+    return (
+        {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else str(value)
+    )
+
+
+def in_words(hint: Any) -> str:
+    """A type hint as a person would say it."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(map(in_words, parts)))
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(str, parts))}"
+    if origin is tuple and parts and ... not in parts:
+        return f"a list of {len(parts)}, each {in_words(parts[0])}"
+    if origin in SERIES and parts:
+        return f"a list, each {in_words(parts[0])}"
+    if origin is collections.abc.Callable or hint is collections.abc.Callable:
+        return "{_target_: your.function}"
+    return IN_WORDS.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value may be meant where the hint stands. What cannot be told from the outside fits: a
+    `_target_`, and text for a class, which may be made of it. A whole number is a number; true and false are none.
+    """
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(value, Mapping) and "_target_" in value:
+        return True
+    if origin is typing.Annotated:
+        return fits(value, parts[0])
+    if origin in (typing.Union, types.UnionType):
+        if isinstance(value, str) and str not in parts and (float in parts or int in parts):
+            return False  # a number or a tensor of one is no text
+        return any(fits(value, part) for part in parts)
+    if hint is None or hint is types.NoneType:
+        return value is None
+    if origin is typing.Literal:
+        return value in parts
+    if hint is bool:
+        return isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is float:
+        return is_number(value)
+    if hint is str:
+        return isinstance(value, str)
+    if origin is collections.abc.Callable or hint is collections.abc.Callable:
+        return not isinstance(value, (bool, int, float, str, list))
+    if (origin or hint) in SERIES:
+        if not isinstance(value, (list, tuple)):
+            return False
+        if origin is tuple and parts and ... not in parts and parts != ((),):
+            return len(value) == len(parts) and all(map(fits, value, parts))
+        return not parts or all(fits(item, parts[0]) for item in value)
+    if isinstance(value, bool) and isinstance(hint, type) and hint is not object:
+        return issubclass(bool, hint) if not getattr(hint, "_is_protocol", False) else True
+    return True
+
+
+def hints_of(target: Any) -> dict[str, Any]:
+    """The type hints of what target takes, by name; none of a hint that its own default does not fit."""
+    function = inspect.unwrap(target.__init__ if inspect.isclass(target) else target)
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return {}
+    hints: dict[str, Any] = {}
+    known = {**vars(collections.abc), **vars(typing), **getattr(function, "__globals__", {})}
+    for name, annotation in getattr(function, "__annotations__", {}).items():
+        try:  # one by one: a library's hints may name what is imported for a type checker only
+            one = types.SimpleNamespace(__annotations__={name: annotation})
+            hints |= typing.get_type_hints(one, known)
+        except Exception:
+            continue
+    found = {}
+    for name, parameter in parameters.items():
+        default = parameter.default
+        if name in hints and (default is parameter.empty or default is None or fits(default, hints[name])):
+            found[name] = hints[name]
+    return found

@@ -1,0 +1,232 @@
+"""Small changes of the code by hand, each with the tests that must notice it: (file, what stands there, what instead)."""
+
+TRAINER, STATE, STEPS = "train/trainer.py", "train/state.py", "train/steps.py"
+CHECKPOINT, FILES, ROWS = "storage/checkpoint.py", "storage/files.py", "storage/rows.py"
+LEASE, LOCK, RUN_DIR = "storage/lease.py", "storage/lock.py", "storage/run_dir.py"
+RESUMING, PLAN, RUN = "job/resuming.py", "sweep/plan.py", "sweep/run.py"
+
+HERE, DURABLE = ("test_mutations.py",), ("test_durability.py",)
+
+# name: (file, old, new, the test files that must fail)
+MUTATIONS = {
+    "no fsync of a directory": (FILES, "        os.fsync(descriptor)\n", "        pass\n", DURABLE),
+    "no fsync of run.json": (FILES, "            os.fsync(file.fileno())\n", "", DURABLE),
+    "no fsync of a row": (
+        ROWS,
+        "            if durable:\n                os.fsync",
+        "            if False:\n                os.fsync",
+        DURABLE,
+    ),
+    "no fsync of the steps": (
+        ROWS,
+        'rb") as file:\n                os.fsync(file.fileno())',
+        'rb") as file:\n                pass',
+        DURABLE,
+    ),
+    "no fsync of a new file's name": (ROWS, "            fsync_directory(self.path.parent)\n", "", DURABLE),
+    "no fsync of a new folder's name": (
+        FILES,
+        "        fsync_directory(path.parent)\n\n\ndef",
+        "        pass\n\n\ndef",
+        DURABLE,
+    ),
+    "no fsync of a checkpoint": (
+        CHECKPOINT,
+        "            file.flush()\n            os.fsync(file.fileno())\n    except",
+        "            file.flush()\n    except",
+        DURABLE,
+    ),
+    "no fsync of a checkpoint's name": (CHECKPOINT, "        fsync_directory(self.directory)\n", "", DURABLE),
+    "steps are not synced before a save": (
+        "job/run.py",
+        "        told.saving.append(run_dir.steps.sync)\n",
+        "",
+        DURABLE,
+    ),
+    "the checkpoint before its row": (
+        TRAINER,
+        "                self.tell(metrics, is_best, began, trained)\n                self.save_checkpoint(is_epoch_end=True, is_best=is_best)",
+        "                self.save_checkpoint(is_epoch_end=True, is_best=is_best)\n                self.tell(metrics, is_best, began, trained)",
+        DURABLE,
+    ),
+    ">= for best": (TRAINER, "value > best if", "value >= best if", HERE),
+    "<= for best": (TRAINER, "else value < best", "else value <= best", HERE),
+    "the loss's state is not loaded": (
+        "train/task.py",
+        "            self.criterion.load_state_dict(saved",
+        "            len(saved",
+        HERE,
+    ),
+    "no finite parameters before a save inside an epoch": (
+        TRAINER,
+        "            self.state.finite_loss()\n            self.state.check_finite()\n",
+        "            self.state.finite_loss()\n",
+        HERE,
+    ),
+    "no finite loss before a save inside an epoch": (
+        TRAINER,
+        "            self.state.finite_loss()\n            self.state.check_finite()\n",
+        "            self.state.check_finite()\n",
+        HERE,
+    ),
+    "the optimizer's state may be anything": (
+        STATE,
+        "            tensors |= {key: value for key",
+        "            tensors |= {} and {key: value for key",
+        HERE,
+    ),
+    "the first checkpoint is not read back": (
+        CHECKPOINT,
+        "            load(temporary)  # once",
+        "            pass  # once",
+        HERE,
+    ),
+    "every checkpoint is read back": (CHECKPOINT, "            self.is_tried = True\n", "", HERE),
+    "the last weights are not put back": (
+        TRAINER,
+        "            self.task.load_weights(last)\n",
+        "            pass\n",
+        HERE,
+    ),
+    "the last weights are put back only after success": (
+        TRAINER,
+        '        try:\n            return {"best": self.evaluate_on(loader), **results}\n        finally:\n            self.task.load_weights(last)\n',
+        '        found = {"best": self.evaluate_on(loader), **results}\n        self.task.load_weights(last)\n        return found\n',
+        HERE,
+    ),
+    "the best weights are not copied": (
+        TRAINER,
+        "copy.deepcopy(self.task.weights())\n            self.state",
+        "self.task.weights()\n            self.state",
+        HERE,
+    ),
+    "evaluation is not isolated": (
+        TRAINER,
+        'with isolated(derive(self.seed, "evaluate"), self.device):',
+        "if True:",
+        HERE,
+    ),
+    "evaluation's generators are not put back": (
+        "seeding.py",
+        "    finally:\n        set_rng_state(before, device)",
+        "    finally:\n        pass",
+        HERE,
+    ),
+    "evaluation is not seeded": (
+        "seeding.py",
+        "    before = rng_state(device)\n    seed_everything(value)\n",
+        "    before = rng_state(device)\n",
+        HERE,
+    ),
+    "evaluation's seed is not the run's": (TRAINER, 'derive(self.seed, "evaluate")', 'derive(0, "evaluate")', HERE),
+    "minutes are counted from the start": (
+        TRAINER,
+        "is_best)\n        self.last_save = time.monotonic()\n",
+        "is_best)\n",
+        HERE,
+    ),
+    "an owner without a lease does not end": (
+        LEASE,
+        "                os.kill(os.getpid(), signal.SIGKILL)\n",
+        "",
+        HERE,
+    ),
+    "an owner ends for its own lease": (LEASE, "if text and text != self.text:", "if text:", HERE),
+    "a stolen lease is not restored": (
+        LEASE,
+        "                    os.link(aside, self.path)\n",
+        "                    pass\n",
+        HERE,
+    ),
+    "a lease that is another's is removed": (LEASE, "            if self.is_mine():\n", "            if True:\n", HERE),
+    "a lock of a removed file": (
+        LOCK,
+        "if not path.exists() or os.fstat(descriptor).st_ino != path.stat().st_ino:",
+        "if False:",
+        HERE,
+    ),
+    "a lock of a file made again": (
+        LOCK,
+        "if not path.exists() or os.fstat(descriptor).st_ino != path.stat().st_ino:",
+        "if not path.exists():",
+        HERE,
+    ),
+    "no second look after the claim": (
+        RUN_DIR,
+        "        try:\n            self.check_free()\n        except InputError:",
+        "        try:\n            pass\n        except InputError:",
+        HERE,
+    ),
+    "a claim that is refused keeps the folder": (
+        RUN_DIR,
+        "        except InputError:\n            self.release()\n",
+        "        except InputError:\n",
+        HERE,
+    ),
+    "writes into what is there": (
+        FILES,
+        '    temporary.unlink(missing_ok=True)  # never write into a file that may have a second name\n    try:\n        with open(temporary, "xb")',
+        '    try:\n        with open(temporary, "wb")',
+        HERE,
+    ),
+    "a failed write leaves its temporary": (
+        FILES,
+        "    except OSError:\n        temporary.unlink(missing_ok=True)\n",
+        "    except OSError:\n",
+        HERE,
+    ),
+    "an equal epoch makes up for the best": (
+        RESUMING,
+        "sign * value > sign * facts.best_value",
+        "sign * value >= sign * facts.best_value",
+        HERE,
+    ),
+    "an earlier epoch makes up for the best": (
+        RESUMING,
+        "if epoch > facts.epoch and value",
+        "if epoch >= facts.epoch and value",
+        HERE,
+    ),
+    "an identity ignores the precision": (PLAN, '("sweep.", "derived.",', '("sweep.", "derived.", "precision.",', HERE),
+    "an identity ignores accumulate": (
+        PLAN,
+        '("sweep.", "derived.",',
+        '("sweep.", "derived.", "trainer.accumulate",',
+        HERE,
+    ),
+    "an identity ignores the seed": (PLAN, '("sweep.", "derived.",', '("sweep.", "derived.", "seed",', HERE),
+    "an identity is of the workers": (PLAN, '"dataloader.num_workers", ', "", HERE),
+    "diverged jobs never run again": (
+        RUN,
+        "if diverged and not provenance.code_changes(latest_code(record), code):",
+        "if diverged:",
+        HERE,
+    ),
+    "diverged jobs always run again": (RUN, "if diverged and not provenance", "if diverged and provenance", HERE),
+    "diverged with the code it began with": (
+        RUN,
+        "code_changes(latest_code(record), code)",
+        'code_changes(record.get("code"), code)',
+        HERE,
+    ),
+    "every failure is final": (
+        RUN,
+        'record["state"] == "failed" and record.get("failure") == "diverged"',
+        'record["state"] == "failed"',
+        HERE,
+    ),
+    "deaths are forgotten": (PLAN, 'record = {**before, "identity"', 'record = {"deaths": [], "identity"', HERE),
+    "a new job in a run's folder": (
+        PLAN,
+        'if name in taken or (place / name / "run.json").exists():',
+        "if name in taken:",
+        HERE,
+    ),
+    "null is as missing": (
+        PLAN,
+        "old.get(key, missing) != base.get(key, missing)",
+        "old.get(key) != base.get(key)",
+        HERE,
+    ),
+    "other code is the same sweep": (PLAN, "if changes := code_changes(old_code, code):", "if changes := []:", HERE),
+}
