@@ -312,7 +312,7 @@ def test_train_step_gives_detached_results():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"monitor": "val/foo"}, "trainer.monitor=val/foo: is not logged; choices: lr, train/loss"),
+        ({"monitor": "val/foo"}, "trainer.monitor=val/foo: is not logged; choices: train/loss"),
         ({"mode": "best"}, "mode=best"),
         ({"epochs": 0}, "epochs=0"),
         ({"log_every": -1}, "log_every=-1"),

@@ -1,6 +1,7 @@
 """The `dataset` group: its parts, and what only the data can tell the config."""
 
 import inspect
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,9 @@ def listed(made: Any) -> list[Any]:
 def data_error(cfg: DictConfig, name: str, error: InputError) -> InputError:
     """Says where the data was looked for, where a root was given."""
     node = cfg.dataset[name]
-    inside = str(error).startswith(f"dataset.{name}.")  # an argument, or a part such as a transform, is to blame
+    inside = re.match(
+        rf"dataset\.{name}\.\w+[.:]", str(error)
+    )  # an argument, or a part such as a transform, is to blame
     if inside or str(error).startswith("dataset.root=") or not isinstance(node, DictConfig) or node.get("root") is None:
         return error
     cls = locate(node["_target_"], f"dataset.{name}")
