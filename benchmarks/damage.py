@@ -280,7 +280,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="runner-damage-") as folder:
         home = Path(folder).resolve() / "good"
         with contextlib.redirect_stdout(io.StringIO()):
-            make(home)
+            copy = home.with_name("damaged")  # made where the copies will lie: a search knows its folder
+            make(copy)
+            copy.rename(home)
         goods: dict[str, tuple[int | None, str, str]] = {}
         for number, (damage, verbs) in enumerate(damages(home, arguments.seed)):
             if number % arguments.every or arguments.only not in damage[0]:
