@@ -211,6 +211,8 @@ def run(words: list[str], place: Path) -> tuple[int | None, str, str]:
 
 def figures(text: str, words: list[str]) -> str:
     """What of an output must be the same: without times, and for what trains only its summary's figures."""
+    if words[0] == "prune":  # it lists files, not figures
+        return ""
     if words[0] == "show":  # how often it says what is no figure
         text = "\n".join(line for line in text.splitlines() if "resumed" not in line)
     text = re.sub(r'"seconds": [\d.]+|\d+(?:\.\d+)? s\b|\d{4}-\d\d-\d\dT[\d:.+]+', "", text)
@@ -278,7 +280,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="runner-damage-") as folder:
         home = Path(folder).resolve() / "good"
         with contextlib.redirect_stdout(io.StringIO()):
-            make(home)
+            copy = home.with_name("damaged")  # made where the copies will lie: a search knows its folder
+            make(copy)
+            copy.rename(home)
         goods: dict[str, tuple[int | None, str, str]] = {}
         for number, (damage, verbs) in enumerate(damages(home, arguments.seed)):
             if number % arguments.every or arguments.only not in damage[0]:

@@ -319,3 +319,25 @@ def test_a_running_run_of_another_user_is_seen_to_run(folder, monkeypatch):
         child.wait()
         child.stdout.close()
     assert records.read(place)["state"] == "killed"
+
+
+def test_prune_deletes_nothing_where_what_it_would_keep_is_damaged(folder, say):
+    best = folder / "s1" / "checkpoints" / "best.pt"
+    content = best.read_bytes()
+    best.unlink()
+    best.write_bytes(content[:-100])
+    before = sorted((folder / "s1" / "checkpoints").iterdir())
+    code, out, _ = say("prune", folder)
+    assert code == 0 and "skipped" in out and "best.pt" in out
+    assert sorted((folder / "s1" / "checkpoints").iterdir()) == before
+
+
+def test_a_loop_of_links_and_a_record_without_its_command_are_no_traceback(folder, say):
+    for name in ("run.lock", "run.lease"):
+        (folder / "s1" / name).unlink(missing_ok=True)
+        (folder / "s1" / name).symlink_to(name)
+    edit(folder / "s1" / "run.json", command=None)
+    assert say("prune", folder, "--dry-run")[0] == 0
+    assert say("show", folder / "s1")[0] == 0
+    code, _, err = say("resume", folder / "s1", "trainer.epochs=3")
+    assert code == 2 and len(err.splitlines()) == 1

@@ -49,4 +49,15 @@ def main(arguments: argparse.Namespace) -> int:
 def superfluous(run_dir: RunDir) -> list[Path]:
     files = sorted(run_dir.checkpoints.glob("*.pt*"))
     kept = next((name for name in ("best.pt", "last.pt") if (run_dir.checkpoints / name).exists()), None)
-    return [file for file in files if file.name != kept and file.name not in ("model_state_dict.pt", "model.pt")]
+    others = [file for file in files if file.name != kept and file.name not in ("model_state_dict.pt", "model.pt")]
+    if kept is None or not others:
+        return others
+    from runner.storage.checkpoint import Damaged
+    from runner.storage.peek import verify
+
+    try:
+        verify(run_dir.checkpoints / kept)  # what is deleted may be the only good one
+    except Damaged as error:
+        print(f"skipped: {error}")
+        return []
+    return others

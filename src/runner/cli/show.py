@@ -26,7 +26,11 @@ def main(arguments: argparse.Namespace) -> int:
     for key, value in record.items():
         if key not in LATER:
             shown = (
-                " ".join(value) if key == "command" else json.dumps(value) if isinstance(value, dict) else cell(value)
+                " ".join(value or [])
+                if key == "command"
+                else json.dumps(value)
+                if isinstance(value, dict)
+                else cell(value)
             )
             say(f"  {key:18} {shown}")
     for which, values in record["test"].items():

@@ -29,6 +29,10 @@ def _try(descriptor: int) -> None:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def _whole(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # resolve() raises on a loop of links
+
+
 def take(path: Path, text: str) -> None:
     """Takes the lock of a file, and writes `text` into it for people to read.
 
@@ -36,7 +40,7 @@ def take(path: Path, text: str) -> None:
         Busy: another process has it, or this one.
         OSError: the file cannot be opened.
     """
-    path = path.resolve()
+    path = _whole(path)
     if path in _held:
         raise Busy("this process")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -59,13 +63,13 @@ def take(path: Path, text: str) -> None:
 
 def give_back(path: Path) -> None:
     """Gives the lock back, if this process has it. The file stays: without it two processes could lock two files."""
-    descriptor = _held.pop(path.resolve(), None)
+    descriptor = _held.pop(_whole(path), None)
     if descriptor is not None:
         os.close(descriptor)
 
 
 def is_mine(path: Path) -> bool:
-    return path.resolve() in _held
+    return _whole(path) in _held
 
 
 def is_taken(path: Path) -> bool:

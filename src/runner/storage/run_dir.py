@@ -117,7 +117,7 @@ class RunDir:
             who = "this process is already" if str(busy) == "this process" else "another process is"
             raise Held(f"{self.path}: {who} running it ({busy})") from busy
         try:
-            _leases[self.lease_file.resolve()] = Lease(self.lease_file)
+            _leases[Path(os.path.realpath(self.lease_file))] = Lease(self.lease_file)
         except Taken as taken:
             lock.give_back(self.lock_file)
             raise Held(f"{self.path}: a process of another host is running it ({taken})") from taken
@@ -155,7 +155,7 @@ class RunDir:
 
     def release(self) -> None:
         """Gives the folder back, if this process has it."""
-        if (lease := _leases.pop(self.lease_file.resolve(), None)) is not None:
+        if (lease := _leases.pop(Path(os.path.realpath(self.lease_file)), None)) is not None:
             lease.release()
         lock.give_back(self.lock_file)
 

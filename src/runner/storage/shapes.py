@@ -90,7 +90,9 @@ def shapes() -> dict[str, Any]:
     }
     listed["chosen_on"] = (str | None, None)
     never = {**listed, "monitor": (str | None, None), "mode": (str | None, None)}
-    run = {**listed, "monitor": str, "mode": mode}
+    summed = {**listed, "monitor": str, "mode": mode}
+    figures = {"best_epoch": count | None, "best": metrics, "last": metrics, "test": dict[str, metrics]}
+    run = {**summed, **figures}  # a figure that is missing is not one that is null
     # ... and what it takes to open it again.
     whole = {"config_yaml": str, "device": str, "threads": Annotated[int, msgspec.Meta(ge=1)]}
     whole = {**run, **whole, "working_directory": str, "best_epoch": count | None, "seconds": listed["seconds"]}
@@ -104,14 +106,20 @@ def shapes() -> dict[str, Any]:
         "started": (str, ""),
     }
     sweep |= {"own_code": (dict[str, dict[str, str]] | None, None), "jobs": (list[facts], [])}
-    _shapes.update(run=shape("Run", run), whole=shape("Whole", whole), never_began=shape("NeverBegan", never))
+    _shapes.update(
+        summed=shape("Summed", summed),
+        run=shape("Run", run),
+        whole=shape("Whole", whole),
+        never_began=shape("NeverBegan", never),
+    )
     _shapes.update(job=shape("Job", job), sweep=shape("Sweep", sweep))
     _shapes.update(epoch=dict[str, number | list[number]], words=list[str])
     return _shapes
 
 
 def read(path: Path, name: str) -> dict[str, Any]:
-    """The record in a file, in the named shape: "run", "whole" (a run to be opened again), "job" or "sweep".
+    """The record in a file, in the named shape: "run", "whole" (a run to be opened again), "summed" (what a
+    summary needs of one), "job" or "sweep".
 
     Raises:
         FileNotFoundError: there is none.
@@ -128,7 +136,7 @@ def read(path: Path, name: str) -> dict[str, Any]:
         raise BadRecord(f"{path}: is no record of ours: {kind_of(record)} instead of an object")
     record.pop(signature.FIELD, None)  # of the file, not of what it tells; see is_mine
     is_changed = not is_sealed(content)
-    shaped = "never_began" if name in ("run", "whole") and record.get("config_yaml", "") is None else name
+    shaped = "never_began" if name in ("run", "whole", "summed") and record.get("config_yaml", "") is None else name
     record = checked(path, record, shaped)
     if is_changed:
         notices.add(f"{path}: was changed since it was written (its CRC-32 is another); what it says may be wrong")
@@ -175,7 +183,7 @@ def checked(path: Path, record: dict[str, Any], name: str) -> dict[str, Any]:
         raise BadRecord(f"{path}: {wording(error)}") from error
     defaults = {key: getattr(made, key) for key in shape.__struct_fields__ if key not in record}
     whole = {**record, **{key: value for key, value in defaults.items() if value is not msgspec.UNSET}}
-    if name in ("run", "whole", "never_began"):
+    if name in ("run", "whole", "summed", "never_began"):
         check_finite(path, whole)
     return whole
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from runner.storage import records
+from runner.storage import records, shapes
 from runner.storage.files import read_regular
 from runner.storage.provenance import code_changes
 from runner.storage.run_dir import RunDir
@@ -96,7 +96,7 @@ def members(place: Path, failed: Mapping[str, str | None] | None = None) -> list
         error: str | None = None
         if run_dir.run_json.exists():
             try:
-                record = run_dir.read_run()
+                record = shapes.read(run_dir.run_json, "summed")
             except BadRecord as why:
                 guess = Member(name, seed, planned or {}, words, choices, "failed", error=str(why))
                 bare.append(guess)
