@@ -31,7 +31,7 @@ def main() -> None:
     options = parser.parse_args()
     if not answers():
         subprocess.run(
-            ["mutmut", "run", "none.of.them"], check=False
+            ["mutmut", "run", "runner.storage.files.*"], check=False
         )  # makes them all, and sees which tests reach them
     names = sorted(answers())
     chosen = random.Random(options.seed).sample(names, min(options.sample, len(names)))
