@@ -33,7 +33,7 @@ def main(arguments: argparse.Namespace) -> int:
         try:
             run_dir.refuse_links()
         except InputError as error:
-            print(f"skipped: {error}")
+            say(f"skipped: {error}")
             continue
         for file in superfluous(run_dir):
             # A file of two names (best.pt and last.pt of one epoch) frees nothing until both are gone.
@@ -58,6 +58,6 @@ def superfluous(run_dir: RunDir) -> list[Path]:
     try:
         verify(run_dir.checkpoints / kept)  # what is deleted may be the only good one
     except Damaged as error:
-        print(f"skipped: {error}")
+        say(f"skipped: {error}")
         return []
     return others

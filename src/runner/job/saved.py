@@ -71,8 +71,13 @@ def refuse_interpolations(record: Mapping[str, Any], is_mine: bool) -> None:
         InputError: names the key.
     """
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
-    found = flatten(OmegaConf.to_container(OmegaConf.create(record["config_yaml"]), resolve=False))
+    try:
+        found = flatten(OmegaConf.to_container(OmegaConf.create(record["config_yaml"]), resolve=False))
+    except (ValueError, RecursionError, YAMLError, OmegaConfBaseException):
+        return  # it is no config at all, which whoever opens it says
     asking = [key for key, value in found.items() if "${" in json.dumps(value, default=str)]
     if asking and not is_mine:
         raise InputError(
