@@ -4,6 +4,7 @@ VERBS = {
     "check": "all that can be said of a command, a run or a sweep before anything trains",
     "resume": "continues a run from its folder alone, with the same bits",
     "verify": "trains a run again, killing itself at random, and compares the bits",
+    "replay": "trains a finished run once more into a new folder, and compares both",
     "ls": "the runs in a folder: state, what varies between them, key metrics",
     "show": "everything about one run",
     "diff": "two runs side by side, only what differs",

@@ -36,7 +36,7 @@ log = logging.getLogger("runner")
 
 # What a record keeps of the run's beginning, whatever it is continued with.
 KEPT = (
-    *("foreign", "id", "started", "command", "git", "code", "own_code", "working_directory"),
+    *("id", "started", "command", "git", "code", "own_code", "working_directory"),
     *("host", "platform", "machine", "cpu", "python", "packages"),
 )
 ABOUT = ("name", "tags", "notes")  # what is said of a run, and changes nothing in it
@@ -152,6 +152,7 @@ class Resumed:
         run_dir.steps.cut_back(progress.step)
         record["resumed"] = [*self.record.get("resumed", []), self.event(progress, record)]
         record |= {key: self.record.get(key) for key in KEPT}
+        record |= {key: self.record[key] for key in (signature.FOREIGN, "replay_of") if key in self.record}
         record |= {"epochs_done": progress.epoch, "best_epoch": progress.best_epoch, "best_value": progress.best_value}
         rows = {row.pop("epoch"): row for row in run_dir.metrics.read()}
         record["seconds"] = round(sum(row["seconds"] or 0 for row in rows.values()), 3)
