@@ -274,7 +274,7 @@ def test_a_power_cut_while_a_run_is_put_back_loses_nothing(tmp_path, monkeypatch
     """Its newest file is damaged, so an older one becomes last.pt, and best.pt is made again."""
     root = tmp_path / "root"
     root.mkdir()
-    crash_at(11, root / "run", [*WORDS, "trainer.monitor=lr", "trainer.mode=min"])
+    crash_at(11, root / "run", [*WORDS, "trainer.monitor=train/loss"])
     damage(root / "run" / "checkpoints" / "last.pt", "flipped")
     (root / "run" / "checkpoints" / "best.pt").unlink()
     run_dir = RunDir(root / "run")

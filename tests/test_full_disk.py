@@ -81,8 +81,9 @@ def test_no_room_for_one_kind_of_file(whole, tmp_path, name, count):
     (tmp_path / "inject.py").write_text(INJECT)
     words = [sys.executable, "inject.py", name, str(count), *WORDS, "quiet=false", "hydra.run.dir=run"]
     if name == "best.pt":  # beside a last.pt it is a further name of the same bytes: nothing is written under it
-        words += ["checkpoint.save=best", "trainer.monitor=lr", "trainer.mode=min"]  # each epoch is the best so far
-        runner.run([*WORDS, *words[-3:]], run_dir=tmp_path / "whole_best")
+        falling = ["trainer.monitor=train/loss", "model.dropout=0.0", "dataset.augment=[]", "optimizer.lr=0.01"]
+        words += ["checkpoint.save=best", *falling]  # each epoch is the best so far
+        runner.run([*WORDS, *words[-5:]], run_dir=tmp_path / "whole_best")
         whole = tmp_path / "whole_best"
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr

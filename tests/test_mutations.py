@@ -381,7 +381,7 @@ def test_only_a_later_epoch_makes_up_for_a_lost_best_one():
 
 
 # What cannot change a result; all else in the config is part of a job's identity.
-NEUTRAL = {"name", "tags", "notes", "quiet", "trainer.log_every"}
+NEUTRAL = {"name", "tags", "notes", "trust", "quiet", "trainer.log_every"}
 NEUTRAL |= {f"dataloader.{key}" for key in ("placement", "memory_limit", "num_workers", "pin_memory")}
 NEUTRAL |= {f"dataloader.{key}" for key in ("persistent_workers", "prefetch_factor")}
 
@@ -425,7 +425,9 @@ ONE, TWO = (
 def test_a_job_runs_again_unless_it_is_done_or_diverged_with_this_very_code(tmp_path, record, code, expected):
     job = Job([], {}, {}, folder=tmp_path)
     if record is not None:
-        full = {"resumed": [], "error": "the loss is not finite", "epochs_done": 0, **record}
+        full = {"error": "the loss is not finite", "epochs": 2, "epochs_done": 0, "config": {}, "monitor": "val/loss"}
+        full |= {"mode": "min", "best_value": None, "best_epoch": None, "test": {}, "best": {}, "last": {}, **record}
+        full["resumed"] = [{"at": "then", "epoch": 0, "batch": 0, **event} for event in record.get("resumed", [])]
         (tmp_path / "run.json").write_text(json.dumps(full))
     why = "the loss is not finite" if expected == "failed" else None
     assert finished_state(job, code) == (expected, why)
@@ -449,7 +451,8 @@ def test_a_folder_that_holds_a_run_is_no_new_jobs(tmp_path):
 
 
 def test_null_and_missing_are_two_things_when_two_sweeps_are_compared(tmp_path):
-    plan.write_sweep(tmp_path, {"base": {"a": None}, "swept": ["b"], "code": ONE}, [])
+    said = {"arguments": [], "config_dir": None, "base": {"a": None}, "swept": ["b"], "code": ONE}
+    plan.write_sweep(tmp_path, said, [])
     plan.check_same(tmp_path, {"a": None, "b.c": 1, "seed": 3}, ["d"], ONE, force=False)
     with pytest.raises(InputError, match="holds a sweep of another config; a: None -> -"):
         plan.check_same(tmp_path, {}, [], ONE, force=False)

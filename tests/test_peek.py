@@ -74,7 +74,8 @@ def test_what_is_not_there_or_of_another_version_is_named(tmp_path):
 def run(tmp_path):
     """A run of 8 epochs with a checkpoint of each, whose last epoch is not its best."""
     words = ["model=mlp", "model.hidden=[8]", "device.threads=1", "quiet=true", "trainer.epochs=8"]
-    words += ["trainer.limit_batches=2", "checkpoint.every=1", "trainer.monitor=lr", "trainer.mode=max"]
+    words += ["trainer.limit_batches=2", "checkpoint.every=1", "trainer.monitor=train/loss"]
+    words += ["optimizer=sgd", "optimizer.lr=0.01", "+optimizer.maximize=true"]  # the first epoch is the best
     runner.run(words, run_dir=tmp_path / "run")
     return RunDir(tmp_path / "run")
 

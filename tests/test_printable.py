@@ -110,7 +110,7 @@ def test_no_verb_lets_a_record_write_to_the_terminal(verb, state, hostile, train
         entry.say_traceback(*sys.exc_info())
     told = capsys.readouterr()
     assert told.out + told.err and not has_hidden(told.out + told.err)
-    if flags == ["--csv"]:
+    if flags == ["--csv"] and state == "done":
         assert len(list(csv.reader(io.StringIO(told.out)))) == 2 == len(told.out.splitlines())
 
 

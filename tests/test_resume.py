@@ -361,7 +361,13 @@ def test_a_crash_between_two_names_of_the_last_checkpoint_is_mended(whole, monke
 
 def test_damage_and_a_kill_together_lose_no_more_than_the_damage(tmp_path):
     """The proof that a lost best epoch is made again outlives the rows that held it."""
-    words = [*WORDS, "trainer.monitor=lr", "trainer.mode=min"]  # it falls: each epoch is the best so far
+    words = [
+        *WORDS,
+        "trainer.monitor=train/loss",
+        "model.dropout=0.0",
+        "dataset.augment=[]",
+        "optimizer.lr=0.01",
+    ]  # it falls
     runner.run(words, run_dir="whole")
     assert json.loads(Path("whole/run.json").read_text())["best_epoch"] == 4
     crash_at(20, "run", words)

@@ -160,8 +160,8 @@ def parsed(path: Path, content: bytes) -> Any:
     except RecursionError as error:
         raise BadRecord(f"{path}: cannot be read (nested too deeply)") from error
     except ValueError as error:
-        if isinstance(error, msgspec.DecodeError) and (b"Infinity" in content or b"NaN" in content):
-            try:  # job.json and sweep.json of before may hold what JSON has no words for, in a config
+        if isinstance(error, msgspec.DecodeError) and any(sign in content for sign in (b"Infinity", b"NaN", b"\\ud")):
+            try:  # what JSON has no words for, in older configs; half a character, of a file's name that is no UTF-8
                 return json.loads(content)
             except (ValueError, RecursionError):
                 pass
