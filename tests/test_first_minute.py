@@ -118,6 +118,7 @@ def test_a_run_needs_no_stream(cli, closed):
     assert (cli.cwd / "run" / "run.lock").read_text().count("\n") == 1
 
 
+@pytest.mark.slow
 def test_what_the_terminal_cannot_show_is_printed_as_replacements(cli):
     words = ["trainer.dry_run=true", "hydra.run.dir='ünï'", "name='ünï'"]
     done = cli(*words, PYTHONIOENCODING="ascii")

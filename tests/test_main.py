@@ -67,6 +67,7 @@ def test_the_default_run_leaves_a_readable_folder(cli):
     )
 
 
+@pytest.mark.slow
 def test_the_same_command_twice_gives_equal_files(cli):
     folders = [cli.cwd / name for name in "ab"]
     for folder in folders:
@@ -280,6 +281,7 @@ def test_git_commit_and_diff_are_kept(cli):
     assert "+x = 2" in (cli.cwd / "run" / "git.diff").read_text()
 
 
+@pytest.mark.slow
 def test_hydras_own_sweep_gives_each_job_a_run_directory(cli):
     done = cli("-m", "seed=0,1", *SMALL, "trainer.dry_run=true", "--quiet", "hydra.sweep.dir=sweep")
     assert done.returncode == 0, done.stderr

@@ -240,7 +240,9 @@ def is_alive(pid):
         return False
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=() if case == "training" else pytest.mark.slow) for case in CASES]
+)
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143)])
 def test_a_signal_at_any_time_stops_saves_and_continues_exactly(cli, monkeypatch, case, signum, code):
     extra, delays, wait, to_group = CASES[case]

@@ -209,6 +209,7 @@ def test_an_identity_leaves_out_what_cannot_change_a_result():
     assert identities[0] == identities[1] != identities[2]
 
 
+@pytest.mark.slow
 def test_two_sweeps_at_once_on_one_name_run_every_job_once(cli):
     words = ["-m", "seed=1,2,3,4", "sweep.name=shared", *WORDS]
     both = [cli.start(*words) for _ in range(2)]
