@@ -12,13 +12,14 @@ import pytest
 
 import runner
 from conftest import CONF
-from runner.cli import evaluate, resume, verify
+from runner.cli import evaluate, prune, resume, verify
 from runner.config import admission
 from runner.config.admissible import PLACES
 from runner.config.admission import Policy, Refused, admitted, admitting
 from runner.errors import InputError
 from runner.storage import signature
 from runner.storage.run_dir import RunDir
+from runner.sweep.plan import known_jobs
 
 HARM_TEXT = """
 torch.load torch.save torch.hub.load torch.jit.load torch.package.PackageImporter torch.utils.cpp_extension.load
@@ -312,6 +313,95 @@ def test_the_environment_stays_where_it_is(made, tmp_path, monkeypatch, capsys):
     assert "hunter2" not in "".join(
         p.read_text(errors="ignore") for p in folder.rglob("*") if p.suffix in (".json", ".log")
     )
+
+
+def test_a_strangers_dataset_is_not_downloaded(made, tmp_path):
+    def change(config, record):
+        config["dataset"]["train"] = {"_target_": "torchvision.datasets.MNIST", "root": "there", "download": True}
+
+    folder = edited(made, tmp_path / "run", change)
+    with pytest.raises(InputError, match="dataset"):
+        evaluate.main(evaluate.parser().parse_args([str(folder)]))
+    assert not Path("there").exists() and not (tmp_path / "there").exists()
+
+
+LINKED = ["checkpoints", "run.lock", "runner.log", ".hydra", "metrics.jsonl", "run.lease"]
+
+
+@pytest.mark.parametrize("name", LINKED)
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_what_leads_out_of_a_folder_is_not_followed(name, kind, made, tmp_path, capsys):
+    folder, outside = tmp_path / "runs" / "run", tmp_path / "outside"
+    shutil.copytree(made, folder)
+    outside.mkdir()
+    for file in ("best.pt", "last.pt", "last-1.pt", "notes.txt", "target"):
+        (outside / file).write_text("precious")
+    found = folder / name
+    shutil.rmtree(found) if found.is_dir() else found.unlink(missing_ok=True)
+    if kind == "link":
+        found.symlink_to(outside if name in ("checkpoints", ".hydra") else outside / "target")
+    else:
+        os.mkfifo(found)
+    for verb in every_verb(folder):
+        with pytest.raises(InputError, match="is a link|no regular file|not a regular file|must be a folder"):
+            verb()
+    assert prune.main(prune.parser().parse_args([str(folder.parent)])) in (0, 1)
+    assert {file.name: file.read_text() for file in outside.iterdir()} == dict.fromkeys(
+        ("best.pt", "last.pt", "last-1.pt", "notes.txt", "target"), "precious"
+    )
+
+
+def test_a_run_that_is_itself_reached_by_a_link_is_fine(made, tmp_path, capsys):
+    shutil.copytree(made, tmp_path / "real")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for verb in every_verb(tmp_path / "link"):
+        verb()
+
+
+# ---- a sweep that somebody else has made
+
+SWEEP_ATTACKS = {
+    "callbacks": {"hydra": ["+hydra.callbacks.mine={_target_: evil_beside.Net}"]},
+    "logging": {"hydra": ["hydra.job_logging.handlers.x={class: logging.FileHandler, filename: PWNED}"]},
+    "searchpath": {"hydra": ["hydra.searchpath=[file:///tmp]"]},
+    "config_dir": {"config_dir": "/tmp/evil"},
+    "trust": {"arguments": ["trust=[evil_beside]", "model._target_=evil_beside.Net"]},
+    "environment": {"arguments": ["notes=${oc.env:HOME}"]},
+    "environment in the base": {"base": {"notes": ["${oc.env:HOME}"]}},
+    "target": {"arguments": ["model._target_=evil_beside.Net"]},
+    "system": {"arguments": ["model={_target_: os.system, command: touch PWNED}"]},
+    "launcher": {"hydra": ["hydra.launcher._target_=evil_beside.Net"]},
+    "sampler": {"hydra": ["hydra/sweeper=optuna", "hydra.sweeper.sampler={_target_: os.system}"]},
+}
+
+
+@pytest.mark.parametrize("name", SWEEP_ATTACKS)
+def test_a_strangers_sweep_runs_nothing_of_its_own(name, evil, capsys):
+    place = evil / "sweep"
+    place.mkdir()
+    record = {"arguments": [*WORDS, "seed=1,2"], "hydra": [], "config_dir": None, "swept": ["seed"], "base": {}}
+    record |= {"working_directory": str(evil), "own_code": {}, "code": None}
+    record["own_code"] = {"evil_beside": {"file": str(evil / "evil_beside.py"), "sha256": "0"}}
+    attack = SWEEP_ATTACKS[name]
+    record |= {key: [*record[key], *value] if isinstance(value, list) else value for key, value in attack.items()}
+    (place / "sweep.json").write_text(json.dumps(record))
+    with pytest.raises(InputError) as refused:
+        resume.main(resume.parser().parse_args([str(place)]))
+    assert "\n" not in str(refused.value)
+    assert not list(evil.rglob("PWNED")) and "evil_beside" not in sys.modules and not Path("PWNED").exists()
+    assert [path.name for path in place.iterdir()] == ["sweep.json"]
+
+
+def test_a_sweeps_job_that_is_a_link_is_not_followed(made, tmp_path, capsys):
+    shutil.copytree(made, tmp_path / "victim")
+    (tmp_path / "victim" / "job.json").write_text("{}")
+    before = {path: path.read_bytes() for path in (tmp_path / "victim").rglob("*") if path.is_file()}
+    place = tmp_path / "sweep"
+    place.mkdir()
+    (place / "seed=1").symlink_to(tmp_path / "victim")
+    with pytest.raises(InputError, match="is a link"):
+        known_jobs(place)
+    assert before == {path: path.read_bytes() for path in (tmp_path / "victim").rglob("*") if path.is_file()}
 
 
 # ---- the key

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -163,7 +164,7 @@ class SubmititLauncher(OurLauncher):
 
         return SubmititEngine(
             self.cluster,
-            place.absolute() / ".submitit",
+            place.absolute() / ".submitit" / secrets.token_hex(4),  # its pickles are read: never another start's
             None if self.cluster == "slurm" else self.jobs or max(1, cores() // self.cpus),
             self.of_executor(place.name),
             self.max_timeouts,

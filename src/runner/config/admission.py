@@ -36,12 +36,14 @@ class Policy:
         trusted: packages, by name, that the user has named.
         everything: all of it, as with --trust-all.
         way_out: what to type, in a refusal.
+        downloads: whether a dataset may be downloaded to where the config says.
     """
 
     beside: tuple[Path, ...] = ()
     trusted: frozenset[str] = frozenset()
     everything: bool = False
     way_out: str = "'trust=[{top}]'"
+    downloads: bool = True
 
     def admits(self, module: str) -> bool:
         """Whether a module's code is the user's own, or of a package that the user trusts."""
@@ -111,7 +113,7 @@ def of_record(is_mine: bool, own: Sequence[str], folder: Path) -> Policy:
     if is_mine or everything:
         return Policy((*beside(), folder), packages | frozenset(own), everything)
     way_out = "--trust {top} (this record was not written by you on this machine), or all of it by --trust-all"
-    return Policy((), packages, False, way_out)
+    return Policy((), packages, False, way_out, downloads=False)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from runner.config import admission
 from runner.config.checks import complaint, locate
 from runner.errors import InputError
 
@@ -81,6 +82,8 @@ def with_partials(node: Any, path: str) -> Any:
     marked = {key: with_partials(value, f"{path}.{key}") for key, value in node.items()}
     if "_target_" in node and "_partial_" not in node and lacks_arguments(locate(node["_target_"], path), node):
         marked["_partial_"] = True
+    if node.get("download") is True and path.startswith("dataset.") and not admission.policy().downloads:
+        marked["download"] = False
     return marked
 
 

@@ -59,6 +59,7 @@ def check_words(path: Path, record: Mapping[str, Any], is_mine: bool) -> None:
     wrong = [word for word in words if word.lstrip("+~").startswith("trust")]
     wrong += [w for w in words if w.lstrip("+~").startswith("hydra") and not w.lstrip("+").startswith(STRANGERS_WORDS)]
     wrong += [word for word in words if "${" in word]
+    wrong += [f"{key}={value}" for key, value in record["base"].items() if "${" in str(value)]
     if record.get("config_dir") is not None:
         wrong.append(f"--config-dir {record['config_dir']}")
     if wrong:

@@ -127,6 +127,10 @@ def known_jobs(place: Path) -> dict[str, dict[str, Any]]:
     for path in sorted(place.glob("*/job.json")):
         if path.parent.name.endswith(SET_ASIDE):
             continue
+        if path.parent.is_symlink():
+            raise InputError(
+                f"{path.parent}: is a link, which might lead out of the sweep's folder; it is not followed"
+            )
         try:
             known[path.parent.name] = shapes.read(path, "job")
         except InputError as error:  # what its run says tells whose the folder is
