@@ -152,3 +152,36 @@ def test_the_argument_is_found_in_a_library_s_message():
 def test_a_small_campaign_of_wrong_configs_is_answered():
     cases = campaign(40, real=2)
     assert sum(bool(case.faults) for case in cases) <= 3, report(cases)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "message"),
+    [
+        ("model/five.yaml", "5\n", "five.yaml: must hold a group of keys"),
+        ("experiment/five.yaml", "defaults:\n  - optimizer: adam\n", "optimizer=adam: the file begins with"),
+    ],
+)
+def test_a_yaml_file_of_the_users_that_is_none_is_named(tmp_path, path, text, message):
+    file = tmp_path / "mine" / path
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    with pytest.raises(InputError, match=message):
+        compose([f"{file.parent.name}=five"], str(tmp_path / "mine"))
+
+
+def test_a_sampler_whose_package_is_not_there_is_refused_before_a_trial(monkeypatch):
+    optuna = pytest.importorskip("optuna")
+    from runner.sweep.space import try_sampler
+
+    class Lazy(optuna.samplers.RandomSampler):
+        def sample_relative(self, *_):
+            raise ImportError("No module named 'far_away'")
+
+        def infer_relative_search_space(self, *_):
+            return {}
+
+    space = {"optimizer.lr": optuna.distributions.FloatDistribution(0.1, 1.0)}
+    try_sampler(optuna.samplers.TPESampler(seed=0), space)
+    try_sampler(optuna.samplers.GridSampler({"optimizer.lr": [0.1]}), space)
+    with pytest.raises(InputError, match="hydra.sweeper.sampler._target_=Lazy: No module named 'far_away'"):
+        try_sampler(Lazy(), space)

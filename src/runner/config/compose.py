@@ -47,6 +47,19 @@ def own_hydra() -> Iterator[None]:
         raise
     except (*COMPOSITION_ERRORS, ValueError) as error:
         raise InputError(one_line(error)) from error
+    except OSError as error:
+        if not str(error).startswith("Invalid loaded object type"):
+            raise
+        raise InputError(f"{opened(error)}: must hold a group of keys (KEY: VALUE), not a single value") from error
+
+
+def opened(error: BaseException) -> str:
+    """The YAML file that was being read when an error was raised, which OmegaConf does not name."""
+    traceback, found = error.__traceback__, "a YAML file"
+    while traceback is not None:
+        found = str(getattr(traceback.tb_frame.f_locals.get("file_"), "name", found))
+        traceback = traceback.tb_next
+    return found
 
 
 def _sweep_folder(name: str | None) -> str:
@@ -165,6 +178,12 @@ def one_line(error: BaseException) -> str:
         group, choice = missing.groups()
         found = re.search(r"Available options in '[^']*':\n(.*?)(?:\n\S|\Z)", text, re.DOTALL)
         choices = ", ".join(line.strip() for line in found[1].splitlines() if line.strip()) if found else ""
+        if group.startswith("experiment/") and not choices:
+            group = group.removeprefix("experiment/")
+            return (
+                f"experiment: {group}={choice}: the file begins with `# @package _global_`, and its defaults say"
+                f" `- override /{group}: {choice}`"
+            )
         guess = f"did you mean {near}? " if (near := nearest(choice, choices.split(", "))) else ""
         return f"{group}={choice}: no such choice; {guess}choices: {choices}"
     if absent := re.search(r"Could not override '([^']+)'", text):

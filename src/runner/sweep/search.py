@@ -29,7 +29,7 @@ from runner.sweep.run import (
     sweep_facts,
     write_record,
 )
-from runner.sweep.space import ends, make_sampler, search_space, text_of
+from runner.sweep.space import ends, make_sampler, search_space, text_of, try_sampler
 
 log = logging.getLogger("runner")
 
@@ -51,7 +51,7 @@ def search(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
     base, code = plan.base_of(first.config, list(space)), code_of([first])
     plan.check_same(place, base, list(space), code, bool(options.force))
     described = {"base": base, "space": {key: repr(d) for key, d in space.items()}, "place": str(place.resolve())}
-    make_sampler(sweeper.sampler, 0, int(first.config["seed"]))
+    try_sampler(make_sampler(sweeper.sampler, 0, int(first.config["seed"])), space)
     if options.dry_run:
         for key, distribution in space.items():
             say(f"{key}: {distribution}")

@@ -2,9 +2,12 @@
 
 import copy
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from runner.errors import InputError
+
+TRIED = 12  # made-up trials: more than any sampler of Optuna's begins with at random
 
 
 def search_space(sweeper: Any, arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
@@ -67,6 +70,29 @@ def ends(distribution: Any) -> list[Any]:
 
 def text_of(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
+
+
+def try_sampler(sampler: Any, space: Mapping[str, Any]) -> None:
+    """Lets a sampler choose once, in a study in memory with some trials: several import what they need only then.
+
+    Raises:
+        InputError: a package that it needs is not there.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.stop = lambda: None  # of one that has tried everything
+    for value in range(TRIED):
+        study.tell(study.ask(dict(space)), value)
+    study.sampler = sampler
+    try:
+        study.ask(dict(space))
+    except ImportError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"hydra.sweeper.sampler._target_={type(sampler).__name__}: {reason}") from error
+    except Exception:  # whatever else it thinks of made-up trials
+        return
 
 
 def make_sampler(node: Any, number: int, seed: int) -> Any:
