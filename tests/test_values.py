@@ -10,6 +10,7 @@ from benchmarks.wrong_configs import campaign, report
 
 import runner
 from runner.config.checks import blamed
+from runner.config.compose import compose
 from runner.errors import InputError
 from runner.values import Rule, fits, hints_of
 
