@@ -404,6 +404,21 @@ def test_a_sweeps_job_that_is_a_link_is_not_followed(made, tmp_path, capsys):
     assert before == {path: path.read_bytes() for path in (tmp_path / "victim").rglob("*") if path.is_file()}
 
 
+def test_a_script_elsewhere_may_name_the_modules_beside_it(tmp_path):
+    folder, here = tmp_path / "scripts", tmp_path / "here"
+    folder.mkdir(), here.mkdir()
+    (folder / "scripts_own.py").write_text("from runner.models import MLP\n\nclass Mine(MLP):\n    pass\n")
+    words = [*WORDS, "model._target_=scripts_own.Mine", "trainer.dry_run=true"]
+    (folder / "start.py").write_text(f"import runner\nrunner.run({words!r}, run_dir='run')\n")
+    done = subprocess.run([sys.executable, folder / "start.py"], cwd=here, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (here / "start.py").write_text(
+        f"import sys; sys.path.append({str(folder)!r})\n" + (folder / "start.py").read_text()
+    )
+    done = subprocess.run([sys.executable, "start.py"], cwd=here, capture_output=True, text=True)
+    assert done.returncode != 0 and "trust=[scripts_own]" in done.stderr
+
+
 # ---- the key
 
 

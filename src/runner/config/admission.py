@@ -64,8 +64,10 @@ _policy: ContextVar[Policy | None] = ContextVar("policy", default=None)
 
 
 def beside() -> tuple[Path, ...]:
-    """Where the modules lie that are the user's own: beside the command."""
-    return (Path.cwd().resolve(),)
+    """Where the modules lie that are the user's own: in the working directory, and beside a script that calls run()."""
+    here, script = Path.cwd().resolve(), getattr(sys.modules.get("__main__"), "__file__", None)
+    path = None if script is None else Path(script).resolve()
+    return (here, path.parent) if path is not None and path.suffix == ".py" and is_own(path) else (here,)
 
 
 def policy() -> Policy:
