@@ -412,9 +412,8 @@ def test_a_script_elsewhere_may_name_the_modules_beside_it(tmp_path):
     (folder / "start.py").write_text(f"import runner\nrunner.run({words!r}, run_dir='run')\n")
     done = subprocess.run([sys.executable, folder / "start.py"], cwd=here, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    (here / "start.py").write_text(
-        f"import sys; sys.path.append({str(folder)!r})\n" + (folder / "start.py").read_text()
-    )
+    other = (folder / "start.py").read_text().replace("run_dir='run'", "run_dir='other'")
+    (here / "start.py").write_text(f"import sys; sys.path.append({str(folder)!r})\n{other}")
     done = subprocess.run([sys.executable, "start.py"], cwd=here, capture_output=True, text=True)
     assert done.returncode != 0 and "trust=[scripts_own]" in done.stderr
 
