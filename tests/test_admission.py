@@ -285,6 +285,7 @@ def test_ones_own_run_is_known_wherever_it_is_moved(made, tmp_path):
     assert not RunDir(folder).is_mine()
 
 
+@pytest.mark.slow
 def test_a_run_with_own_code_opens_for_its_user_and_tells_others_what_to_type(cli, tmp_path, monkeypatch):
     (tmp_path / "own_net.py").write_text("from runner.models import MLP\n\nclass Mine(MLP):\n    pass\n")
     done = cli(*WORDS, "model._target_=own_net.Mine", "hydra.run.dir=run")
@@ -404,6 +405,7 @@ def test_a_sweeps_job_that_is_a_link_is_not_followed(made, tmp_path, capsys):
     assert before == {path: path.read_bytes() for path in (tmp_path / "victim").rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_script_elsewhere_may_name_the_modules_beside_it(tmp_path):
     folder, here = tmp_path / "scripts", tmp_path / "here"
     folder.mkdir(), here.mkdir()

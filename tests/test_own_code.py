@@ -127,6 +127,7 @@ def test_an_edited_own_file_is_other_code_for_a_sweep(projects, cli):
     assert "code" in rows[0] and summary
 
 
+@pytest.mark.slow
 def test_a_run_whose_own_file_has_changed_says_so_when_it_goes_on_and_keeps_its_beginning(runs, cli):
     cli.cwd = runs / "A"
     before = json.loads((runs / "A" / "run" / "run.json").read_text())
@@ -140,6 +141,7 @@ def test_a_run_whose_own_file_has_changed_says_so_when_it_goes_on_and_keeps_its_
     assert "not all is as it was when this run began" in (runs / "A" / "run" / "runner.log").read_text()
 
 
+@pytest.mark.slow
 def test_another_torch_or_machine_is_said_and_kept_and_never_overwrites_the_beginning(runs, cli):
     cli.cwd = runs / "A"
     path = runs / "A" / "run" / "run.json"
