@@ -37,7 +37,7 @@ SCHEDULERS = (
 LOSSES = {
     "nll": [],
     "weighted": ["loss.weight=[1,10,0.1,2]"],
-    "with a state": ["~loss", "+loss={_target_: benchmarks.own_loss.Centred}"],
+    "with a state": ["~loss", "+loss={_target_: benchmarks.own_loss.Centred}", "trust=[benchmarks]"],
 }
 STEPS = {
     "fp32": [],

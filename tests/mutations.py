@@ -28,7 +28,7 @@ MUTATIONS = {
         FILES,
         "        fsync_directory(path.parent)\n\n\ndef",
         "        pass\n\n\ndef",
-        DURABLE,
+        HERE,
     ),
     "no fsync of a checkpoint": (
         CHECKPOINT,

@@ -163,7 +163,9 @@ import os, torch
 
 class Broken(torch.nn.Linear):
     def __init__(self, num_classes, **_):
-        if not os.path.exists("mended"):
+        made = len(os.listdir("made"))  # the first one is made before anything trains, and thrown away
+        open(f"made/{made}", "w").close()
+        if made > 0 and not os.path.exists("mended"):
             raise RuntimeError("no such thing")
         super().__init__(36, num_classes)
     def forward(self, x):
@@ -175,6 +177,7 @@ class Broken(torch.nn.Linear):
 @pytest.mark.parametrize("launcher", ["local", "basic"])
 def test_a_job_whose_constructor_raises_is_a_failed_run_with_its_error(cli, launcher):
     (cli.cwd / "mine.py").write_text(BROKEN)
+    (cli.cwd / "made").mkdir()
     words = ["-m", "seed=1", "sweep.name=s", f"hydra/launcher={launcher}", *WORDS[:4], *WORDS[6:9]]
     words += ["dataset.input_shape=[1,6,6]", "trainer.epochs=1", "model._target_=runner.models.MLP,mine.Broken"]
     words = [word for word in words if not word.startswith("model.hidden")]

@@ -461,6 +461,16 @@ def test_null_and_missing_are_two_things_when_two_sweeps_are_compared(tmp_path):
     plan.check_same(tmp_path, {}, [], TWO, force=True)
 
 
+def test_the_name_of_each_new_folder_is_made_durable_in_the_one_above(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "fsync_directory", synced.append)
+    files.make_directory(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir() and sorted(synced) == [tmp_path, tmp_path / "a"]
+    synced.clear()
+    files.make_directory(tmp_path / "a")
+    assert synced == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_each_mutation_by_hand_is_noticed(name, tmp_path):

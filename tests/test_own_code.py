@@ -10,6 +10,7 @@ import torch
 import runner
 from runner.errors import InputError
 from runner.job import own_code
+from runner.storage import shapes
 from runner.storage.run_dir import RunDir
 
 MODEL = """
@@ -102,9 +103,9 @@ def test_a_sweep_resumed_from_another_folder_trains_its_own_code(projects, cli):
     cli.cwd = projects / "B"
     assert cli("-m", "seed=1", "sweep.name=s", *WORDS).returncode == 0
     place = projects / "B" / "outputs" / "sweeps" / "s"
-    record = json.loads((place / "sweep.json").read_text())
+    record = shapes.read(place / "sweep.json", "sweep")
     record["arguments"] = [word.replace("seed=1", "seed=1,2") for word in record["arguments"]]
-    (place / "sweep.json").write_text(json.dumps(record))
+    shapes.write(place / "sweep.json", record)  # signed, as this user's own
     cli.cwd = projects / "A"
     done = cli("resume", str(place))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -150,6 +150,7 @@ def test_the_argument_is_found_in_a_library_s_message():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of what its forked children leave open
 def test_a_small_campaign_of_wrong_configs_is_answered():
     cases = campaign(40, real=2)
     assert sum(bool(case.faults) for case in cases) <= 3, report(cases)
