@@ -8,6 +8,7 @@ import pytest
 
 import runner
 from runner.cli import check
+from runner.config import admission
 from runner.errors import InputError
 
 WORDS = ["dataset=fake", "dataset.train_size=32", "dataset.eval_size=16", "model=mlp", "model.hidden=[4]", "quiet=true"]
@@ -73,3 +74,11 @@ def test_a_run_of_ones_own_and_an_edited_one(capsys, tmp_path):
     assert code == 2 and not said["written by you"] and "os.system" in said["error"]
     assert check.main(check.parser().parse_args([str(tmp_path / "run")])) == 2
     assert "not written by you on this machine" in capsys.readouterr().out
+
+
+def test_a_package_that_is_trusted_on_the_command_line_is_admitted(capsys):
+    words = [*WORDS, "metrics.accuracy._target_=sklearn.svm.SVC"]
+    assert checked(capsys, *words)[0] == 2
+    code, said = checked(capsys, *words, "--trust", "sklearn")
+    assert code == 2 and all(row["admitted"] for row in said["targets"]), "admitted, and no metric"
+    admission.grant()

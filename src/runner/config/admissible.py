@@ -95,7 +95,7 @@ SCHEDULERS = (
 )
 LOSSES = (
     Rule("a loss of runner.losses", ("runner.losses",), a("torch.nn.Module")),
-    Rule("a module of torch.nn", ("torch.nn.modules", "torch.nn"), a("torch.nn.Module")),
+    Rule("a module of torch.nn", ("torch.nn",), a("torch.nn.Module")),
     Rule(
         "a loss function of torch.nn.functional",
         ("torch.nn.functional", "torch._C._nn"),

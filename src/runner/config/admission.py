@@ -133,8 +133,9 @@ def of_config(cfg: Any) -> Iterator[None]:
 
 
 def trusting(packages: Sequence[str]) -> Policy:
-    """The policy of a command: what is beside it, and the packages that it names."""
-    return Policy(beside=beside(), trusted=frozenset(packages))
+    """The policy of a command: what is beside it, and the packages that it names, in its config or by --trust."""
+    named, everything = granted()
+    return Policy(beside=beside(), trusted=named | frozenset(packages), everything=everything)
 
 
 def is_own(path: Path) -> bool:
