@@ -276,6 +276,14 @@ def test_a_strangers_run_of_the_tables_parts_opens(made, tmp_path, capsys):
     assert record[signature.FOREIGN] and not RunDir(folder).is_mine(), "continuing it does not make it one's own"
 
 
+def test_a_strangers_finished_run_is_not_made_ones_own_by_a_label(made, tmp_path, capsys):
+    folder = edited(made, tmp_path / "run", lambda config, record: put(config, "model._target_", "os.system"))
+    resume.main(resume.parser().parse_args([str(folder), "tags=[seen]"]))
+    assert RunDir(folder).read_run()["tags"] == ["seen"] and not RunDir(folder).is_mine()
+    with pytest.raises(InputError, match="os.system"):
+        runner.load_model(folder)
+
+
 def test_ones_own_run_is_known_wherever_it_is_moved(made, tmp_path):
     folder = tmp_path / "moved"
     shutil.copytree(made, folder)

@@ -22,7 +22,7 @@ from runner.job.run import OnBatch, train
 from runner.job.saved import keep_placement, refuse_interpolations
 from runner.printable import say
 from runner.processes import STOP_SIGNALS
-from runner.storage import checkpoint, identity, provenance, signature
+from runner.storage import checkpoint, identity, provenance
 from runner.storage.checkpoint import Damaged
 from runner.storage.files import fsync_directory
 from runner.storage.peek import peek, verify
@@ -77,8 +77,6 @@ def resume(
         resumed, notes = choose(run_dir, record)
         if resumed.state is not None:
             config.model_weights = config.init_from = None
-        if not is_mine:
-            record[signature.FOREIGN] = True
         with as_it_was_started(record, is_mine):
             return train(config, run_dir, notes, resumed, on_batch, is_shown, stop_on)
     finally:
@@ -152,7 +150,7 @@ class Resumed:
         run_dir.steps.cut_back(progress.step)
         record["resumed"] = [*self.record.get("resumed", []), self.event(progress, record)]
         record |= {key: self.record.get(key) for key in KEPT}
-        record |= {key: self.record[key] for key in (signature.FOREIGN, "replay_of") if key in self.record}
+        record |= {key: self.record[key] for key in ("replay_of",) if key in self.record}
         record |= {"epochs_done": progress.epoch, "best_epoch": progress.best_epoch, "best_value": progress.best_value}
         rows = {row.pop("epoch"): row for row in run_dir.metrics.read()}
         record["seconds"] = round(sum(row["seconds"] or 0 for row in rows.values()), 3)

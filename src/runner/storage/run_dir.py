@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import Held, InputError
-from runner.storage import lock, shapes
+from runner.storage import lock, shapes, signature
 from runner.storage.files import make_directory, not_a_file, read_regular
 from runner.storage.inside import refuse_links
 from runner.storage.lease import Lease, Taken, other_holder
@@ -64,6 +64,7 @@ class RunDir:
         self.checkpoints = path / "checkpoints"
         self.lock_file = path / "run.lock"
         self.lease_file = path / "run.lease"
+        self.is_foreign: bool | None = None  # whether run.json was another's before our first write; None: not written
         self.before: set[Path] | None = None  # what was there when a start claimed it; None: the folder was not
 
     def claim(self) -> None:
@@ -172,7 +173,11 @@ class RunDir:
                 folder.rmdir()
 
     def write_run(self, record: Mapping[str, Any]) -> None:
-        shapes.write(self.run_json, strict_json(record))
+        """Replaces run.json. One that this user did not write stays so, whoever continues or labels it: never signed."""
+        if self.is_foreign is None:
+            self.is_foreign = self.run_json.exists() and not self.is_mine()
+        foreign = {signature.FOREIGN: True} if self.is_foreign else {}
+        shapes.write(self.run_json, strict_json({**record, **foreign}))
 
     def is_mine(self) -> bool:
         """Whether run.json is as this user wrote it; see runner.storage.signature."""

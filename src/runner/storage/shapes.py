@@ -80,7 +80,7 @@ def shapes() -> dict[str, Any]:
         "git": (facts | None, None),
         "packages": (facts, {}),
         "placement": (str | None, None),
-        "chosen_on": (str, None),
+        "chosen_on": (str | None, None),
         "layers": (list[Any], []),
         "examples": (dict[str, count | None], {}),
         "device": (str, "cpu"),
@@ -88,7 +88,6 @@ def shapes() -> dict[str, Any]:
         "working_directory": (str, ""),
         "threads": (Annotated[int, msgspec.Meta(ge=1)] | None, None),
     }
-    listed["chosen_on"] = (str | None, None)
     never = {**listed, "monitor": (str | None, None), "mode": (str | None, None)}
     summed = {**listed, "monitor": str, "mode": mode}
     figures = {"best_epoch": count | None, "best": metrics, "last": metrics, "test": dict[str, metrics]}
