@@ -173,7 +173,7 @@ class RunDir:
                 folder.rmdir()
 
     def write_run(self, record: Mapping[str, Any]) -> None:
-        """Replaces run.json. One that this user did not write stays so, whoever continues or labels it: never signed."""
+        """Replaces run.json. One that another wrote stays another's, whoever continues or labels it: never signed."""
         if self.is_foreign is None:
             self.is_foreign = self.run_json.exists() and not self.is_mine()
         foreign = {signature.FOREIGN: True} if self.is_foreign else {}
