@@ -17,7 +17,9 @@ from runner.values import is_number
 
 GIB = 2**30
 PLACEMENTS = ("auto", "memory", "workers")
-WORKERS_ONLY = ("num_workers", "pin_memory", "collate_fn", "persistent_workers", "prefetch_factor")
+WORKERS_ONLY = (
+    *("num_workers", "pin_memory", "collate_fn", "eval_collate_fn", "persistent_workers", "prefetch_factor"),
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class LoaderSettings:
     Args:
         placement: "memory" decodes the datasets once into tensors on the device; "workers" is torch's DataLoader;
             "auto" takes memory where that gives the same tensors and fits, and none of WORKERS_ONLY is given.
+        collate_fn: makes a batch of a list of training samples; eval_collate_fn: of samples that are evaluated.
         memory_limit: GiB that "memory" may take; None: a quarter of what is free, shared by a sweep's jobs at once.
 
     Raises:
@@ -51,6 +54,7 @@ class LoaderSettings:
     num_workers: int | None = None
     pin_memory: bool | None = None
     collate_fn: Callable[[list[Any]], Any] | None = None
+    eval_collate_fn: Callable[[list[Any]], Any] | None = None
     persistent_workers: bool | None = None
     prefetch_factor: int | None = None
 
@@ -84,6 +88,10 @@ class LoaderSettings:
         """The first setting that only torch's DataLoader knows, where one is given."""
         given = [name for name in WORKERS_ONLY if getattr(self, name) is not None]
         return f"{given[0]}={getattr(self, given[0])}" if given else None
+
+    def differs(self, key: str) -> bool:
+        """Whether the batches of a part ("dataset.val") are made by another function than those of the training part."""
+        return key != "dataset.train" and self.collate_fn is not self.eval_collate_fn
 
     def place(self, parts: Sequence[Part], augment: Sequence[Any], device: torch.device) -> Placement:
         """Where batches are made, and why.
@@ -127,25 +135,26 @@ class LoaderSettings:
         if self.drop_last and len(part) < self.batch_size:
             raise ValueError(f"batch_size={self.batch_size}: with drop_last no batch is left of {len(part)} examples")
         order = EpochOrder(part, self.batch_size, self.shuffle, self.drop_last, seed, limit)
-        return self._loader(order, augment, seed, device, placement)
+        return self._loader(order, augment, self.collate_fn, seed, device, placement)
 
     def evaluation(
         self, part: Part, seed: int, device: torch.device, limit: int | None, placement: Placement | None = None
     ) -> Loader:
         order = EpochOrder(part, self.eval_batch_size, False, False, seed, limit)
-        return self._loader(order, (), derive(seed, "evaluation"), device, placement)
+        return self._loader(order, (), self.eval_collate_fn, derive(seed, "evaluation"), device, placement)
 
     def _loader(
         self,
         order: EpochOrder,
         augment: Sequence[Any],
+        collate_fn: Callable[[list[Any]], Any] | None,
         seed: int,
         device: torch.device,
         placement: Placement | None,
     ) -> Loader:
         if placement is None or placement.where == "workers":
             return WorkersLoader(
-                BatchDataset(order.part.dataset, augment, self.collate_fn, seed),
+                BatchDataset(order.part.dataset, augment, collate_fn, seed),
                 order,
                 num_workers=self.num_workers or 0,
                 pin_memory=device.type == "cuda" if self.pin_memory is None else self.pin_memory,

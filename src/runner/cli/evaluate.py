@@ -60,17 +60,18 @@ def predictions(built: "Built", loader: Any) -> tuple["Tensor", "Tensor"]:
     """(scores (N, C), targets (N,)) of every example, in the order of the part."""
     import torch
 
-    from runner.train.precision import as_fp32
     from runner.train.steps import to_device
 
-    model, options = built.trainer.model.eval(), built.trainer.options
+    task, options = built.trainer.task.eval(), built.trainer.options
     scores, targets = [], []
     with torch.no_grad():
         for batch in loader.batches():
-            data, target = to_device(batch, built.device.torch, options.channels_last)
-            with options.precision.autocast():
-                scores.append(as_fp32(model(data)).cpu())
-            targets.append(target.cpu())
+            with options.precision.autocast:
+                step = task(to_device(batch, built.device.torch, options.channels_last))
+            if not isinstance(step.outputs, torch.Tensor) or not isinstance(step.targets, torch.Tensor):
+                raise InputError("--confusion: needs scores (N, C) and integer targets (N,), which this task has not")
+            scores.append(step.outputs.float().cpu())
+            targets.append(step.targets.cpu())
     return torch.cat(scores), torch.cat(targets)
 
 

@@ -102,6 +102,7 @@ LOSSES = (
         lambda found: LOSS_FUNCTIONS.fullmatch(getattr(found, "__name__", "")) is not None,
     ),
 )
+TASKS = (Rule("a task of runner.tasks", ("runner.tasks", "runner.train.task"), a("torch.nn.Module")),)
 METRICS = (
     Rule("a metric of runner.metrics", ("runner.metrics",), inspect.isclass),
     Rule("a Metric of torchmetrics", ("torchmetrics",), is_metric),
@@ -133,6 +134,8 @@ PLACES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
     ("optimizer.**", OPTIMIZERS),
     ("scheduler.**", SCHEDULERS),
     ("loss.**", LOSSES),
+    ("task.**", TASKS),
+    ("listeners.*", ()),
     ("metrics.*.**", METRICS),
     ("dataset.train", PARTS),
     ("dataset.val", PARTS),
@@ -140,6 +143,7 @@ PLACES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
     ("dataset.*.loader", ()),
     ("dataset.**", TRANSFORMS),
     ("dataloader.collate_fn", COLLATE),
+    ("dataloader.eval_collate_fn", COLLATE),
     ("hydra.launcher", LAUNCHERS),
     ("hydra.sweeper.sampler.**", SAMPLERS),
     ("hydra.sweeper", SWEEPERS),

@@ -114,7 +114,8 @@ def prepare(
         run_dir.git_diff.write_text(diff, encoding="utf-8", errors="surrogateescape")
     trainer.state.owner = identity.owner(record["id"], built.config)
     trainer.checkpoints.open(run_dir.checkpoints)
-    told.batch.append(screen.on_batch)
+    if screen.live is not None:
+        told.batch.append(screen.on_batch)
     if trainer.log_every:
         told.steps.append(lambda row: run_dir.steps.append(row, durable=False))
         told.saving.append(run_dir.steps.sync)
@@ -135,7 +136,7 @@ def save_extras(built: "Built") -> None:
     wanted = {"model_state_dict.pt": trainer.checkpoints.state_dict, "model.pt": trainer.checkpoints.whole_model}
     for name in [name for name, is_wanted in wanted.items() if is_wanted]:
         content = io.BytesIO()
-        torch.save(trainer.model if name == "model.pt" else trainer.model.state_dict(), content)
+        torch.save(trainer.task.model if name == "model.pt" else trainer.task.model.state_dict(), content)
         write_atomically(directory / name, content.getvalue())
 
 

@@ -26,12 +26,16 @@ from runner.storage.run_dir import RunDir
 log = logging.getLogger("runner")
 
 NO_RESULT = (
-    *("sweep.", "derived.", "checkpoint.", "name", "tags", "notes", "trust", "quiet", "trainer.log_every"),
+    *("sweep.", "derived.", "checkpoint.", "name", "tags", "notes", "trust", "quiet", "listeners."),
+    "trainer.log_every",
     *("dataloader.placement", "dataloader.memory_limit", "dataloader.num_workers", "dataloader.pin_memory"),
     *("dataloader.persistent_workers", "dataloader.prefetch_factor"),
 )
-# Keys that came later: null, they say what a config without them says, so that older sweeps keep their identities.
-LATER = ("dataset.transform_train", "dataset.val", "dataset.val_root")
+# Keys that came later: so, they say what a config without them says, so that older sweeps keep their identities.
+LATER = {
+    **dict.fromkeys(("dataset.transform_train", "dataset.val", "dataset.val_root", "dataloader.eval_collate_fn")),
+    "task._target_": "runner.tasks.Supervised",
+}
 LONGEST_NAME = 120
 SET_ASIDE = ".set-aside"  # the ending of what is kept, and not looked at
 
@@ -60,7 +64,7 @@ class Job:
 def result_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The flat config without what cannot change a result."""
     flat = {key: value for key, value in flatten(config).items() if not key.startswith(NO_RESULT)}
-    return {key: value for key, value in flat.items() if value is not None or key not in LATER}
+    return {key: value for key, value in flat.items() if key not in LATER or value != LATER[key]}
 
 
 def setting_of(config: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
