@@ -10,8 +10,9 @@ from torch import nn
 
 import runner
 from runner.storage.checkpoint import Checkpoints, load
+from runner.tasks import Supervised
 from runner.train import hidden
-from runner.train.task import Supervised, load_weights, weights_of
+from runner.train.weights import load_weights, weights_of
 from test_trainer import Interrupted, StopAfter, assert_equal_states, make, rows_of
 
 

@@ -30,7 +30,8 @@ from runner.storage.run_dir import RunDir
 from runner.sweep import plan
 from runner.sweep.plan import Job
 from runner.sweep.run import finished_state
-from runner.train.task import Supervised, load_weights, weights_of
+from runner.tasks import Supervised
+from runner.train.weights import load_weights, weights_of
 from test_checkpoint import state
 from test_trainer import Explodes, StopAfter, assert_equal_states, make, rows_of
 

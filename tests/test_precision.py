@@ -11,9 +11,9 @@ import runner
 from runner.job.resuming import resume
 from runner.losses import NLL
 from runner.storage import checkpoint
+from runner.tasks import Supervised
 from runner.train.precision import Precision, as_fp32
 from runner.train.steps import StepOptions, train_step
-from runner.train.task import Supervised
 from test_resume import WORDS, assert_equal_runs, crash_at
 from test_trainer import Interrupted, StopAfter, assert_equal_states, make, rows_of
 

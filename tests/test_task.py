@@ -15,9 +15,10 @@ from runner.job.resuming import resume
 from runner.losses import NLL
 from runner.storage.checkpoint import load
 from runner.storage.run_dir import RunDir
+from runner.tasks import Supervised
 from runner.train.precision import Precision
 from runner.train.steps import StepOptions, evaluate, train_step
-from runner.train.task import Supervised, load_weights
+from runner.train.weights import load_weights
 from test_resume import assert_equal_runs, crash_at
 from test_trainer import CPU, Interrupted, StopAfter, assert_equal_states, make, rows_of
 

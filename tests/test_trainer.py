@@ -18,10 +18,10 @@ from runner.metrics import Accuracy
 from runner.processes import StopRequest
 from runner.seeding import derive, seed_everything
 from runner.storage.checkpoint import Checkpoints, load
+from runner.tasks import Supervised
 from runner.train.events import Listeners
 from runner.train.state import Schedule
 from runner.train.steps import StepOptions, evaluate, train_step
-from runner.train.task import Supervised
 from runner.train.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -224,7 +224,7 @@ def test_modes_are_restored_layer_by_layer():
 
 def test_evaluation_leaves_the_generators_alone():
     trainer = make()
-    trainer.task.model.register_forward_hook(lambda model, inputs, output: output + torch.rand(()))  # it draws in evaluation
+    trainer.model.register_forward_hook(lambda model, inputs, output: output + torch.rand(()))  # it draws in evaluation
     torch.manual_seed(5)
     expected = torch.rand(2)
     torch.manual_seed(5)
@@ -249,7 +249,7 @@ def test_the_test_is_made_on_the_best_and_on_the_last_weights(tmp_path):
 def test_the_best_weights_are_there_without_best_pt():
     kept = make(epochs=4, lr=0.5)
     seen = []
-    kept.listeners.epoch.append(lambda end: seen.append({k: v.clone() for k, v in kept.task.model.state_dict().items()}))
+    kept.listeners.epoch.append(lambda end: seen.append({k: v.clone() for k, v in kept.model.state_dict().items()}))
     kept.fit()
     assert_equal_states(dict(kept.load_best_weights()["model_state_dict"]), seen[kept.progress.best_epoch - 1])
 
@@ -297,7 +297,7 @@ def test_step_rows_hold_the_mean_loss_since_the_last_one():
     trainer = make(epochs=1, log_every=2, listeners=Listeners(steps=[rows.append]))
     trainer.fit()
     loss = trainer.state.loss
-    losses, sizes = loss.losses.values(0, 6), loss.sizes.values(0, 6)
+    losses, sizes = loss.values(0, 6)
     assert [row["step"] for row in rows] == [2, 4, 6]
     assert rows[2]["train/loss"] == float((losses[4:] * sizes[4:]).sum() / 11)
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -110,7 +111,7 @@ def pieces(batch: Any, count: int, least: int = 2) -> list[Any]:
     bounds = [0]
     for piece in range(count):
         bounds.append(bounds[-1] + size // count + (piece < size % count))
-    return [cut(batch, start, stop, size) for start, stop in zip(bounds, bounds[1:], strict=False)]
+    return [cut(batch, start, stop, size) for start, stop in itertools.pairwise(bounds)]
 
 
 def cut(batch: Any, start: int, stop: int, size: int) -> Any:
@@ -142,4 +143,4 @@ def joined(parts: Sequence[Any]) -> Any:
         return first
     if isinstance(first, (list, tuple)) and not any(True for _ in tensors_in(first)) and not hasattr(first, "_fields"):
         return type(first)(value for part in parts for value in part)
-    return rebuilt(first, [joined([value for _, value in group]) for group in zip(*inner, strict=True)])  # type: ignore[arg-type]
+    return rebuilt(first, [joined([value for _, value in group]) for group in zip(*inner, strict=True)])

@@ -90,7 +90,7 @@ class LoaderSettings:
         return f"{given[0]}={getattr(self, given[0])}" if given else None
 
     def differs(self, key: str) -> bool:
-        """Whether the batches of a part ("dataset.val") are made by another function than those of the training part."""
+        """Whether a part ("dataset.val") has another collate function than the training part."""
         return key != "dataset.train" and self.collate_fn is not self.eval_collate_fn
 
     def place(self, parts: Sequence[Part], augment: Sequence[Any], device: torch.device) -> Placement:

@@ -102,7 +102,7 @@ LOSSES = (
         lambda found: LOSS_FUNCTIONS.fullmatch(getattr(found, "__name__", "")) is not None,
     ),
 )
-TASKS = (Rule("a task of runner.tasks", ("runner.tasks", "runner.train.task"), a("torch.nn.Module")),)
+TASKS = (Rule("a task of runner.tasks", ("runner.tasks",), a("torch.nn.Module")),)
 METRICS = (
     Rule("a metric of runner.metrics", ("runner.metrics",), inspect.isclass),
     Rule("a Metric of torchmetrics", ("torchmetrics",), is_metric),

@@ -7,7 +7,6 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
@@ -229,7 +228,7 @@ def describe(built: Built) -> list[str]:
     """The lines that a person sees before the first epoch."""
     trainer, parts = built.trainer, built.parts
     sizes = {"train": parts.train, "val": parts.val, "test": parts.test}
-    task, model = trainer.task, trainer.task.model
+    task, model = trainer.task, trainer.model
     rows = models.layer_table(model)
     width = max(len(row["name"]) for row in rows)
     lines = [f"{row['name']:{width}}  {row['type']:18}{row['parameters']:>12,}" for row in rows]

@@ -115,7 +115,7 @@ def check_outputs(
     try:
         with isolated(0, device), torch.no_grad(), untouched(model):
             data, target = to_device(loader.examples(EXAMPLES), device, options.channels_last)
-            with options.precision.autocast():
+            with options.precision.autocast:
                 output = as_fp32(model.eval()(data))
                 half = as_fp32(model(data[: len(data) // 2])) if len(data) > 3 else None
     except Exception:

@@ -136,7 +136,7 @@ def save_extras(built: "Built") -> None:
     wanted = {"model_state_dict.pt": trainer.checkpoints.state_dict, "model.pt": trainer.checkpoints.whole_model}
     for name in [name for name, is_wanted in wanted.items() if is_wanted]:
         content = io.BytesIO()
-        torch.save(trainer.task.model if name == "model.pt" else trainer.task.model.state_dict(), content)
+        torch.save(trainer.model if name == "model.pt" else trainer.model.state_dict(), content)
         write_atomically(directory / name, content.getvalue())
 
 

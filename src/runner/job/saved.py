@@ -106,7 +106,7 @@ def keep_placement(config: "DictConfig", record: dict[str, Any]) -> None:
 def rebuilt(saved: Saved) -> "Built":
     """The run's objects, made again from its resolved config, with the checkpoint's weights."""
     from runner.job.build import build
-    from runner.train.task import load_weights
+    from runner.train.weights import load_weights
 
     with as_it_was_started(saved.record, saved.is_mine):
         say_changes(saved.record)
@@ -141,7 +141,8 @@ def open_model(run_dir: Path, which: str) -> "Module":
 
     from runner.job.model_parts import make_model
     from runner.seeding import isolated
-    from runner.train.task import Supervised, load_weights
+    from runner.tasks import Supervised
+    from runner.train.weights import load_weights
 
     saved = open_saved(run_dir, which)
     cpu = torch.device("cpu")
@@ -152,6 +153,6 @@ def open_model(run_dir: Path, which: str) -> "Module":
         say_changes(saved.record)
         model = make_model(saved_config(saved.record, saved.is_mine), cpu)
     with fitting(saved):
-        others = {"criterion_state_dict": {}, "task_state_dict": {}}
+        others: dict[str, Any] = {"criterion_state_dict": {}, "task_state_dict": {}}
         load_weights(Supervised(model, None), {**saved.state, **others})
     return model.eval()

@@ -1,6 +1,5 @@
 """The groups task and loss, and what a new run finds out about them before it trains: that they fit the data."""
 
-import functools
 import inspect
 import logging
 from collections.abc import Callable
@@ -16,10 +15,10 @@ from runner.config.checks import LATER, complaint, locate
 from runner.errors import InputError
 from runner.job.instantiate import containers, instantiate, make
 from runner.seeding import isolated
-from runner.train import precision, sizes
+from runner.tasks import Step, Supervised, sizes
+from runner.train import precision
 from runner.train.hidden import untouched
 from runner.train.steps import StepOptions, to_device
-from runner.train.task import Step, Supervised
 
 log = logging.getLogger("runner")
 
@@ -171,10 +170,11 @@ def look_at_parts(
 
 
 def look_at_task(
-    cfg: dict[str, Any], task: nn.Module, batch: Any, options: StepOptions, at: Position, is_training_part: bool
+    cfg: dict[str, Any], task: Any, batch: Any, options: StepOptions, at: Position, is_training_part: bool
 ) -> Step:
     """Any other task, in train mode with gradients where it will be trained on such batches, and in eval mode."""
     at.part, name = "task", cfg["task"].get("_target_")
+    step: Any = None
     for is_training in (True, False) if is_training_part else (False,):
         task.train(is_training)
         with torch.set_grad_enabled(is_training), options.precision.autocast:
@@ -186,8 +186,10 @@ def look_at_task(
                 f" {type(step).__name__} in {mode} mode"
             )
         if not isinstance(step.loss, Tensor) or step.loss.dim() != 0 or not step.loss.is_floating_point():
-            what = f"{step.loss.dtype} {list(step.loss.shape)}" if isinstance(step.loss, Tensor) else repr(step.loss)
-            raise InputError(f"task: {name}: Step.loss must be one number, a floating tensor without dimensions; {what}")
+            got = f"{step.loss.dtype} {list(step.loss.shape)}" if isinstance(step.loss, Tensor) else repr(step.loss)
+            raise InputError(
+                f"task: {name}: Step.loss must be one number, a floating tensor without dimensions; got {got}"
+            )
         if is_training and not step.loss.requires_grad:
             raise InputError(f"task: {name}: Step.loss has no gradient: it depends on no parameter that is trained")
         try:
@@ -197,7 +199,7 @@ def look_at_task(
                 f"task: {name}: Step.size must be one number that is finite and not negative, what the loss is a mean"
                 f" over; got {step.size!r}"
             ) from error
-    return step
+    return Step(*step)
 
 
 def say_no_mean(task: Any, batch: Any, options: StepOptions) -> None:
@@ -233,7 +235,7 @@ def is_mean_of_pieces(task: Callable[[Any], Step], batch: Any) -> bool:
         return True
 
 
-def check_smallest_batch(task: nn.Module, loader: Loader, batch_size: int, options: StepOptions) -> None:
+def check_smallest_batch(task: Any, loader: Loader, batch_size: int, options: StepOptions) -> None:
     """Asks the model itself, in train mode, where a batch of an epoch is a single example: batch norm refuses.
 
     Raises:
@@ -244,9 +246,11 @@ def check_smallest_batch(task: nn.Module, loader: Loader, batch_size: int, optio
         with isolated(0, device), torch.no_grad(), untouched(task):
             batch = to_device(loader.examples(1), device, options.channels_last)
             task.train()
-            asked: Any = functools.partial(task.model, batch[0]) if is_supervised(task) else functools.partial(task, batch)
             with options.precision.autocast:
-                asked()
+                if is_supervised(task):
+                    task.model(batch[0])
+                else:
+                    task(batch)
     except Exception as error:
         raise InputError(
             f"dataloader.batch_size={batch_size}: a batch of an epoch holds a single example, and the model cannot"

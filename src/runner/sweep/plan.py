@@ -26,16 +26,13 @@ from runner.storage.run_dir import RunDir
 log = logging.getLogger("runner")
 
 NO_RESULT = (
-    *("sweep.", "derived.", "checkpoint.", "name", "tags", "notes", "trust", "quiet", "listeners."),
-    "trainer.log_every",
+    *("sweep.", "derived.", "checkpoint.", "listeners.", "name", "tags", "notes", "trust", "quiet"),
     *("dataloader.placement", "dataloader.memory_limit", "dataloader.num_workers", "dataloader.pin_memory"),
-    *("dataloader.persistent_workers", "dataloader.prefetch_factor"),
+    *("dataloader.persistent_workers", "dataloader.prefetch_factor", "trainer.log_every"),
 )
-# Keys that came later: so, they say what a config without them says, so that older sweeps keep their identities.
-LATER = {
-    **dict.fromkeys(("dataset.transform_train", "dataset.val", "dataset.val_root", "dataloader.eval_collate_fn")),
-    "task._target_": "runner.tasks.Supervised",
-}
+# Keys that came later, and what says the same as a config without them: older sweeps keep their identities.
+LATER = dict.fromkeys(("dataset.transform_train", "dataset.val", "dataset.val_root", "dataloader.eval_collate_fn"))
+LATER |= {"task._target_": "runner.tasks.Supervised"}
 LONGEST_NAME = 120
 SET_ASIDE = ".set-aside"  # the ending of what is kept, and not looked at
 

@@ -14,13 +14,13 @@ from runner.errors import Diverged
 from runner.metrics import load_metric
 from runner.seeding import rng_state
 from runner.storage.checkpoint import FORMAT_VERSION
+from runner.tasks.sizes import examples
 from runner.torch_adapter import mark_as_stepped
 from runner.train import hidden
 from runner.train.events import Progress
 from runner.train.precision import Precision
-from runner.train.sizes import examples
 from runner.train.steps import MeanLoss
-from runner.train.task import as_written, load_weights, weights_of
+from runner.train.weights import as_written, load_weights, weights_of
 
 log = logging.getLogger("runner")
 

@@ -10,9 +10,9 @@ from torch.optim import Optimizer
 
 from runner.batches import nested
 from runner.errors import InputError
+from runner.tasks import Step
+from runner.tasks.sizes import Size
 from runner.train.precision import Precision
-from runner.train.sizes import Size
-from runner.train.task import Step
 
 
 class MeanLoss:

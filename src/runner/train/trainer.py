@@ -23,7 +23,7 @@ from runner.storage.rows import timeless
 from runner.train.events import EpochEnd, Listeners, Progress
 from runner.train.state import Schedule, TrainState
 from runner.train.steps import MeanLoss, StepOptions, computed, evaluate, to_device, train_step
-from runner.train.task import load_weights, weights_of
+from runner.train.weights import load_weights, weights_of
 
 log = logging.getLogger("runner")
 
@@ -34,7 +34,7 @@ class Trainer:
     """Trains a task, epoch by epoch, so that it can be stopped after any batch and goes on with the same bits.
 
     Args:
-        task: what is done with a batch, as one module that owns the model and the loss: see runner.train.task.
+        task: what is done with a batch, as one module that owns the model and the loss: see runner.tasks.
         metrics: two sets of the same metrics by name, for the training and for the evaluated part.
         eval_loader: the part that is evaluated each epoch, named eval_split; None: nothing is.
         epochs: the run's whole length.
@@ -86,12 +86,16 @@ class Trainer:
         self.checkpoints = checkpoints or Checkpoints(save="none")
         self.saves_inside_epochs = self.checkpoints.saves_inside_epochs
         self.listeners, self.stop = listeners or Listeners(), stop or StopRequest()
-        precision, num_batches = self.options.precision, len(train_loader)
-        self.state = TrainState(task, optimizer, schedule, precision, self.train_metrics, num_batches, device, config)
+        precision, batches = self.options.precision, len(train_loader)
+        self.state = TrainState(task, optimizer, schedule, precision, self.train_metrics, batches, device, config)
         self.last_save = self.last_wait = time.monotonic()
         self.pending: list[tuple[int, int, dict[str, Any]]] = []  # steps.jsonl rows, still without a loss
         self.first_batch = 0  # of this epoch, in this process
         self._check_names()
+
+    @property
+    def model(self) -> nn.Module:
+        return self.task.model  # type: ignore[return-value]
 
     @property
     def progress(self) -> Progress:
@@ -191,12 +195,9 @@ class Trainer:
             )
 
     def step_scheduler(self, interval: str, metrics: Mapping[str, float]) -> None:
-        if interval != self.schedule.interval:
-            return
-        if self.schedule.monitor is None:
-            self.schedule.scheduler.step()
-        else:
-            self.schedule.scheduler.step(metrics[self.schedule.monitor])  # type: ignore[arg-type]
+        if interval == self.schedule.interval:
+            monitor, step = self.schedule.monitor, self.schedule.scheduler.step
+            step() if monitor is None else step(metrics[monitor])  # type: ignore[arg-type]
 
     def advance(self, metrics: dict[str, float]) -> bool:
         """Counts the epoch as completed; returns whether it is the best so far. A NaN never is."""
