@@ -3,6 +3,7 @@
 import gzip
 import importlib.util
 import io
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,18 +48,36 @@ class Parts:
         return "val" if self.val is not None else "test" if self.test is not None else "train"
 
 
-def _read_digits() -> np.ndarray[Any, Any]:
-    """scikit-learn's packaged file, 1797 rows of 64 pixels (0 to 16) and a label; its import would take a second."""
+def _packaged(name: str, delimiter: str = ",") -> np.ndarray[Any, Any]:
+    """A table of numbers that scikit-learn carries, fp64, less its title line; its import would take a second."""
     spec = importlib.util.find_spec("sklearn")
     for folder in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(folder, "datasets", "data", "digits.csv.gz")
+        path = Path(folder, "datasets", "data", name)
         if path.is_file():
-            text = gzip.decompress(path.read_bytes())
-            return np.loadtxt(io.BytesIO(text), delimiter=",", dtype=np.int64)
-    from sklearn.datasets import load_digits  # a scikit-learn that keeps the file elsewhere
+            return np.loadtxt(io.BytesIO(gzip.decompress(path.read_bytes())), delimiter=delimiter)
+    raise FileNotFoundError(f"scikit-learn keeps no {name} here")
 
-    images, labels = load_digits(return_X_y=True)
-    return np.column_stack([images, labels]).astype(np.int64)
+
+def _read_digits() -> np.ndarray[Any, Any]:
+    """1797 rows of 64 pixels (0 to 16) and a label."""
+    try:
+        return _packaged("digits.csv.gz").astype(np.int64)
+    except FileNotFoundError:  # a scikit-learn that keeps the file elsewhere
+        from sklearn.datasets import load_digits
+
+        images, labels = load_digits(return_X_y=True)
+        return np.column_stack([images, labels]).astype(np.int64)
+
+
+def _read_diabetes() -> np.ndarray[Any, Any]:
+    """442 rows of 10 measurements and the progression of the disease."""
+    try:
+        table = _packaged("diabetes_data_raw.csv.gz", " "), _packaged("diabetes_target.csv.gz")
+    except FileNotFoundError:
+        from sklearn.datasets import load_diabetes
+
+        table = load_diabetes(return_X_y=True, scaled=False)
+    return np.column_stack(table)
 
 
 class Digits(Dataset[tuple[Tensor, int]]):
@@ -80,6 +99,95 @@ class Digits(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.images[index], self.targets[index]
+
+
+class Diabetes(Dataset[tuple[Tensor, Tensor]]):
+    """scikit-learn's 442 patients: 10 measurements (10,), and the progression of their disease after a year (1,).
+
+    Both are standardised by the means and standard deviations given.
+
+    Source: Efron et al., "Least Angle Regression", 2004.
+    """
+
+    is_deterministic = True
+
+    def __init__(
+        self,
+        mean: Sequence[float] = (0.0,) * 10,
+        std: Sequence[float] = (1.0,) * 10,
+        target_mean: float = 0.0,
+        target_std: float = 1.0,
+    ) -> None:
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) != 10:
+                raise ValueError(f"{name}={list(values)}: must hold 10 numbers, one a measurement")
+        if min(*std, target_std) <= 0:
+            raise ValueError(f"std={list(std)}, target_std={target_std}: all must be above 0")
+        table = torch.from_numpy(_read_diabetes())
+        self.data = ((table[:, :10] - torch.tensor(list(mean))) / torch.tensor(list(std))).float()
+        self.values = ((table[:, 10:] - target_mean) / target_std).float()
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.data[index], self.values[index]
+
+
+class Text(Dataset[tuple[Tensor, Tensor]]):
+    """Characters of a text in pieces that do not overlap: (tokens, following), both int64 (context,).
+
+    `classes` holds the distinct characters, in order; a token is an index in it.
+
+    Args:
+        path: a file of UTF-8; None: sentences made by generated_text().
+        context: tokens of a piece.
+    """
+
+    is_deterministic = True
+
+    def __init__(self, path: str | None = None, context: int = 64) -> None:
+        if context < 1:
+            raise ValueError(f"context={context}: must be at least 1")
+        try:
+            text = generated_text() if path is None else Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "is no UTF-8"
+            raise InputError(f"dataset.path={path}: cannot be read as text ({reason})") from error
+        if len(text) <= context:
+            raise InputError(f"dataset.path={path}: holds {len(text)} characters; context={context} needs more")
+        self.classes = sorted(set(text))
+        index = {character: at for at, character in enumerate(self.classes)}
+        self.tokens, self.context = torch.tensor([index[character] for character in text]), context
+
+    def __len__(self) -> int:
+        return (len(self.tokens) - 1) // self.context
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        at = index * self.context
+        return self.tokens[at : at + self.context], self.tokens[at + 1 : at + 1 + self.context]
+
+
+def generated_text(sentences: int = 2500, seed: int = 0) -> str:
+    """Sentences of a small grammar, the same for the same seed: a plural noun has a plural verb."""
+    generator = random.Random(derive(seed, "generated text"))
+    nouns = ("cat", "dog", "bird", "fox", "horse", "child", "river", "stone", "cloud", "tree")
+    verbs = ("see", "like", "follow", "find", "hear", "forget", "call", "leave")
+    adjectives = ("small", "old", "red", "quiet", "quick", "tall")
+
+    def noun_phrase() -> tuple[str, bool]:
+        noun, is_plural = generator.choice(nouns), generator.random() < 0.4
+        many = {"fox": "foxes", "child": "children"}.get(noun, f"{noun}s")
+        words = [generator.choice(("the", "some", "two") if is_plural else ("the", "a", "one"))]
+        words += [generator.choice(adjectives)] * (generator.random() < 0.3)
+        return " ".join([*words, many if is_plural else noun]), is_plural
+
+    lines = []
+    for _ in range(sentences):
+        (subject, is_plural), (thing, _) = noun_phrase(), noun_phrase()
+        verb = generator.choice(verbs)
+        lines.append(f"{subject} {verb if is_plural else f'{verb}s'} {thing}.")
+    return "\n".join(lines)
 
 
 class Fake(Dataset[tuple[Tensor, int]]):

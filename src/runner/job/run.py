@@ -85,7 +85,14 @@ def train(
             if built.test_loader is not None:
                 record["test"] = built.trainer.test(built.test_loader)
             save_extras(built)
+            text = sample_of(built)
+            if text is not None:
+                write_atomically(run_dir.sample, f"{text}\n".encode())
         report(run_dir, record)
+        if text is not None:
+            log.log(RESULT, "a sample, written by the last weights (%s):", run_dir.sample.name)
+            for line in text.splitlines():
+                log.log(RESULT, "  %s", line)
     return record
 
 
@@ -138,6 +145,21 @@ def save_extras(built: "Built") -> None:
         content = io.BytesIO()
         torch.save(trainer.model if name == "model.pt" else trainer.model.state_dict(), content)
         write_atomically(directory / name, content.getvalue())
+
+
+def sample_of(built: "Built") -> str | None:
+    """The text that a task's sample() gives, where it has one, from the seed alone."""
+    import torch
+
+    from runner.seeding import derive, isolated
+
+    trainer = built.trainer
+    if not callable(sample := getattr(trainer.task, "sample", None)):
+        return None
+    trainer.task.eval()
+    with isolated(derive(trainer.seed, "sample"), trainer.device), torch.no_grad(), trainer.options.precision.autocast:
+        text = sample()
+    return None if text is None else str(text)
 
 
 def report(run_dir: RunDir, record: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import inspect
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from runner.tasks import Step, Supervised, sizes
 from runner.train import precision
 from runner.train.hidden import untouched
 from runner.train.steps import StepOptions, to_device
+from runner.values import hints_of, shown
 
 log = logging.getLogger("runner")
 
@@ -59,6 +61,7 @@ def make_task(cfg: DictConfig, model: nn.Module, criterion: Any, dataset: Any, w
         raise InputError(f"loss=none: {name} needs a loss; choose one with loss=CHOICE")
     if not takes_loss and criterion is not None:
         raise InputError(f"loss: {name} has a loss of its own and takes none; choose loss=none")
+    node = {key: opened(key, value, hints_of(target).get(key)) for key, value in node.items()}
     factory = instantiate({**node, "_partial_": True}, "task")
     try:
         task = factory(**{key: given[key] for key in GIVEN if key in takes})
@@ -74,6 +77,20 @@ def make_task(cfg: DictConfig, model: nn.Module, criterion: Any, dataset: Any, w
     return task.to(where)
 
 
+def opened(key: str, value: Any, hint: Any) -> Any:
+    """A key of the task; a run's folder where its constructor declares a module: that run's model, of its best epoch."""
+    if hint is not nn.Module or value is None:
+        return value
+    from runner.job.saved import open_model  # it builds runs, too
+
+    if not isinstance(value, str):
+        raise InputError(f"task.{key}={shown(value)}: must be the folder of a run, whose model is taken")
+    try:
+        return open_model(Path(value), "best")
+    except InputError as error:
+        raise InputError(f"task.{key}={value}: {error}") from error
+
+
 def refuse_lazy(module: nn.Module, key: str) -> None:
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters()):
         raise InputError(f"{key}: lazy layers, which take their shape from the first batch, are not supported")
@@ -81,7 +98,7 @@ def refuse_lazy(module: nn.Module, key: str) -> None:
 
 def is_supervised(task: nn.Module) -> bool:
     """Whether a task does what Supervised does, so that its model and its loss can be looked at one by one."""
-    return type(task).forward is Supervised.forward
+    return type(task).forward is Supervised.forward and type(task).judged is Supervised.judged
 
 
 def probe(cfg: dict[str, Any], task: nn.Module, loaders: dict[str, Loader], options: StepOptions, new: Any) -> None:

@@ -33,6 +33,7 @@ OURS = (
     "metrics.jsonl",
     "steps.jsonl",
     "run.json",
+    "sample.txt",
 )
 OF_SWEEPS = ("job.json", "sweep.json", "summary.csv", "summary_long.csv", "summary.json", "study.journal", "study.json")
 FOLDERS = (".hydra", "checkpoints")
@@ -51,7 +52,8 @@ def resume_command(path: Path) -> str:
 class RunDir:
     """A run's directory, as a place for its files.
 
-    config, overrides and hydra in .hydra/; runner.log; run.json; metrics.jsonl; steps.jsonl; git.diff; checkpoints/.
+    config, overrides and hydra in .hydra/; runner.log; run.json; metrics.jsonl; steps.jsonl; git.diff; sample.txt;
+    checkpoints/.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,6 +63,7 @@ class RunDir:
         self.steps = Rows(path / "steps.jsonl", "step")
         self.log = path / "runner.log"
         self.git_diff = path / "git.diff"
+        self.sample = path / "sample.txt"
         self.checkpoints = path / "checkpoints"
         self.lock_file = path / "run.lock"
         self.lease_file = path / "run.lease"

@@ -133,12 +133,13 @@ def read(path: Path, name: str) -> dict[str, Any]:
     record = parsed(path, content)
     if not isinstance(record, dict):
         raise BadRecord(f"{path}: is no record of ours: {kind_of(record)} instead of an object")
-    record.pop(signature.FIELD, None)  # of the file, not of what it tells; see is_mine
-    is_changed = not is_sealed(content)
+    is_signed = record.pop(signature.FIELD, None) is not None  # of the file, not of what it tells; see is_mine
+    is_changed = not is_sealed(content) or (is_signed and not has_seal(content))  # they are written together
     shaped = "never_began" if name in ("run", "whole", "summed") and record.get("config_yaml", "") is None else name
     record = checked(path, record, shaped)
     if is_changed:
-        notices.add(f"{path}: was changed since it was written (its CRC-32 is another); what it says may be wrong")
+        how = "another" if has_seal(content) else "missing"
+        notices.add(f"{path}: was changed since it was written (its CRC-32 is {how}); what it says may be wrong")
     return record
 
 
@@ -232,7 +233,10 @@ def seal(body: bytes) -> bytes:
     return "".join(BITS[bit] for bit in f"{zlib.crc32(body):032b}").encode() + b"\n"
 
 
+def has_seal(content: bytes) -> bool:
+    return len(content) > 33 and content[-33:].strip() == b""
+
+
 def is_sealed(content: bytes) -> bool:
     """Whether the bytes are what was written; true of a record without a seal."""
-    body, line = content[:-33], content[-33:]
-    return line.strip() != b"" or line == seal(body)
+    return not has_seal(content) or content[-33:] == seal(content[:-33])
