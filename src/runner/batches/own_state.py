@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from runner.batches import nested
 from runner.batches.loaders import Loader, WorkersLoader
 from runner.errors import InputError
 
@@ -179,10 +180,10 @@ def equal(one: Any, other: Any) -> bool:
         return one.dtype == other.dtype and torch.equal(one.nan_to_num(), other.nan_to_num())
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         return one.dtype == other.dtype and bool(np.array_equal(one, other))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(equal(a, b) for a, b in zip(one, other, strict=True))
+    mine, others = nested.parts_of(one), nested.parts_of(other)
+    if mine is not None and others is not None:
+        both = zip(mine, others, strict=True) if len(mine) == len(others) else ()
+        return len(mine) == len(others) and all(a == b and equal(x, y) for (a, x), (b, y) in both)
     compares: Any = type(one).__eq__
     if compares is object.__eq__:
         return type(one) is type(other)  # objects that cannot be compared

@@ -187,7 +187,7 @@ def targets_below(node: Any, place: str) -> Iterator[tuple[str, str]]:
         for index, item in enumerate(node):
             yield from targets_below(item, f"{place}.{index}")
     if isinstance(node, dict):
-        if "_target_" in node:
+        if node.get("_target_") is not None:
             yield place, str(node["_target_"])
         for name, item in node.items():
             yield from targets_below(item, f"{place}.{name}")

@@ -204,12 +204,16 @@ def one_line(error: BaseException) -> str:
 
 
 def refuse_no_choice(overrides: Sequence[str]) -> None:
-    """Refuses GROUP=null and GROUP=[]: Hydra's answers name no group."""
+    """Refuses GROUP=null and GROUP=[], and what is no name: Hydra's answers name no group."""
     for word in overrides:
         group, _, choice = word.partition("=")
-        if group in GROUPS and group != "trainer" and choice in ("null", "[]", "", "''", '""'):
-            found = ", ".join(sorted(path.stem for path in Path(conf_dir(), group).glob("*.yaml")))
+        if group not in (*GROUPS, "listeners") or group == "trainer":
+            continue
+        found = ", ".join(sorted(path.stem for path in Path(conf_dir(), group).glob("*.yaml")))
+        if choice in ("null", "[]", "", "''", '""') and group != "listeners":
             raise InputError(f"{word}: a run needs the group {group}; choices: {found}")
+        if re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|\{.*\}", choice, re.IGNORECASE):
+            raise InputError(f"{word}: must be the name of a choice; choices: {found}")
 
 
 def replaced_files(config_dir: str | None, choices: dict[str, Any]) -> list[str]:

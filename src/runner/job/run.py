@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from runner.job.build import Built
+    from runner.job.listening import Listening
     from runner.train.trainer import Trainer
 
 log = logging.getLogger("runner")
@@ -70,17 +71,18 @@ def train(
     ):
         for note in notes:
             log.info(note)
-        built, record = prepare(cfg, run_dir, screen, stop, resumed)
+        built, record, listening = prepare(cfg, run_dir, screen, stop, resumed)
         if not gc.isenabled():  # in our own process, see runner.__main__
             gc.freeze()
             atexit.register(gc.unfreeze)  # what is frozen at exit is never freed, and nanobind calls it leaked
             gc.enable()
         if on_batch is not None:
             built.trainer.listeners.batch.append(on_batch)
-        with closing(built), outcome(run_dir, record, built):
+        with closing(built), listening.until(record), outcome(run_dir, record, built):
             if resumed is not None:
                 resumed.put_back(run_dir, built.trainer, record)
             run_dir.write_run(record)
+            listening.begin(built, record, run_dir.path, resumed is not None)
             built.trainer.fit()
             if built.test_loader is not None:
                 record["test"] = built.trainer.test(built.test_loader)
@@ -98,10 +100,11 @@ def train(
 
 def prepare(
     cfg: "DictConfig", run_dir: RunDir, screen: Screen, stop: StopRequest, resumed: Resumed | None
-) -> tuple["Built", dict[str, Any]]:
-    """Builds the run's objects and its record, and puts a resumed run's state back."""
+) -> tuple["Built", dict[str, Any], "Listening"]:
+    """Builds the run's objects and its record, and says who is told what."""
     from runner.config.checks import check_composed
     from runner.job.build import build, describe
+    from runner.job.listening import make_listeners
 
     if resumed is None:
         check_composed(cfg)
@@ -131,7 +134,9 @@ def prepare(
         keep_epochs(run_dir, record),
         epoch_table(trainer.epochs),
     ]
-    return built, record
+    listening = make_listeners(cfg, built.device.torch)
+    listening.attach(told)
+    return built, record, listening
 
 
 def save_extras(built: "Built") -> None:
@@ -158,7 +163,11 @@ def sample_of(built: "Built") -> str | None:
         return None
     trainer.task.eval()
     with isolated(derive(trainer.seed, "sample"), trainer.device), torch.no_grad(), trainer.options.precision.autocast:
-        text = sample()
+        try:
+            text = sample()
+        except Exception as error:  # the run is trained and tested by now
+            log.warning("the task's sample() failed (%s: %s)", type(error).__name__, " ".join(str(error).split()))
+            return None
     return None if text is None else str(text)
 
 

@@ -78,7 +78,7 @@ def make_task(cfg: DictConfig, model: nn.Module, criterion: Any, dataset: Any, w
 
 
 def opened(key: str, value: Any, hint: Any) -> Any:
-    """A key of the task; a run's folder where its constructor declares a module: that run's model, of its best epoch."""
+    """A key of the task; where its constructor declares a module, the model of the run in the folder that is given."""
     if hint is not nn.Module or value is None:
         return value
     from runner.job.saved import open_model  # it builds runs, too
@@ -98,7 +98,7 @@ def refuse_lazy(module: nn.Module, key: str) -> None:
 
 def is_supervised(task: nn.Module) -> bool:
     """Whether a task does what Supervised does, so that its model and its loss can be looked at one by one."""
-    return type(task).forward is Supervised.forward and type(task).judged is Supervised.judged
+    return all(getattr(type(task), name, None) is getattr(Supervised, name) for name in ("forward", "judged"))
 
 
 def probe(cfg: dict[str, Any], task: nn.Module, loaders: dict[str, Loader], options: StepOptions, new: Any) -> None:
@@ -139,7 +139,10 @@ def probe(cfg: dict[str, Any], task: nn.Module, loaders: dict[str, Loader], opti
         except Exception as error:
             node = OmegaConf.select(OmegaConf.create(cfg), at.part)
             target_name = str(node.get("_target_", "")) if hasattr(node, "get") else ""
-            raise InputError(f"{complaint(at.part, target_name, error, node)}{at.shapes}") from error
+            loss = cfg["loss"].get("_target_")
+            about = f"; the loss is {loss}" if at.part == "task" and loss else ""
+            shapes = f" ({at.shapes}{about})" if at.shapes else ""
+            raise InputError(f"{complaint(at.part, target_name, error, node)}{shapes}") from error
 
 
 class Position:
@@ -151,9 +154,9 @@ class Position:
 
 def shapes_of(batch: Any) -> str:
     if isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[0], Tensor):
-        return f" (an input of shape {list(batch[0].shape)})"
+        return f"an input of shape {list(batch[0].shape)}"
     found = [f"{name or 'batch'} {list(tensor.shape)}" for name, tensor in nested.tensors_in(batch)]
-    return f" (a batch of {', '.join(found[:6])})"
+    return f"a batch of {', '.join(found[:6]) or type(batch).__name__}"
 
 
 def look_at_parts(

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from runner.errors import InputError
 from runner.tasks.step import Step
 from runner.tasks.supervised import Supervised
 
@@ -31,6 +32,15 @@ class NextToken(Supervised):
             raise ValueError(f"temperature={temperature}: must be above 0")
         self.tokens = [str(token) for token in getattr(dataset, "classes", ())]
         self.sample_length, self.temperature = sample_length, temperature
+
+    def forward(self, batch: tuple[Any, Any]) -> Step:
+        tokens = batch[0]
+        if tokens.dim() != 2 or tokens.is_floating_point():
+            raise InputError(
+                f"task: NextToken (task=next_token) takes tokens (N, T) of integers, got {tokens.dtype}"
+                f" {list(tokens.shape)}; choose dataset=text, or another task"
+            )
+        return super().forward(batch)
 
     def judged(self, output: Tensor, target: Tensor) -> Step:
         return super().judged(output.flatten(0, -2), target.flatten())

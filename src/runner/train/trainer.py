@@ -84,13 +84,12 @@ class Trainer:
         self.monitor, self.mode, self.log_every = monitor, mode, log_every
         self.options = options or StepOptions()
         self.checkpoints = checkpoints or Checkpoints(save="none")
-        self.saves_inside_epochs = self.checkpoints.saves_inside_epochs
         self.listeners, self.stop = listeners or Listeners(), stop or StopRequest()
         precision, batches = self.options.precision, len(train_loader)
         self.state = TrainState(task, optimizer, schedule, precision, self.train_metrics, batches, device, config)
         self.last_save = self.last_wait = time.monotonic()
         self.pending: list[tuple[int, int, dict[str, Any]]] = []  # steps.jsonl rows, still without a loss
-        self.first_batch = 0  # of this epoch, in this process
+        self.first_batch, self.saves_inside_epochs = 0, False  # of this epoch, in this process
         self._check_names()
 
     @property
@@ -142,6 +141,7 @@ class Trainer:
     def begin_epoch(self) -> None:
         """Seeds from (seed, epoch) and clears the sums; in the middle of an epoch, puts back what was saved."""
         self.first_batch = self.progress.batch
+        self.saves_inside_epochs = self.checkpoints.saves_inside_epochs
         self.state.watch_attributes()
         if self.progress.batch == 0:
             seed_everything(derive(self.seed, "epoch", self.progress.epoch))
