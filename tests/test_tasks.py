@@ -50,8 +50,11 @@ class Pairs(Dataset):
         return self.size
 
     def __getitem__(self, i):
-        one, two = ({"image": self.images[j] + torch.rand(6), "label": j // 3 % 2, "name": f"{j}"} for j in (i, i * 7 % 60))
-        return one, two
+        return self.sample(i), self.sample(i * 7 % 60)
+
+    def sample(self, i):
+        image = self.images[i]
+        return {"image": image + torch.rand(6), "label": int(image[0] > 0), "name": f"number {i}"}
 
 
 class Siamese(nn.Module):
