@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from runner.batches import nested
 from runner.batches.loaders import Loader, WorkersLoader
+from runner.batches.nested import equal
 from runner.errors import InputError
 
 log = logging.getLogger("runner")
@@ -172,19 +172,3 @@ def put_back(generator: Any, state: Any) -> None:
         generator.set_state(pickle.loads(state))
     else:
         getattr(generator, "bit_generator", generator).state = pickle.loads(state)
-
-
-def equal(one: Any, other: Any) -> bool:
-    """Whether two samples or batches are the same, to the last bit of every tensor."""
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.dtype == other.dtype and torch.equal(one.nan_to_num(), other.nan_to_num())
-    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-        return one.dtype == other.dtype and bool(np.array_equal(one, other))
-    mine, others = nested.parts_of(one), nested.parts_of(other)
-    if mine is not None and others is not None:
-        both = zip(mine, others, strict=True) if len(mine) == len(others) else ()
-        return len(mine) == len(others) and all(a == b and equal(x, y) for (a, x), (b, y) in both)
-    compares: Any = type(one).__eq__
-    if compares is object.__eq__:
-        return type(one) is type(other)  # objects that cannot be compared
-    return bool(one == other)

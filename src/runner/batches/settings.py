@@ -10,8 +10,9 @@ from runner.augment import Augmentations
 from runner.batches.loaders import Loader, MemoryLoader, WorkersLoader
 from runner.batches.memory import Store, Unfit, free_bytes, jobs_at_once, may_draw, name_of
 from runner.batches.order import BatchDataset, EpochOrder
-from runner.data import Part
+from runner.batches.stream import StreamLoader
 from runner.errors import InputError
+from runner.parts import Part, Stream
 from runner.seeding import derive
 from runner.values import is_number
 
@@ -99,6 +100,9 @@ class LoaderSettings:
         Raises:
             ValueError: placement=memory, where it is not possible.
         """
+        streams = [part for part in parts if isinstance(part, Stream)]
+        if streams:
+            return self.for_streams(streams[0], parts)
         datasets = list({id(part.dataset): part.dataset for part in parts}.values())
         try:
             if self.placement == "workers" or self.for_workers:
@@ -123,25 +127,61 @@ class LoaderSettings:
         by_dataset = {id(dataset): store.open() for dataset, store in zip(datasets, stores, strict=True)}
         return Placement("memory", sizes, by_dataset)
 
+    def for_streams(self, stream: Stream, parts: Sequence[Any]) -> Placement:
+        """Where a part is a stream, all are read in this process.
+
+        Raises:
+            ValueError: a setting that has no meaning then.
+        """
+        name = name_of(stream.dataset)
+        if isinstance(parts[0], Stream) and self.shuffle:
+            raise ValueError(f"shuffle=true: {name} is iterable and comes in its own order; set it to false")
+        if self.placement == "memory":
+            raise ValueError(f"placement=memory: {name} is iterable; choices: auto, workers")
+        for key in ("num_workers", "memory_limit"):
+            if getattr(self, key):
+                raise ValueError(f"{key}={getattr(self, key)}: {name} is iterable and read in the run's own process")
+        return Placement("workers", f"{name} is iterable", {})
+
     def training(
         self,
-        part: Part,
+        part: Part | Stream,
         augment: Sequence[Any],
         seed: int,
         device: torch.device,
         limit: int | None,
         placement: Placement | None = None,
     ) -> Loader:
+        if isinstance(part, Stream):
+            return self._stream(part, self.batch_size, self.collate_fn, seed, limit, False)
         if self.drop_last and len(part) < self.batch_size:
             raise ValueError(f"batch_size={self.batch_size}: with drop_last no batch is left of {len(part)} examples")
         order = EpochOrder(part, self.batch_size, self.shuffle, self.drop_last, seed, limit)
         return self._loader(order, augment, self.collate_fn, seed, device, placement)
 
     def evaluation(
-        self, part: Part, seed: int, device: torch.device, limit: int | None, placement: Placement | None = None
+        self,
+        part: Part | Stream,
+        seed: int,
+        device: torch.device,
+        limit: int | None,
+        placement: Placement | None = None,
     ) -> Loader:
+        if isinstance(part, Stream):
+            seed = derive(seed, "evaluation")
+            return self._stream(part, self.eval_batch_size, self.eval_collate_fn, seed, limit, True)
         order = EpochOrder(part, self.eval_batch_size, False, False, seed, limit)
         return self._loader(order, (), self.eval_collate_fn, derive(seed, "evaluation"), device, placement)
+
+    def _stream(
+        self, stream: Stream, size: int, collate_fn: Any, seed: int, limit: int | None, is_restarted: bool
+    ) -> Loader:
+        if limit is None:
+            name = name_of(stream.dataset)
+            raise InputError(
+                f"trainer.limit_batches=null: {name} is iterable and has no length: give the batches of an epoch"
+            )
+        return StreamLoader(stream, size, limit, collate_fn, seed, is_restarted)
 
     def _loader(
         self,

@@ -16,7 +16,6 @@ from runner.batches.own_state import check_own_state
 from runner.batches.settings import LoaderSettings, Placement
 from runner.config import admission
 from runner.config.checks import check_targets
-from runner.data import Parts
 from runner.errors import InputError
 from runner.job.data_parts import fill_classes, make_parts
 from runner.job.instantiate import call, containers, make
@@ -33,6 +32,7 @@ from runner.job.modes import mode_of, monitoring
 from runner.job.process_state import importing, targets_in
 from runner.job.shared_examples import check_shared
 from runner.job.task_parts import check_smallest_batch, is_supervised, make_loss, make_task, probe
+from runner.parts import Part, Parts, Stream
 from runner.processes import StopRequest
 from runner.seeding import derive, seed_everything
 from runner.storage.checkpoint import Checkpoints
@@ -120,7 +120,7 @@ def _build(
     device.set_deterministic(cfg.deterministic)
 
     is_known = parts is not None
-    parts = parts or make_parts(cfg)
+    parts = parts or make_parts(cfg, is_new)
     fill_classes(cfg, parts)
     if is_new and not is_known:
         check_data(cfg, parts)
@@ -176,7 +176,7 @@ def _build(
         others = {key: each for key, each in loaders.items() if each is not None and loading.differs(key)}
         new_metrics = functools.partial(make_metrics, cfg, where.torch)
         probe(resolved, task, {"dataset.train": train_loader, **others}, options, new_metrics)
-        if smallest(len(parts.train), loading.batch_size, loading.drop_last, limit) == 1:
+        if smallest(parts.train, loading.batch_size, loading.drop_last, limit) == 1:
             check_smallest_batch(task, train_loader, loading.batch_size, options)
     if mode := cfg.trainer.get("compile"):
         # Each shape gets code of its own: what a shape computes must not depend on the ones that came before.
@@ -203,9 +203,11 @@ def run_limits(cfg: DictConfig) -> tuple[int, int | None]:
     return (1, 1) if cfg.trainer.dry_run else (epochs, limit)
 
 
-def smallest(num_examples: int, batch_size: int, drop_last: bool, limit: int | None) -> int:
+def smallest(part: Part | Stream, batch_size: int, drop_last: bool, limit: int | None) -> int:
     """The examples of the smallest training batch of an epoch."""
-    whole, rest = divmod(num_examples, batch_size)
+    if isinstance(part, Stream):
+        return batch_size  # one that ends begins again
+    whole, rest = divmod(len(part), batch_size)
     is_last_taken = rest and not drop_last and (limit is None or whole < limit)
     return rest if is_last_taken else batch_size
 
@@ -240,7 +242,10 @@ def describe(built: Built) -> list[str]:
         f"device {built.device.name}, {precision_type}, {built.device.threads} CPU threads, seed {trainer.seed}"
     )
     lines.append(f"batches from {built.placement.where}: {built.placement.reason}")
-    lines.append("examples: " + ", ".join(f"{name} {len(part):,}" for name, part in sizes.items() if part))
+    counts = {
+        name: "a stream" if isinstance(part, Stream) else f"{len(part):,}" for name, part in sizes.items() if part
+    }
+    lines.append("examples: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
     return lines
 
 

@@ -67,6 +67,7 @@ class TrainState:
         self.num_batches, self.device, self.config = num_batches, device, config
         self.progress = Progress()
         self.loss = MeanLoss(num_batches, device)  # of the epoch so far
+        self.stream: Any = None  # the loader of the training part, where it keeps a state
         self.lr = self.current_lr()
         self.last_row: dict[str, Any] = {}  # the metrics of the last completed epoch
         self.rows: list[dict[str, Any]] = []  # metrics.jsonl so far, less times: a lost file is made again
@@ -120,6 +121,8 @@ class TrainState:
             "rows": list(self.rows),
             **self.owner,
         }
+        if self.stream is not None:
+            state["stream_state_dict"] = self.stream.state_dict()
         if self.progress.batch:
             metrics = {name: metric.state_dict() for name, metric in self.metrics.items()}
             state["running"] = {"loss": self.loss.state_dict(), "metrics": metrics}
@@ -136,6 +139,8 @@ class TrainState:
         self.progress = Progress(**state["progress"])
         if self.progress.step:
             mark_as_stepped(self.optimizer)
+        if self.stream is not None:
+            self.stream.load_state_dict(state["stream_state_dict"])
         self.lr = state["lr"]
         self.last_row = dict(state["metrics"])
         self.rows = list(state.get("rows", []))

@@ -87,6 +87,7 @@ class Trainer:
         self.listeners, self.stop = listeners or Listeners(), stop or StopRequest()
         precision, batches = self.options.precision, len(train_loader)
         self.state = TrainState(task, optimizer, schedule, precision, self.train_metrics, batches, device, config)
+        self.state.stream = train_loader if hasattr(train_loader, "state_dict") else None
         self.last_save = self.last_wait = time.monotonic()
         self.pending: list[tuple[int, int, dict[str, Any]]] = []  # steps.jsonl rows, still without a loss
         self.first_batch, self.saves_inside_epochs = 0, False  # of this epoch, in this process
