@@ -371,6 +371,19 @@ class Wrong(nn.Module):
         return wrong[self.gives]
 
 
+class InPlace(Wrong):
+    """Changes what the gradient needs, which torch says only when it goes back."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.register_buffer("queue", torch.ones(10))
+
+    def forward(self, batch):
+        loss = (self.model(batch[0]) * self.queue).sum()
+        self.queue += 1
+        return Step(loss, 2)
+
+
 class NoModel(nn.Module):
     def __init__(self, size=3):
         super().__init__()
@@ -409,6 +422,7 @@ BAD = [
     (own("NoModel"), "task: .*NoModel must take the model, as its argument `model`"),
     (own("LosesModel"), "task: .*LosesModel must keep the model, as self.model"),
     (own("Raises"), "task: .*Raises: KeyError: 'image'"),
+    (own("InPlace"), "task: .*InPlace: .*modified by an inplace operation"),
     (own("Nowhere"), "task._target_=.*Nowhere: cannot be imported"),
     (own("Wrong", colour="red"), "task.colour: .*takes no such argument"),
     (["task._target_=torch.nn.Linear"], "task._target_=torch.nn.Linear"),

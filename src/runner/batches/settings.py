@@ -153,6 +153,11 @@ class LoaderSettings:
         placement: Placement | None = None,
     ) -> Loader:
         if isinstance(part, Stream):
+            if augment:
+                raise InputError(
+                    f"dataset.augment: is drawn by an example's index, and {name_of(part.dataset)} is iterable: its own"
+                    " random transforms belong into it"
+                )
             return self._stream(part, self.batch_size, self.collate_fn, seed, limit, False)
         if self.drop_last and len(part) < self.batch_size:
             raise ValueError(f"batch_size={self.batch_size}: with drop_last no batch is left of {len(part)} examples")

@@ -212,6 +212,9 @@ def look_at_task(
             )
         if is_training and not step.loss.requires_grad:
             raise InputError(f"task: {name}: Step.loss has no gradient: it depends on no parameter that is trained")
+        if is_training:
+            step.loss.backward()  # type: ignore[no-untyped-call]  # what was changed in place is found here
+            task.zero_grad(set_to_none=True)
         try:
             sizes.check(step.size)
         except InputError as error:
