@@ -38,7 +38,7 @@ TESTS = (
     ),
     *("mutations", "own_code", "own_state", "peek", "precision", "probe", "process_state", "records", "replay"),
     *("resume", "run_dir", "shapes", "sizes", "summary", "sweep", "task", "torch_adapter", "trainer", "walk"),
-    *("files", "changes", "plan", "saved"),
+    *("changes", "files", "mending", "plan", "provenance", "resuming", "saved"),
 )
 KILLED, SURVIVED, BROKEN = 1, 0, 71  # how a fork ends; another code is a crash, which is noticed too
 LIMIT = 20.0  # seconds for what is judged to be endless, beside five times what its tests took
