@@ -24,21 +24,10 @@ from benchmarks.mutants import KEPT, ROOT, SRC, Mutant, digest_of, files, start
 
 # The tests that are asked. Left out are those about other things, which take long or start many processes.
 TESTS = (
-    *(
-        "before_rooms",
-        "checkpoint",
-        "durability",
-        "full_disk",
-        "hidden",
-        "identity",
-        "lease",
-        "loading",
-        "lock",
-        "main",
-    ),
-    *("mutations", "own_code", "own_state", "peek", "precision", "probe", "process_state", "records", "replay"),
-    *("resume", "run_dir", "shapes", "sizes", "summary", "sweep", "task", "torch_adapter", "trainer", "walk"),
-    *("changes", "files", "mending", "plan", "provenance", "resuming", "saved"),
+    *("changes", "checkpoint", "durability", "files", "hidden", "identity", "lease", "lock", "mending", "mutations"),
+    *("own_code", "own_state", "peek", "plan", "precision", "process_state", "provenance", "ready", "records"),
+    *("records_shape", "resume", "resuming", "run_dir", "saved", "shapes", "sizes", "summary", "sweep", "task"),
+    *("torch_adapter", "trainer", "trainer_acts"),
 )
 KILLED, SURVIVED, BROKEN = 1, 0, 71  # how a fork ends; another code is a crash, which is noticed too
 LIMIT = 20.0  # seconds for what is judged to be endless, beside five times what its tests took

@@ -9,7 +9,12 @@ COMMAND = ["python", "-m", "runner", "--config-dir", "my conf", "model=tiny"]
 
 
 def record(**of_source):
-    config = {"optimizer": {"lr": 1.0}, "trainer": {"epochs": 3, "log_every": 1}, "quiet": False, "device": {"name": "a"}}
+    config = {
+        "optimizer": {"lr": 1.0},
+        "trainer": {"epochs": 3, "log_every": 1},
+        "quiet": False,
+        "device": {"name": "a"},
+    }
     source = {"optimizer": {"lr": 1.0}, "derived": {"of": "${trainer.epochs}"}, **of_source}
     return {"config": config, "config_source": source, "epochs_done": 2, "command": COMMAND}
 

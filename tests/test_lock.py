@@ -70,6 +70,7 @@ def test_a_forked_child_does_not_keep_it_beyond_its_parents_death(tmp_path):
         os.kill(child, 9)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_who_has_it_is_said_from_the_file_and_a_failure_is_no_busy_lock(tmp_path, monkeypatch):
     path = tmp_path / "run.lock"
     path.write_text("x" * 300)

@@ -202,12 +202,18 @@ def imported(projects, monkeypatch):
 
 
 def test_the_own_modules_of_a_config_are_what_it_names_and_what_these_import(imported):
-    assert own_code.targets({"a": {"_target_": "x.Y", "b": [{"_target_": "z"}]}, "c": ({"_target_": 5}, 1)}) == {"x.Y", "z"}
+    assert own_code.targets({"a": {"_target_": "x.Y", "b": [{"_target_": "z"}]}, "c": ({"_target_": 5}, 1)}) == {
+        "x.Y",
+        "z",
+    }
     (imported / "pack").mkdir()
     (imported / "pack" / "__init__.py").write_text("from pack.inner import Net as Shown\n")
     (imported / "pack" / "inner.py").write_text("class Net: ...\n")
     importlib.import_module("pack")
-    config = {"model": {"_target_": "model.Net", "act": [{"_target_": "torch.nn.ReLU"}]}, "loss": {"_target_": "pack.Shown"}}
+    config = {
+        "model": {"_target_": "model.Net", "act": [{"_target_": "torch.nn.ReLU"}]},
+        "loss": {"_target_": "pack.Shown"},
+    }
     expected = {name: entry(imported / f"{name}.py") for name in ("layers", "model")}
     expected |= {"pack": entry(imported / "pack" / "__init__.py"), "pack.inner": entry(imported / "pack" / "inner.py")}
     found = own_code.find(config)

@@ -44,10 +44,19 @@ def test_a_key_that_came_later_counts_once_it_is_set():
 
 
 def test_a_setting_is_the_config_without_the_seed_and_with_what_is_filled_in_as_it_was_written():
-    source = {"seed": 3, "model": {"width": "${derived.n}", "depth": 2, "x": "${seed}"}, "scheduler": {"T": "${..model.y}"}}
+    source = {
+        "seed": 3,
+        "model": {"width": "${derived.n}", "depth": 2, "x": "${seed}"},
+        "scheduler": {"T": "${..model.y}"},
+    }
     source |= {"device": {"threads": None, "name": "cpu"}, "mean": None, "all": "${model}", "list": ["${a.b}", 1]}
     source |= {"a": {"b": "${seed}"}, "plain": "${model.depth}", "up": {"n": "${.m}", "m": "${..seed}"}}
-    config = {"seed": 3, "model": {"width": 7, "depth": 2, "x": 3}, "device": {"threads": 2, "name": "cpu"}, "mean": 0.5}
+    config = {
+        "seed": 3,
+        "model": {"width": 7, "depth": 2, "x": 3},
+        "device": {"threads": 2, "name": "cpu"},
+        "mean": 0.5,
+    }
     config |= {"list": [3, 1], "plain": 2, "derived": {"n": 7}, "up": {"n": 3, "m": 3}}
     found = plan.setting_of(config, source)
     assert found == {
@@ -101,7 +110,9 @@ def test_combinations_that_are_one_job_are_said():
         "checkpoint.keep=1,2: cannot change a result: 3 combinations are 2 jobs, run with the first value"
     ]
     assert plan.collapsed([swept(a="1"), swept(a="1.0")]) == ["a=1,1.0: the same config: 2 combinations are 1 job"]
-    assert plan.collapsed([swept(a="1"), swept(a="1")]) == ["a value given twice: the same config: 2 combinations are 1 job"]
+    assert plan.collapsed([swept(a="1"), swept(a="1")]) == [
+        "a value given twice: the same config: 2 combinations are 1 job"
+    ]
 
 
 def test_a_job_that_is_known_keeps_its_folder_and_new_ones_get_their_names(tmp_path):
@@ -158,7 +169,9 @@ def test_a_folder_whose_run_is_another_jobs_is_not_believed(tmp_path):
     again = job(1)
     plan.place_jobs([again], tmp_path)
     assert again.name == f"optimizer.lr=0.1,seed=1-{again.identity[:8]}"
-    assert notices.take() == [f"{first.folder / 'job.json'}: its identity is another job's than its run's; not believed"]
+    assert notices.take() == [
+        f"{first.folder / 'job.json'}: its identity is another job's than its run's; not believed"
+    ]
 
 
 def test_a_run_without_a_readable_plan_is_its_jobs_again(tmp_path):

@@ -105,8 +105,13 @@ def test_the_environment_is_this_machines(tmp_path, monkeypatch):
 
 def test_the_processor_is_named_by_the_system_or_by_python(monkeypatch):
     monkeypatch.setattr(platform, "processor", lambda: "by python")
-    for content, name in (("flags\t: x\nmodel name\t:  Big One \nmodel name : 2\n", "Big One"), ("flags: x\n", "by python")):
-        monkeypatch.setattr(Path, "read_text", lambda path, content=content: content if str(path) == "/proc/cpuinfo" else "")
+    for content, name in (
+        ("flags\t: x\nmodel name\t:  Big One \nmodel name : 2\n", "Big One"),
+        ("flags: x\n", "by python"),
+    ):
+        monkeypatch.setattr(
+            Path, "read_text", lambda path, content=content: content if str(path) == "/proc/cpuinfo" else ""
+        )
         assert provenance.cpu_model() == name
 
     def unreadable(path):

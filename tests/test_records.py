@@ -208,7 +208,9 @@ def test_configs_are_flat_and_what_varies_is_what_a_user_set():
         "3": None,
     }
     ours = ("derived.x", "name", "tags", "notes", "quiet", "sweep.name")
-    rows = [row(**{f"config.{key}": number for key in (*ours, "lr", "seed")}, **{"config.same": 1}) for number in (1, 2)]
+    rows = [
+        row(**{f"config.{key}": number for key in (*ours, "lr", "seed")}, **{"config.same": 1}) for number in (1, 2)
+    ]
     assert records.varying(rows) == ["config.lr", "config.seed"]
     assert records.varying([*rows[:1], {**rows[0], "config.new": 3}]) == ["config.new"]
     assert records.varying(rows[:1]) == records.varying([]) == []
@@ -223,7 +225,10 @@ def test_a_column_is_found_by_the_name_that_a_user_gives_it():
 
 def test_rows_are_sorted_the_better_first():
     def sorted_by(key, rows):
-        return [row["best/" + key] if "best/" + key in row else row.get("config." + key) for row in records.ordered(rows, key)]
+        return [
+            row["best/" + key] if "best/" + key in row else row.get("config." + key)
+            for row in records.ordered(rows, key)
+        ]
 
     def of(key, values, **more):
         return [row(**({key: value} if value is not None else {}), **more) for value in values]

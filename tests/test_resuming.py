@@ -18,7 +18,13 @@ from runner.storage.run_dir import RunDir
 WORDS = ["dataset=fake", "dataset.train_size=60", "dataset.eval_size=20", "dataset.val_size=20", "model=mlp"]
 WORDS += ["model.hidden=[8]", "dataset.input_shape=[1,6,6]", "device.threads=1", "quiet=true", "trainer.epochs=3"]
 CONFIG = {"trainer": {"log_every": None}}
-RECORD = {"id": "mine", "config": CONFIG, "config_yaml": "trainer: {log_every: null}\n", "monitor": "loss", "mode": "min"}
+RECORD = {
+    "id": "mine",
+    "config": CONFIG,
+    "config_yaml": "trainer: {log_every: null}\n",
+    "monitor": "loss",
+    "mode": "min",
+}
 
 
 @pytest.fixture
@@ -104,7 +110,9 @@ def test_damaged_best_weights_are_taken_from_another_file_that_holds_them(place)
     spoil(best)
     resumed, notes = choose(place, RECORD)
     assert (resumed.path, resumed.best, resumed.unusable) == (path, other, [best])
-    assert notes[0].startswith(f"{best}: damaged") and notes[1].endswith("continuing from last.pt, after epoch 2: 0 epochs are repeated")
+    assert notes[0].startswith(f"{best}: damaged") and notes[1].endswith(
+        "continuing from last.pt, after epoch 2: 0 epochs are repeated"
+    )
 
 
 def test_where_the_best_weights_are_lost_the_run_begins_anew_and_its_checkpoints_are_set_aside(place):

@@ -293,6 +293,7 @@ def test_times_are_with_their_zone_to_the_millisecond():
     assert abs(datetime.fromisoformat(now()).timestamp() - time.time()) < 5
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_rows_are_made_durable_once_by_their_name_and_each_time_by_their_content(tmp_path, monkeypatch):
     synced, folders = [], []
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))

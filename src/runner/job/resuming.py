@@ -68,8 +68,9 @@ def resume(
     try:
         is_mine = run_dir.is_mine()
         record = run_dir.read_run(is_to_be_opened=True)  # nobody else writes it from here on
+        text = whole_config(run_dir, record)
         refuse_interpolations(record, is_mine)
-        config = overridden(whole_config(run_dir, record), overrides)
+        config = overridden(text, overrides)
         check_changes(path, record, OmegaConf.to_container(config), overrides)
         if record["state"] == "done" and config.trainer.epochs == record["config"]["trainer"]["epochs"]:
             return told(run_dir, record, OmegaConf.to_container(config), finished)
