@@ -38,7 +38,8 @@ def run_dir(tmp_path):
 
 
 def test_what_was_trained_is_not_changed_and_the_way_out_is_a_command_that_can_be_pasted(run_dir):
-    way_out = f"start a new run from its weights: python -m runner --config-dir 'my conf' model=tiny 'name=a b' init_from={run_dir}"
+    way_out = "start a new run from its weights: python -m runner --config-dir 'my conf' model=tiny 'name=a b'"
+    way_out += f" init_from={run_dir}"
     said = refusal(run_dir, changed(optimizer={"lr": 2.0}), ["optimizer.lr=2.0"])
     assert said == (
         f"optimizer.lr: 1.0 -> 2.0 would change what this run has trained already; {way_out} optimizer.lr=2.0"
@@ -58,7 +59,8 @@ def test_a_length_is_only_raised_and_only_where_nothing_follows_from_it(run_dir)
     check_changes(run_dir, record(), changed(trainer={"epochs": 4}), [])
     for fewer in (2, 3.5, "4"):
         assert refusal(run_dir, changed(trainer={"epochs": fewer})) == (
-            f"trainer.epochs={fewer}: this run is planned for 3 epochs, 2 of them are done; its length can only be raised"
+            f"trainer.epochs={fewer}: this run is planned for 3 epochs, 2 of them are done;"
+            " its length can only be raised"
         )
     for follows in ("${trainer.epochs}", "${derived.run_length}"):
         said = refusal(run_dir, changed(trainer={"epochs": 5}), ["trainer.epochs=5"], scheduler={"T_max": follows})

@@ -130,7 +130,8 @@ def test_a_checkpoint_of_an_older_version_takes_the_files_rows_or_none(tmp_path)
     assert whole_rows(place, state, tmp_path / "last.pt") == ([row(1), row(2)], [])
     place.metrics.replace([row(1), row(3)])
     assert said(whole_rows, place, state, tmp_path / "last.pt") == (
-        f"{place.metrics.path}: the rows of epochs 2 are lost or damaged, and no checkpoint holds them; put the file back"
+        f"{place.metrics.path}: the rows of epochs 2 are lost or damaged, and no checkpoint holds them;"
+        " put the file back"
     )
     place.metrics.replace([row(2), row(1)])
     assert "holds rows twice or out of order" in said(whole_rows, place, state, tmp_path / "last.pt")

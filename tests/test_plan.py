@@ -60,8 +60,15 @@ def test_a_setting_is_the_config_without_the_seed_and_with_what_is_filled_in_as_
     config |= {"list": [3, 1], "plain": 2, "derived": {"n": 7}, "up": {"n": 3, "m": 3}}
     found = plan.setting_of(config, source)
     assert found == {
-        **{"model.width": "${derived.n}", "model.depth": 2, "model.x": "${seed}", "device.name": "cpu", "mean": None},
-        **{"list": ["${a.b}", 1], "plain": 2, "up.n": "${.m}", "up.m": "${..seed}"},
+        "model.width": "${derived.n}",
+        "model.depth": 2,
+        "model.x": "${seed}",
+        "device.name": "cpu",
+        "mean": None,
+        "list": ["${a.b}", 1],
+        "plain": 2,
+        "up.n": "${.m}",
+        "up.m": "${..seed}",
     }
 
 
@@ -71,7 +78,7 @@ def test_what_stands_at_a_key_may_be_written_above_it():
     assert plan.written_at(flat, "c") is None and plan.written_at(flat, "c.e.f") is None
     loop = {"a": "${b}", "b": "${a}"}
     assert not plan.is_open(loop, "a")  # it ends
-    chain = {f"k{n}": "${k%d}" % (n + 1) for n in range(9)} | {"k9": "${seed}"}
+    chain = {f"k{n}": f"${{k{n + 1}}}" for n in range(9)} | {"k9": "${seed}"}
     assert plan.is_open(chain, "k2") and not plan.is_open(chain, "k0")
     assert plan.is_open({}, "seed") and plan.is_open({}, "derived.x") and plan.is_open({"a": None}, "a")
     assert not plan.is_open({"a": 5}, "a") and not plan.is_open({}, "a")

@@ -12,10 +12,34 @@ from runner.storage.shapes import BadRecord
 
 LISTED = {"state": "done", "epochs": 2, "epochs_done": 1, "config": {}, "best_value": None}
 FILLED = {
-    **{"best_epoch": None, "tags": [], "name": None, "seconds": None, "test": {}, "best": {}, "last": {}, "modes": {}},
-    **{"known": {}, "started": "", "ended": None, "error": None, "config_source": {}, "failure": None, "id": None},
-    **{"command": None, "resumed": [], "code": None, "own_code": None, "git": None, "packages": {}, "placement": None},
-    **{"chosen_on": None, "layers": [], "examples": {}, "device": "cpu", "working_directory": "", "threads": None},
+    "best_epoch": None,
+    "tags": [],
+    "name": None,
+    "seconds": None,
+    "test": {},
+    "best": {},
+    "last": {},
+    "modes": {},
+    "known": {},
+    "started": "",
+    "ended": None,
+    "error": None,
+    "config_source": {},
+    "failure": None,
+    "id": None,
+    "command": None,
+    "resumed": [],
+    "code": None,
+    "own_code": None,
+    "git": None,
+    "packages": {},
+    "placement": None,
+    "chosen_on": None,
+    "layers": [],
+    "examples": {},
+    "device": "cpu",
+    "working_directory": "",
+    "threads": None,
 }
 SUMMED = {**LISTED, "monitor": "loss", "mode": "min"}
 RUN = {**SUMMED, "best_epoch": 1, "best": {}, "last": {}, "test": {}}

@@ -27,6 +27,9 @@ RECORD = {
 }
 
 
+RECORD["known"] = {}
+
+
 @pytest.fixture
 def place(tmp_path):
     made = RunDir(tmp_path / "run")

@@ -149,7 +149,7 @@ class Resumed:
         else:
             run_dir.metrics.replace(self.rows)
         run_dir.steps.cut_back(progress.step)
-        record["resumed"] = [*self.record.get("resumed", []), self.event(progress, record)]
+        record["resumed"] = [*self.record["resumed"], self.event(progress, record)]
         record |= {key: self.record.get(key) for key in KEPT}
         record |= {key: self.record[key] for key in ("replay_of",) if key in self.record}
         record |= {"epochs_done": progress.epoch, "best_epoch": progress.best_epoch, "best_value": progress.best_value}
@@ -158,7 +158,7 @@ class Resumed:
         for which, epoch in (("best", progress.best_epoch), ("last", progress.epoch)):
             record[which] = {k: v for k, v in rows.get(epoch, {}).items() if k == "lr" or "/" in k}
         before, after = (
-            [r["device"], f"{r['threads']} threads", *([r.get("placement")] if r["device"] != "cpu" else [])]
+            [r["device"], f"{r['threads']} threads", *([r["placement"]] if r["device"] != "cpu" else [])]
             for r in (self.record, record)
         )
         if before != after:  # on a CPU the placement changes no bit
@@ -221,7 +221,7 @@ def choose(run_dir: RunDir, record: dict[str, Any]) -> tuple[Resumed, list[str]]
     good |= {path: facts for path in paths if (facts := tried(facts_of, path)) is not None}
     rows = run_dir.metrics.read()
     values = {row["epoch"]: row.get(record["monitor"]) for row in rows}
-    known = {**{int(epoch): value for epoch, value in record.get("known", {}).items()}, **values}
+    known = {**{int(epoch): value for epoch, value in record["known"].items()}, **values}
     left_out: list[Path] = []  # newer, but without their best epoch's weights
     while candidates := [path for path in good if path not in left_out]:
         path = max(candidates, key=lambda p: (good[p].position, p.name == "last.pt"))
