@@ -43,7 +43,7 @@ def test_a_write_is_synced_before_its_name_and_its_name_after(tmp_path, monkeypa
     told = []
     for name in ("fsync", "replace"):
         real = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda *a, name=name, real=real: (told.append(name), real(*a)) and None)
+        monkeypatch.setattr(os, name, lambda *a, name=name, real=real: (told.append(name), real(*a))[1])
     (tmp_path / "a.tmp").write_text("left by a kill")
     write_atomically(tmp_path / "a", b"new")
     assert told == ["fsync", "replace", "fsync"] and os.listdir(tmp_path) == ["a"]
