@@ -340,3 +340,30 @@ def test_the_console_script_beside_a_users_runner_py_says_so(tmp_path, cli):
     if sys.version_info < (3, 11):
         pytest.skip("python -P came with 3.11")
     assert done.returncode == 2 and "runner.py" in done.stderr and "rename" in done.stderr, done.stderr
+
+
+def test_a_module_that_nobody_has_imported_yet_is_own_by_its_file(imported):
+    (imported / "lazy.py").write_text("")
+    (imported / "late.py").write_text("def f():\n    import lazy\n")
+    importlib.import_module("late")
+    assert own_code.find({"_target_": "late.f"})["lazy"] == entry(imported / "lazy.py")
+    assert "lazy" not in sys.modules
+
+
+def test_a_module_of_the_same_name_from_elsewhere_is_another(imported, projects):
+    assert not own_code._is_another("model", imported / "model.py")
+    assert own_code._is_another("model", projects / "B" / "model.py")
+    for name in "AB":
+        (projects / name / "pack").mkdir()
+        (projects / name / "pack" / "__init__.py").write_text("")
+        (projects / name / "pack" / "inner.py").write_text("")
+    assert not own_code._is_another("pack.inner", projects / "B" / "pack" / "inner.py")  # nothing has its name
+    importlib.import_module("pack")
+    assert not own_code._is_another("pack.inner", imported / "pack" / "inner.py")
+    assert own_code._is_another("pack.inner", projects / "B" / "pack" / "inner.py")
+
+
+def test_what_an_import_would_find_here_may_stay(imported, monkeypatch):
+    assert own_code._is_found_here("model") and own_code._is_found_here("never_imported_by_anyone")
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(imported)])
+    assert not own_code._is_found_here("model")

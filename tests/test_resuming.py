@@ -306,3 +306,39 @@ def test_a_run_that_never_began_or_is_busy_is_refused_and_can_be_taken_afterward
     with pytest.raises(InputError) as refused:
         resume(place.path, [])
     assert str(refused.value) == f"{place.path}: never began (odd); start its sweep again, once that is mended"
+
+
+def test_a_lost_best_file_is_made_again_from_another_that_holds_its_weights(runs, tmp_path):
+    words = [*WORDS, "checkpoint.every=1", "optimizer.lr=0.0"]  # every epoch is as good: the first is the best
+    runner.run(words, run_dir=tmp_path / "run")
+    place = RunDir(tmp_path / "run")
+    before = checkpoint.load(place.checkpoints / "best.pt")
+    (place.checkpoints / "best.pt").unlink()
+    record = resume(place.path, ["trainer.epochs=4"])
+    after = checkpoint.load(place.checkpoints / "best.pt")
+    assert record["best_epoch"] == before["epoch"] == after["epoch"] == 1
+    assert after["config_digest"] == before["config_digest"]
+    last = checkpoint.load(place.checkpoints / "last.pt")
+    assert (last["run_id"], last["config_digest"]) == (before["run_id"], before["config_digest"])
+
+
+def test_best_weights_that_have_no_file_from_now_on_are_kept_beside_the_last(tmp_path):
+    runner.run([*WORDS, "optimizer.lr=0.0"], run_dir=tmp_path / "run")
+    place = RunDir(tmp_path / "run")
+    best = checkpoint.load(place.checkpoints / "best.pt")
+    record = resume(place.path, ["trainer.epochs=4", "checkpoint.save=last"])
+    state = checkpoint.load(place.checkpoints / "last.pt")
+    assert record["best_epoch"] == best["epoch"] == 1 and state["epoch"] == 4
+    assert all(torch.equal(v, best["model_state_dict"][k]) for k, v in state["best_model_state_dict"].items())
+    assert set(record["test"]) == {"best", "last"}
+
+
+def test_another_thread_count_is_said_and_the_same_is_not(runs, caplog):
+    place = RunDir(runs / "stopped")
+    resume(place.path, [])
+    assert "another device, thread count or placement" not in place.log.read_text()
+    resume(place.path, ["trainer.epochs=4", "device.threads=2"])
+    assert (
+        "another device, thread count or placement (cpu, 2 threads; before: cpu, 1 threads): from here on the last"
+        " digits may differ"
+    ) in place.log.read_text()

@@ -111,6 +111,9 @@ def test_where_batches_were_made_is_kept_where_it_may_change_a_digit(device, pla
     keep_placement(config, {"device": device, "placement": placement})
     assert config.dataloader.placement == expected
     keep_placement(OmegaConf.create({"dataloader": {}}), {"device": "cuda", "placement": "memory"})
+    text = f"dataloader: {{placement: {wanted}}}\nmodel_weights: null\ninit_from: null"
+    opened = saved_config({"device": device, "placement": placement, "config_yaml": text}, is_mine=True)
+    assert opened.dataloader.placement == expected
 
 
 def test_what_does_not_fit_is_one_line_that_names_the_file(tmp_path):

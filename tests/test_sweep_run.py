@@ -65,8 +65,8 @@ def test_a_space_is_no_list_of_values_whether_optuna_is_installed_or_not(monkeyp
     assert (
         lines
         == [
-            "error: optimizer.lr=interval(0.1,1): an interval has no list of values to run; give them (0.1,0.01), or search"
-            " in it with hydra/sweeper=optuna"
+            "error: optimizer.lr=interval(0.1,1): an interval has no list of values to run; give them (0.1,0.01), or"
+            " search in it with hydra/sweeper=optuna"
         ]
         * 2
     )

@@ -14,7 +14,9 @@ from runner.processes import StopRequest
 from runner.storage import checkpoint
 from runner.storage.checkpoint import Checkpoints, load
 from runner.train import trainer as trainer_module
+from runner.train.hidden import load_buffers
 from runner.train.precision import CPU, Precision, allow_tf32, as_fp32, resolve
+from runner.train.sizes import check, is_mean
 from runner.train.state import Schedule
 from runner.train.steps import StepOptions, computed, evaluate, pieces, to_device, train_step
 from runner.train.task import Supervised, as_written
@@ -435,3 +437,66 @@ def test_names_inside_a_task_are_the_users():
     assert [as_written(name) for name in ("model.0.weight", "criterion.scale", "other.x", "model")] == [
         *("0.weight", "loss.scale", "other.x", ""),
     ]
+
+
+def test_on_a_cpu_a_loss_is_looked_at_as_soon_as_a_row_is_due():
+    trainer = make(model=Broken(2), log_every=3)
+    with pytest.raises(Diverged, match="batch 2 of 6"):
+        trainer.fit()
+    assert trainer.progress.batch == 3
+
+
+def test_a_batch_is_cut_even_where_its_loss_is_a_mean_over_weights():
+    """One piece after the other gives the whole batch's loss and gradient, whatever the sizes are."""
+    torch.manual_seed(0)
+    data, target = torch.randn(9, 5), torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, -100])
+    model, loss = nn.Linear(5, 3), nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 0.1]))
+    found = []
+    for count in (1, 2, 4):
+        task = Supervised(model, loss)
+        step = train_step(
+            task, torch.optim.SGD(task.parameters(), lr=0.0), (data, target), StepOptions(accumulate=count)
+        )
+        found.append((step.loss.item(), float(step.size), model.weight.grad.clone(), model.bias.grad.clone()))
+        assert torch.equal(step.targets, target) and step.outputs.shape == (9, 3)
+    for other in found[1:]:
+        assert other[:2] == pytest.approx(found[0][:2], rel=1e-5)
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(other[2:], found[0][2:], strict=True))
+    ignored = torch.full((9,), -100)
+    task = Supervised(model, loss)
+    optimizer = torch.optim.SGD(task.parameters(), lr=0.0)
+    assert math.isnan(train_step(task, optimizer, (data, ignored), StepOptions(accumulate=3)).loss.item())
+
+
+def test_buffers_are_put_back_into_a_module_without_parameters():
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("kept", torch.zeros(2), persistent=False)
+
+    bare = Bare()
+    before = bare.kept
+    load_buffers(bare, {"kept": torch.ones(2), "gone.away": torch.ones(1)})
+    assert bare.kept is before and bare.kept.tolist() == [1, 1]
+    value = torch.ones(3)
+    load_buffers(bare, {"kept": value})
+    assert bare.kept.tolist() == [1, 1, 1] and bare.kept is not value
+
+
+def test_a_loss_is_the_mean_over_its_size_where_its_parts_say_so():
+    output, target = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
+    mean = nn.functional.cross_entropy
+
+    def by_output(output, target):
+        return len(output)
+
+    assert is_mean(mean, by_output, output, target)
+    assert not is_mean(lambda o, t: mean(o, t, reduction="sum"), by_output, output, target)
+    assert not is_mean(mean, lambda o, t: len(o) ** 2, output, target)
+    assert is_mean(lambda o, t: mean(o, t) if len(o) > 1 else 1 / 0, by_output, output, target)  # it cannot be told
+    assert is_mean(lambda o, t: torch.tensor(math.inf), by_output, output, target)
+    for size in (3, 0, 2.5, torch.tensor(3.0)):
+        check(size)
+    for size in (-1, math.inf, math.nan, torch.zeros(2), "x", None):
+        with pytest.raises(InputError, match=r"^loss: size\(output, target\) must give one number"):
+            check(size)
