@@ -128,7 +128,8 @@ class Plugin:
             reaching = [test for test, facts in self.tests.items() if at & set(facts["lines"])]
             chosen: list[str] = []
             total = 0.0
-            for test in sorted(reaching, key=lambda t: self.tests[t]["seconds"]):
+            own = f"_{Path(mutant.path).stem}"  # the file's own tests come first
+            for test in sorted(reaching, key=lambda t: (own not in t.partition("::")[0], self.tests[t]["seconds"])):
                 total += self.tests[test]["seconds"]
                 if chosen and total > self.seconds:
                     break

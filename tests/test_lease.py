@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import re
 import socket
+import threading
 import time
 
 import pytest
@@ -169,3 +170,17 @@ def test_a_refusal_names_host_and_process_and_when_it_was_heard_of(tmp_path):
         Lease(tmp_path / "run.lease")
     assert re.fullmatch(r"host elsewhere, pid 7, heard of 2\d s ago", str(taken.value))
     assert os.listdir(tmp_path) == ["run.lease"]
+
+
+def test_an_owner_that_lost_its_lease_says_to_whom_before_it_ends(tmp_path, monkeypatch, capsys):
+    ended = threading.Event()
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(lease.os, "kill", lambda pid, signum: ended.set())
+    held = Lease(tmp_path / "run.lease")
+    (tmp_path / "run.lease").write_text(OTHER)
+    assert ended.wait(10)
+    held._ended.set()
+    held._thread.join(10)
+    out, err = capsys.readouterr()
+    said = f"{tmp_path / 'run.lease'}: now held by host elsewhere, pid 7, abc; this process ends at once"
+    assert out == "" and set(err.splitlines()) == {said}

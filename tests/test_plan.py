@@ -191,6 +191,9 @@ def test_a_run_without_a_readable_plan_is_its_jobs_again(tmp_path):
     broken = tmp_path / "optimizer.lr=0.1,seed=4"
     broken.mkdir()
     (broken / "job.json").write_text("{")
+    notices.take()
+    assert broken.name not in plan.known_jobs(tmp_path)
+    assert notices.take() == [f"{broken / 'job.json'}: cannot be read (Input data was truncated)"]
     four = job(4)
     plan.place_jobs([four], tmp_path)
     assert four.folder == broken  # neither of its records can be read: said when it is to run

@@ -65,6 +65,11 @@ KINDS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def made_anew(monkeypatch):
+    monkeypatch.setattr(shapes, "_shapes", {})
+
+
 def refusal(call, *arguments):
     with pytest.raises(BadRecord) as refused:
         call(*arguments)
@@ -118,6 +123,15 @@ def test_a_record_of_what_never_began_needs_no_metric():
             [{"at": "", "epoch": 1, "batch": 1, "code": 5}],
             "Expected `object | null`, got `int` at `resumed[0].code`",
         ),
+        ("resumed", [{"at": "", "epoch": -1, "batch": 1}], "Expected `int` >= 0 at `resumed[0].epoch`"),
+        (
+            "resumed",
+            [{"at": "", "epoch": 1, "batch": 2**60}],
+            "Expected `int` <= 9007199254740992 at `resumed[0].batch`",
+        ),
+        ("examples", {"train": -1}, "Expected `int` >= 0 at `examples[...]`"),
+        ("own_code", {"m": {"file": 1}}, "Expected `str`, got `int` at `own_code[...][...]`"),
+        ("tags", 5, "Expected `array`, got `int` at `tags`"),
         ("best_value", float("inf"), "best_value is inf: not a finite number"),
         ("best_value", 10**400, f"best_value is 1{'0' * 19}: not a finite number"),
         ("seconds", float("inf"), "seconds is inf: not a finite number"),
@@ -269,3 +283,18 @@ def test_a_signature_is_of_the_content_and_of_this_user(home):
     home.write_bytes(b"y" * 32)
     signature._key.cache_clear()
     assert not signature.is_mine(signed)
+
+
+@pytest.mark.parametrize("state", ["running", "done", "failed", "interrupted"])
+def test_every_state_and_mode_that_is_written_is_read(state):
+    for mode in ("min", "max"):
+        event = {"at": "t", "epoch": 0, "batch": 2**53, "other": 1}
+        record = {**WHOLE, "state": state, "mode": mode, "seconds": 0, "resumed": [event], "modes": {"a": mode}}
+        assert shapes.checked(Path("r.json"), record, "whole") == {**FILLED, **record}
+
+
+def test_a_shape_is_known_by_its_name():
+    made = shapes.shapes()
+    names = {name: made[name].__name__ for name in ("summed", "run", "whole", "never_began", "job", "sweep")}
+    expected = {"summed": "Summed", "run": "Run", "whole": "Whole", "never_began": "NeverBegan"}
+    assert names == {**expected, "job": "Job", "sweep": "Sweep"} and shapes.shapes() is made

@@ -481,6 +481,9 @@ def test_buffers_are_put_back_into_a_module_without_parameters():
     value = torch.ones(3)
     load_buffers(bare, {"kept": value})
     assert bare.kept.tolist() == [1, 1, 1] and bare.kept is not value
+    nested = nn.Sequential(nn.Sequential(Bare()))
+    load_buffers(nested, {"0.0.kept": torch.ones(2)})
+    assert nested[0][0].kept.tolist() == [1, 1]
 
 
 def test_a_loss_is_the_mean_over_its_size_where_its_parts_say_so():
