@@ -331,6 +331,10 @@ def test_best_weights_that_have_no_file_from_now_on_are_kept_beside_the_last(tmp
     assert record["best_epoch"] == best["epoch"] == 1 and state["epoch"] == 4
     assert all(torch.equal(v, best["model_state_dict"][k]) for k, v in state["best_model_state_dict"].items())
     assert set(record["test"]) == {"best", "last"}
+    again = resume(place.path, ["trainer.epochs=5"])  # and are taken out of it again
+    state = checkpoint.load(place.checkpoints / "last.pt")
+    assert all(torch.equal(v, best["model_state_dict"][k]) for k, v in state["best_model_state_dict"].items())
+    assert again["best_epoch"] == 1 and again["test"]["best"] == record["test"]["best"]
 
 
 def test_another_thread_count_is_said_and_the_same_is_not(runs, caplog):

@@ -16,7 +16,7 @@ from runner.storage.checkpoint import Checkpoints, load
 from runner.train import trainer as trainer_module
 from runner.train.hidden import load_buffers
 from runner.train.precision import CPU, Precision, allow_tf32, as_fp32, resolve
-from runner.train.sizes import check, is_mean
+from runner.train.sizes import check, is_mean, size_of
 from runner.train.state import Schedule
 from runner.train.steps import StepOptions, computed, evaluate, pieces, to_device, train_step
 from runner.train.task import Supervised, as_written
@@ -503,3 +503,24 @@ def test_a_loss_is_the_mean_over_its_size_where_its_parts_say_so():
     for size in (-1, math.inf, math.nan, torch.zeros(2), "x", None):
         with pytest.raises(InputError, match=r"^loss: size\(output, target\) must give one number"):
             check(size)
+
+
+def test_a_plain_function_with_settings_of_its_own_is_asked_for_none_of_them():
+    class Plain:
+        reduction = "sum"  # of its own meaning
+
+        def __call__(self, output, target):
+            return output.mean()
+
+    assert size_of(Plain())(torch.zeros(3, 2), torch.zeros(3)) == 3
+    module = nn.MSELoss(reduction="sum")
+    with pytest.raises(InputError, match=r"loss.reduction=sum: does not give the mean over a batch"):
+        size_of(module)
+
+
+def test_each_short_format_is_the_one_that_is_computed_in():
+    for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        with Precision(name).autocast():
+            assert torch.nn.functional.linear(torch.ones(1, 2), torch.ones(1, 2)).dtype == dtype
+    with Precision("fp32").autocast():
+        assert torch.nn.functional.linear(torch.ones(1, 2), torch.ones(1, 2)).dtype == torch.float32
