@@ -138,8 +138,8 @@ def test_without_the_kernels_locks_of_open_files_posixs_stand_in(tmp_path, monke
     asked = []
     monkeypatch.delattr(fcntl, "F_OFD_SETLK", raising=False)
     monkeypatch.delattr(fcntl, "F_OFD_GETLK", raising=False)
-    monkeypatch.setattr(fcntl, "lockf", lambda descriptor, how: asked.append(how))
+    monkeypatch.setattr(fcntl, "lockf", lambda descriptor, how: asked.append((os.fstat(descriptor).st_ino, how)))
     lock.take(tmp_path / "run.lock", "me\n")
     lock.give_back(tmp_path / "run.lock")
-    assert asked == [fcntl.LOCK_EX | fcntl.LOCK_NB]
+    assert asked == [((tmp_path / "run.lock").stat().st_ino, fcntl.LOCK_EX | fcntl.LOCK_NB)]
     assert not lock._is_taken_by_another_user(tmp_path / "run.lock")

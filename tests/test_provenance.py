@@ -35,6 +35,8 @@ def test_a_repository_says_its_commit_and_what_differs_from_it(tmp_path):
     git("add", "a")
     state, diff = provenance.git_state()
     assert state["dirty"] and diff == git("diff", "HEAD") and "-1\n+2\n" in diff
+    Path("a").write_bytes(b"\xff\n")  # what is no UTF-8
+    assert "-1\n+\ufffd\n" in provenance.git_state()[1]
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError, subprocess.TimeoutExpired("git", 20)])

@@ -337,12 +337,15 @@ def test_best_weights_that_have_no_file_from_now_on_are_kept_beside_the_last(tmp
     assert again["best_epoch"] == 1 and again["test"]["best"] == record["test"]["best"]
 
 
-def test_another_thread_count_is_said_and_the_same_is_not(runs, caplog):
+def test_another_device_or_thread_count_is_said_and_the_same_is_not(runs):
     place = RunDir(runs / "stopped")
     resume(place.path, [])
-    assert "another device, thread count or placement" not in place.log.read_text()
+    assert "another device" not in place.log.read_text()
+    said = "another device, thread count or placement (cpu, {}; before: {}): from here on the last digits may differ"
     resume(place.path, ["trainer.epochs=4", "device.threads=2"])
+    assert place.log.read_text().count("[WARNING] " + said.format("2 threads", "cpu, 1 threads") + "\n") == 1
+    place.write_run({**place.read_run(), "device": "cuda:0", "placement": "workers"})
+    resume(place.path, ["trainer.epochs=5", "device.threads=2"])
     assert (
-        "another device, thread count or placement (cpu, 2 threads; before: cpu, 1 threads): from here on the last"
-        " digits may differ"
-    ) in place.log.read_text()
+        place.log.read_text().count("[WARNING] " + said.format("2 threads", "cuda:0, 2 threads, workers") + "\n") == 1
+    )
