@@ -159,6 +159,7 @@ def test_a_run_is_a_jobs_by_its_seed_and_by_the_values_that_both_know(tmp_path):
     assert plan.is_of(mine, record()) and plan.is_of(mine, record(seed="1"))
     assert not plan.is_of(mine, record(seed=2)) and not plan.is_of(mine, record(lr=0.2))
     assert plan.is_of(mine, record(new={"key": 1}))  # of another version
+    assert plan.is_of(job(1, new={"key": 1}), record()) and not plan.is_of(job(1, lr=0.2, new={"key": 1}), record())
     assert plan.is_of(mine, record(trainer={"epochs": 2, "mode": "max"}))  # filled in when it is built
     assert not plan.is_of(mine, record(trainer={"epochs": 3, "mode": None}))
     assert plan.is_of(mine, record(trainer={"epochs": 3, "mode": None}), swept_only=True)
