@@ -33,8 +33,10 @@ OURS = (
     "steps.jsonl",
     "run.json",
 )
-OF_SWEEPS = ("job.json", "sweep.json", "summary.csv", "summary_long.csv", "summary.json", "study.journal", "study.json")
-OF_SWEEPS += (".submitit",)
+OF_SWEEPS = (
+    *("job.json", "sweep.json", "summary.csv", "summary_long.csv", "summary.json", "study.journal", "study.json"),
+    ".submitit",
+)
 FOLDERS = (".hydra", "checkpoints")
 _leases: dict[Path, Lease] = {}  # that this process holds, by file
 os.register_at_fork(after_in_child=_leases.clear)

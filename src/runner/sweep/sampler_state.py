@@ -10,17 +10,17 @@ import types
 from typing import Any
 
 # What each of these makes is data; no function of numpy's that loads or runs anything is among them.
-HARMLESS = {
-    "cmaes._cma": {"CMA"},
-    "cmaes._cmawm": {"CMAwM"},
-    "cmaes._sepcma": {"SepCMA"},
-    **dict.fromkeys(("numpy.core.multiarray", "numpy._core.multiarray"), {"_reconstruct", "scalar"}),
-    **dict.fromkeys(("numpy.core.numeric", "numpy._core.numeric"), {"_frombuffer"}),
-    "numpy": {"ndarray", "dtype"},
-    "numpy.random._pickle": {"__randomstate_ctor", "__generator_ctor", "__bit_generator_ctor"},
-    "numpy.random._mt19937": {"MT19937"},
-    "numpy.random._pcg64": {"PCG64"},
-    "_codecs": {"encode"},
+HARMLESS: dict[str, tuple[str, ...]] = {
+    "cmaes._cma": ("CMA",),
+    "cmaes._cmawm": ("CMAwM",),
+    "cmaes._sepcma": ("SepCMA",),
+    **dict.fromkeys(("numpy.core.multiarray", "numpy._core.multiarray"), ("_reconstruct", "scalar")),
+    **dict.fromkeys(("numpy.core.numeric", "numpy._core.numeric"), ("_frombuffer",)),
+    "numpy": ("ndarray", "dtype"),
+    "numpy.random._pickle": ("__randomstate_ctor", "__generator_ctor", "__bit_generator_ctor"),
+    "numpy.random._mt19937": ("MT19937",),
+    "numpy.random._pcg64": ("PCG64",),
+    "_codecs": ("encode",),
 }
 
 
@@ -36,7 +36,7 @@ def loads(text: bytes) -> Any:
 
 
 def read_as_data() -> None:
-    """Lets Optuna's CMA-ES read its state by loads(). Optuna has no public way in; if it moves, the test of it fails."""
+    """Lets Optuna's CMA-ES read its state by loads(). Optuna has no public way in."""
     from optuna.samplers import _cmaes
 
-    _cmaes.pickle = types.SimpleNamespace(loads=loads, dumps=pickle.dumps)  # type: ignore[assignment]
+    _cmaes.pickle = types.SimpleNamespace(loads=loads, dumps=pickle.dumps)
