@@ -37,7 +37,7 @@ OF_SWEEPS = (
     *("job.json", "sweep.json", "summary.csv", "summary_long.csv", "summary.json", "study.journal", "study.json"),
     ".submitit",
 )
-FOLDERS = (".hydra", "checkpoints")
+FOLDERS = (".hydra", "checkpoints", ".submitit")
 _leases: dict[Path, Lease] = {}  # that this process holds, by file
 os.register_at_fork(after_in_child=_leases.clear)
 
@@ -138,7 +138,7 @@ class RunDir:
         Raises:
             InputError: names it, also where it is another user's.
         """
-        for name in OURS:
+        for name in (*OURS, *OF_SWEEPS):
             path = self.path / name
             try:
                 mode = path.stat().st_mode

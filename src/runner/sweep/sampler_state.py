@@ -17,9 +17,8 @@ HARMLESS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("numpy.core.multiarray", "numpy._core.multiarray"), ("_reconstruct", "scalar")),
     **dict.fromkeys(("numpy.core.numeric", "numpy._core.numeric"), ("_frombuffer",)),
     "numpy": ("ndarray", "dtype"),
-    "numpy.random._pickle": ("__randomstate_ctor", "__generator_ctor", "__bit_generator_ctor"),
+    "numpy.random._pickle": ("__randomstate_ctor", "__bit_generator_ctor"),
     "numpy.random._mt19937": ("MT19937",),
-    "numpy.random._pcg64": ("PCG64",),
     "_codecs": ("encode",),
 }
 
