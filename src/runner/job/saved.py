@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import InputError
 from runner.job import own_code
-from runner.job.mending import WEIGHTS, check_keys, check_owner
+from runner.job.mending import WEIGHTS, check_keys, check_owner, whole_config
 from runner.job.own_code import as_it_was_started
 from runner.job.record import never_began
 from runner.storage import checkpoint
@@ -47,6 +47,7 @@ def open_saved(run_dir: Path, which: str) -> Saved:
     record = RunDir(run_dir).read_run(is_to_be_opened=True)
     if never_began(record):
         raise InputError(f"{run_dir}: holds no run that began ({record['error']})")
+    whole_config(RunDir(run_dir), record)
     named = which in ("best", "last")
     path = run_dir / "checkpoints" / f"{which}.pt" if named else Path(which)
     if not path.exists():
