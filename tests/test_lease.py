@@ -77,7 +77,7 @@ def test_the_owner_touches_its_lease(tmp_path, monkeypatch):
 
 def contend(path, name, barrier, wins):
     """A host of its own name, without any kernel lock."""
-    lease.socket.gethostname = lambda: name
+    lease.host = lambda: name
     barrier.wait()
     try:
         Lease(path)

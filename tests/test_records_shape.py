@@ -1,5 +1,6 @@
 """The written shape of each record: what it must hold, what is filled in, and every word of a refusal."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -82,11 +83,15 @@ def test_what_is_missing_is_filled_in_or_named(name):
     assert shapes.checked(path, {**least, "other": 1}, name) == {**filled, **least, "other": 1}
     for key in least:
         without = {k: v for k, v in least.items() if k != key}
-        assert refusal(shapes.checked, path, without, name) == f"r.json: Object missing required field `{key}`"
+        assert refusal(shapes.checked, path, without, name) == f"r.json: missing required field `{key}`"
     for key, value in {**filled, **least}.items():
         if key not in ("name", "seed"):  # anything goes
-            said = refusal(shapes.checked, path, {**least, key: object if value is None else ...}, name)
-            assert said.startswith("r.json: Expected `") and said.endswith(f" at `{key}`")
+            wrong = [odd for odd in (0.5, "odd", [5], {"x": [[5]]}, None) if type(odd) is not type(value)]
+            refused = []
+            for odd in wrong:
+                with contextlib.suppress(pytest.fail.Exception):
+                    refused.append(refusal(shapes.checked, path, {**least, key: odd}, name))
+            assert refused and all(said.startswith(f"r.json: `{key}` is ") and "must be" in said for said in refused)
 
 
 def test_a_record_of_what_never_began_needs_no_metric():
@@ -97,41 +102,24 @@ def test_a_record_of_what_never_began_needs_no_metric():
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("epochs", -1, "Expected `int` >= 0 at `epochs`"),
-        ("epochs", 2**53 + 1, "Expected `int` <= 9007199254740992 at `epochs`"),
-        ("threads", 0, "Expected `int` >= 1 at `threads`"),
-        ("seconds", -0.5, "Expected `float` >= 0.0 at `seconds`"),
-        ("state", "odd", "Invalid enum value 'odd' at `state`"),
-        ("mode", "odd", "Invalid enum value 'odd' at `mode`"),
-        ("modes", {"a": "odd"}, "Invalid enum value 'odd' at `modes[...]`"),
-        ("best", {"a": "x"}, "Expected `int | float | null`, got `str` at `best[...]`"),
-        ("test", {"best": {"a": "x"}}, "Expected `int | float | null`, got `str` at `test[...][...]`"),
-        ("resumed", [{"at": "t", "epoch": 1}], "Object missing required field `batch` at `resumed[0]`"),
-        ("resumed", [{"at": 1, "epoch": 1, "batch": 1}], "Expected `str`, got `int` at `resumed[0].at`"),
-        (
-            "resumed",
-            [{"at": "", "epoch": 1, "batch": 1, "command": 5}],
-            "Expected `array`, got `int` at `resumed[0].command`",
+        ("epochs", -1, "`epochs` is -1: must be a whole number, at least 0"),
+        ("epochs", 2**53 + 1, "`epochs` is 9007199254740993: must be"),
+        ("epochs", True, "`epochs` is true: must be a whole number"),
+        ("threads", 0, "`threads` is 0: must be a whole number, at least 1"),
+        ("seconds", -0.5, "`seconds` is -0.5: must be a number, at least 0"),
+        ("state", "odd", '`state` is "odd": must be one of running'),
+        ("mode", "odd", '`mode` is "odd": must be one of min, max'),
+        ("modes", {"a": "odd"}, "`modes` is an object: must be an object, each one of min, max"),
+        ("best", {"a": "x"}, "`best` is an object: must be an object, each"),
+        ("test", {"best": {"a": "x"}}, "`test` is an object: must be an object, each an object"),
+        *(
+            ("resumed", [{"at": "", "epoch": 1, "batch": 1, **wrong}], "`resumed` is a list: must be a list, each")
+            for wrong in ({"at": 1}, {"command": 5}, {"changes": 5}, {"code": 5}, {"epoch": -1}, {"batch": 2**60})
         ),
-        (
-            "resumed",
-            [{"at": "", "epoch": 1, "batch": 1, "changes": 5}],
-            "Expected `array`, got `int` at `resumed[0].changes`",
-        ),
-        (
-            "resumed",
-            [{"at": "", "epoch": 1, "batch": 1, "code": 5}],
-            "Expected `object | null`, got `int` at `resumed[0].code`",
-        ),
-        ("resumed", [{"at": "", "epoch": -1, "batch": 1}], "Expected `int` >= 0 at `resumed[0].epoch`"),
-        (
-            "resumed",
-            [{"at": "", "epoch": 1, "batch": 2**60}],
-            "Expected `int` <= 9007199254740992 at `resumed[0].batch`",
-        ),
-        ("examples", {"train": -1}, "Expected `int` >= 0 at `examples[...]`"),
-        ("own_code", {"m": {"file": 1}}, "Expected `str`, got `int` at `own_code[...][...]`"),
-        ("tags", 5, "Expected `array`, got `int` at `tags`"),
+        ("resumed", [{"at": "t", "epoch": 1}], "`resumed` is a list: must be a list, each"),
+        ("examples", {"train": -1}, "`examples` is an object: must be"),
+        ("own_code", {"m": {"file": 1}}, "`own_code` is an object: must be"),
+        ("tags", 5, "`tags` is 5: must be a list"),
         ("best_value", float("inf"), "best_value is inf: not a finite number"),
         ("best_value", 10**400, f"best_value is 1{'0' * 19}: not a finite number"),
         ("seconds", float("inf"), "seconds is inf: not a finite number"),
@@ -142,7 +130,7 @@ def test_a_record_of_what_never_began_needs_no_metric():
 )
 def test_a_value_out_of_range_is_named_with_its_key(key, value, said):
     for name in ("summed", "run", "whole"):
-        assert refusal(shapes.checked, Path("r.json"), {**WHOLE, key: value}, name) == f"r.json: {said}"
+        assert refusal(shapes.checked, Path("r.json"), {**WHOLE, key: value}, name).startswith(f"r.json: {said}")
     shapes.checked(Path("r.json"), {**WHOLE, "best_value": 1.7976931348623157e308, "resumed": []}, "whole")
 
 
@@ -156,8 +144,7 @@ def test_a_file_is_read_whole_or_refused_by_what_is_wrong_with_it(tmp_path):
         (b"null", "is no record of ours: null instead of an object"),
         (b"5", "is no record of ours: a number instead of an object"),
         (b"[" * 100_000, "cannot be read (nested too deeply)"),
-        (b"{", "cannot be read (Input data was truncated)"),
-        (b'{"a": NaN', "cannot be read (JSON is malformed: invalid character (byte 6))"),
+        (b"{", "cannot be read (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
     ):
         path.write_bytes(content)
         assert refusal(shapes.read, path, "job") == f"{path}: {said}"
@@ -185,8 +172,10 @@ def test_a_record_is_written_for_people_signed_and_sealed(tmp_path):
     assert notices.take() == [
         f"{path}: was changed since it was written (its CRC-32 is another); what it says may be wrong"
     ]
-    path.write_bytes(body)  # of an older version
-    assert shapes.read(path, "job")["identity"] == "i" and notices.take() == []
+    path.write_bytes(body)  # signed and not sealed: nobody writes that
+    assert shapes.read(path, "job")["identity"] == "i" and "CRC-32 is missing" in notices.take()[0]
+    path.write_text(json.dumps(JSON_OF_BEFORE := {**JOB, "odd": "a"}))  # of an older version
+    assert shapes.read(path, "job") == {**JSON_OF_BEFORE, **OF_JOB} and notices.take() == []
     path.write_bytes(b"{")
     assert not shapes.is_mine(path) and not shapes.is_mine(tmp_path / "none")
     assert shapes.seal(b"") == b" " * 32 + b"\n"
@@ -291,10 +280,3 @@ def test_every_state_and_mode_that_is_written_is_read(state):
         event = {"at": "t", "epoch": 0, "batch": 2**53, "other": 1}
         record = {**WHOLE, "state": state, "mode": mode, "seconds": 0, "resumed": [event], "modes": {"a": mode}}
         assert shapes.checked(Path("r.json"), record, "whole") == {**FILLED, **record}
-
-
-def test_a_shape_is_known_by_its_name():
-    made = shapes.shapes()
-    names = {name: made[name].__name__ for name in ("summed", "run", "whole", "never_began", "job", "sweep")}
-    expected = {"summed": "Summed", "run": "Run", "whole": "Whole", "never_began": "NeverBegan"}
-    assert names == {**expected, "job": "Job", "sweep": "Sweep"} and shapes.shapes() is made

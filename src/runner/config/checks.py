@@ -10,25 +10,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from runner.config import admission
-from runner.config.names import ALIASES
+from runner.config.names import ALIASES, GROUPS
 from runner.config.own_values import check_values, fill_left_out
 from runner.errors import InputError
 from runner.values import fits, hints_of, in_words, shown
 
-GROUPS = (
-    "device",
-    "precision",
-    "dataset",
-    "dataloader",
-    "model",
-    "optimizer",
-    "scheduler",
-    "loss",
-    "task",
-    "metrics",
-    "checkpoint",
-    "trainer",
-)
 ROOT_KEYS = (
     *GROUPS,
     "listeners",

@@ -19,10 +19,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from runner.config import admission, hydra_adapter
-from runner.config.checks import GROUPS
+from runner.config import hydra_adapter
 from runner.config.conf_dir import conf_dir
-from runner.config.names import ALIASES, nearest
+from runner.config.names import ALIASES, GROUPS, nearest
 from runner.errors import InputError
 
 CONFIG_NAME = "config"
@@ -91,6 +90,8 @@ def _apply_checked(overrides: list[Override], cfg: DictConfig) -> None:
             expected[key] = (override, _kind(cfg, key))
     hydra_adapter.apply_overrides(overrides, cfg)
     if "hydra" in cfg:
+        from runner.config import admission  # here: a wrong key is answered before it is needed
+
         admission.check_hydra(cfg.hydra)
     for override, kind in expected.values():
         given = _kind(cfg, override.key_or_group, must_resolve=True)

@@ -19,6 +19,7 @@ from runner import notices
 from runner.errors import InputError
 from runner.storage import shapes
 from runner.storage.files import make_directory
+from runner.storage.inside import refuse_link
 from runner.storage.provenance import code_changes
 from runner.storage.records import flatten
 from runner.storage.run_dir import RunDir
@@ -128,10 +129,7 @@ def known_jobs(place: Path) -> dict[str, dict[str, Any]]:
     for path in sorted(place.glob("*/job.json")):
         if path.parent.name.endswith(SET_ASIDE):
             continue
-        if path.parent.is_symlink():
-            raise InputError(
-                f"{path.parent}: is a link, which might lead out of the sweep's folder; it is not followed"
-            )
+        refuse_link(path.parent, "sweep")
         try:
             known[path.parent.name] = shapes.read(path, "job")
         except InputError as error:  # what its run says tells whose the folder is
@@ -211,6 +209,7 @@ def place_jobs(jobs: Sequence[Job], place: Path) -> None:
                 name = f"{name[: LONGEST_NAME - 9]}-{job.identity[:8]}"
         taken.add(name)
         job.folder = place / name
+        refuse_link(job.folder, "sweep")
 
 
 def is_its(job: Job, name: str, runs: Mapping[str, Mapping[str, Any]], unclaimed: Sequence[str]) -> bool:
