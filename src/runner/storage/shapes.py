@@ -1,8 +1,8 @@
 """The written shape of every record on disk, and the one way in which records are read and written.
 
-Contract: a record is read whole or refused with one line that names file and key. What a shape does not name is kept as
-it is; what an older version did not write has a default here. A record ends with a blank line of 32 spaces and tabs: the
-bits of the CRC-32 of what stands before. Where it is another, or is gone while the signature is there, that is said
+Contract: a record is read whole or refused with one line that names file and key. What a shape does not name is kept
+as it is; what an older version did not write has a default here. A record ends with a blank line of 32 spaces and tabs:
+the bits of the CRC-32 of what stands before. Where it is another, or gone while the signature is there, that is said
 (runner.notices). A file without both is of an older version, or by other hands.
 """
 
