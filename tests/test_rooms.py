@@ -36,7 +36,8 @@ ROOMS = {
     "job": "errors processes torch_adapter seeding device models losses schedulers metrics data"
     " printable config storage batches train",
     "sweep": "errors notices printable tables processes seeding batches config storage job",
-    "cli": "errors printable tables config storage train job sweep",
+    "report": "errors notices printable tables config storage train job sweep",
+    "cli": "errors notices printable tables config storage job sweep report",
     "__init__": "errors notices printable config storage job",
     "__main__": "errors notices printable cli",
     "hydra_plugins": "errors sweep",

@@ -112,13 +112,15 @@ def shapes() -> dict[str, Any]:
         never_began=shape("NeverBegan", never),
     )
     _shapes.update(job=shape("Job", job), sweep=shape("Sweep", sweep))
+    trial: Any = shape("Trial", {"state": str, "value": (number, None), "params": (facts, {})})
+    _shapes.update(study=shape("Study", {"history": list[trial], "importances": (metrics, {})}))
     _shapes.update(epoch=dict[str, number | list[number]], words=list[str])
     return _shapes
 
 
 def read(path: Path, name: str) -> dict[str, Any]:
     """The record in a file, in the named shape: "run", "whole" (a run to be opened again), "summed" (what a
-    summary needs of one), "job" or "sweep".
+    summary needs of one), "job", "sweep" or "study".
 
     Raises:
         FileNotFoundError: there is none.

@@ -1,0 +1,271 @@
+"""The page of many runs: a sweep's summary as the terminal prints it, curves, each key against the metric, the runs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from runner.report import curves, keys, run_page, search, words
+from runner.report.gather import Found, Run, sweep_record
+from runner.storage import records
+from runner.sweep import show, summary
+from runner.sweep.settings import text as value_text
+
+Block = dict[str, Any]
+IN_COLOUR = 8  # settings that have a colour of their own; the others are grey
+
+
+def blocks(found: Found) -> list[Block]:
+    """A sweep or a search, from top to bottom."""
+    summed = summary.summarize(found.members)
+    number = {run.name: at for at, run in enumerate(found.runs)}
+    of_settings = [[number[name] for name in row["jobs"]] for row in summed["settings"]]
+    for row, own in zip(summed["settings"], of_settings, strict=True):
+        for at in own:
+            found.runs[at].labels = row["setting"]
+    record = sweep_record(found.place) or {}
+    made = [headline(found, summed)]
+    for at, facts in enumerate(summed["tables"]):
+        made.append(summary_table(facts, summed["settings"], of_settings, at, len(summed["tables"]) > 1))
+    if len(summed["tables"]) > 1:
+        differ = ", ".join(summed["apart"])
+        made[1]["lines"].insert(
+            0, f"{len(summed['tables'])} tables, not compared with each other: they differ in {differ}"
+        )
+    if summed["notes"]:
+        made.append({"kind": "lines", "heading": "Notes", "lines": summed["notes"]})
+    made += search.blocks(found, record)
+    made += charts(found.runs, groups_of(summed, of_settings, found.runs))
+    made += keys.blocks(found.runs, colours(of_settings))
+    made += [runs_table(found.runs, colours(of_settings)), words.command_block(record.get("command") or [])]
+    return [*made, *best_config(found.runs)]
+
+
+def blocks_of_runs(found: Found) -> list[Block]:
+    """Runs from anywhere: the same, without statistics, which only a sweep's settings have."""
+    flat = [
+        {f"config.{key}": value for key, value in records.flatten(run.record["config"]).items()} for run in found.runs
+    ]
+    for key in records.varying(flat)[:12]:
+        name = key.removeprefix("config.")
+        for run, row in zip(found.runs, flat, strict=True):
+            if name != "seed" and key in row:
+                value = row[key]
+                run.labels[name] = str(value).rpartition(".")[2] if name.endswith("._target_") else value_text(value)
+    own = [[at] for at in range(len(found.runs))]
+    several = [{"name": run.name, "runs": [at]} for at, run in enumerate(found.runs)]
+    made = [headline(found, None), *charts(found.runs, several)]
+    return [
+        *made,
+        *keys.blocks(found.runs, colours(own)),
+        runs_table(found.runs, colours(own)),
+        *best_config(found.runs),
+    ]
+
+
+def headline(found: Found, summed: Mapping[str, Any] | None) -> Block:
+    """How many runs are in which state; of a sweep of one table also its first setting."""
+    states: dict[str, int] = {}
+    for run in found.runs:
+        states[run.state] = states.get(run.state, 0) + 1
+    items: list[Block] = []
+    if summed is not None and len(summed["tables"]) == 1:
+        first, facts = summed["settings"][0], summed["tables"][0]
+        figures = first["metrics"].get(f"best/{facts['monitor']}")
+        if figures is not None and figures["mean"] is not None:
+            value, interval = show.shown_figures(figures, first["n"], True)
+            note = f"{first['name']}; {show.seeds(first)} seeds"
+            items.append({"label": f"first: best {facts['monitor']}", "value": value, "note": note})
+            if interval != "-":
+                items[0]["interval"] = interval
+    items.append(
+        {"label": "runs", "value": str(len(found.runs)), "note": ", ".join(f"{n} {s}" for s, n in states.items())}
+    )
+    if summed is not None:
+        items.append({"label": "settings", "value": str(len(summed["settings"]))})
+    seconds = sum(run.record.get("seconds") or 0.0 for run in found.runs)
+    items.append({"label": "training in all", "value": run_page.duration(seconds)})
+    state = "running" if found.is_running else "done" if set(states) == {"done"} else "ended"
+    return {"kind": "headline", "state": state, "items": items, "lines": []}
+
+
+def summary_table(
+    facts: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    of_settings: Sequence[Sequence[int]],
+    at: int,
+    several: bool,
+) -> Block:
+    """A table of the summary, cell by cell as the terminal has it (runner.sweep.show)."""
+    own = [number for number, row in enumerate(rows) if row["table"] == at]
+    of_table = [rows[number] for number in own]
+    shown = show.columns_of(facts, of_table)
+    columns: list[Block] = [{"label": key} for key in dict.fromkeys(key for row in of_table for key in row["setting"])]
+    columns = columns or [{"label": "setting"}]
+    labels = [column["label"] for column in columns]
+    columns.append({"label": "seeds"})
+    for name, is_wide in shown:
+        columns += [{"label": name if is_wide else "last epoch", "numeric": True}]
+        columns += [{"label": "95 % interval", "numeric": True}] if is_wide else []
+    lines = []
+    for number in own:
+        row = rows[number]
+        cells = [value_cell(row["setting"].get(key, "" if row["setting"] else row["name"])) for key in labels]
+        if not row["is_whole"]:
+            cells[0]["t"] += show.MARK
+        cells.append({"t": show.seeds(row), "v": row["seeds"]["done"]})
+        for name, is_wide in shown:
+            figures = row["metrics"].get(name)
+            texts = show.shown_figures(figures, row["n"], is_wide)
+            cells.append({"t": texts[0], "v": figures["mean"] if figures else None})
+            if is_wide:
+                cells.append({"t": texts[1], "v": figures["ci95"][0] if figures and figures["ci95"] else None})
+        lines.append(
+            {"cells": cells, "runs": list(of_settings[number]), "color": number if number < IN_COLOUR else None}
+        )
+    said = [*show.survivors(of_table), *show.comparison(facts, of_table), *show.caveats(facts)]
+    heading = f"Summary, table {at + 1}" if several else "Summary"
+    return {
+        "kind": "table",
+        "heading": heading,
+        "note": show.heading(facts, of_table),
+        "columns": columns,
+        "rows": lines,
+        "lines": said,
+    }
+
+
+def value_cell(word: str) -> Block:
+    """A cell of a setting's value, which is text and sorts as a number where it is one."""
+    number = keys.number(word)
+    return {"t": word, "v": word if number is None else number}
+
+
+def colours(of_settings: Sequence[Sequence[int]]) -> dict[int, int]:
+    """run -> the colour of its setting; a run whose setting has none is not in it."""
+    return {at: number for number, own in enumerate(of_settings[:IN_COLOUR]) for at in own}
+
+
+# ------------------------------------------------------------------------------------------------------------- curves
+
+
+def groups_of(summed: Mapping[str, Any], of_settings: Sequence[Sequence[int]], runs: Sequence[Run]) -> list[Block]:
+    """The settings in the summary's order; of each the runs that its mean is of: the finished ones, as in the table."""
+    made = []
+    for row, own in zip(summed["settings"], of_settings, strict=True):
+        done = [at for at in own if runs[at].state == "done"]
+        alive = [at for at in own if runs[at].rows and runs[at].state not in ("failed", "diverged")]
+        made.append({"name": row["name"], "runs": list(own), "mean": done or alive})
+    known = {at for own in of_settings for at in own}
+    return [*made, *({"name": run.name, "runs": [at]} for at, run in enumerate(runs) if at not in known)]
+
+
+def charts(runs: Sequence[Run], several: Sequence[Block]) -> list[Block]:
+    """A chart of each metric, the monitored one first: each run's curve, and of each setting the mean with its band."""
+    every, found = read_columns(runs)
+    monitors = [str(run.record.get("monitor")) for run in runs if run.rows]
+    names = list(
+        dict.fromkeys(name for columns in found for name in columns if name not in (*curves.NO_CURVE, "seconds"))
+    )
+    if not names:
+        return []
+    rank = {name: at for at, name in enumerate(names)}
+    names.sort(key=lambda name: (name not in monitors, name == "lr", not name.startswith("val/"), rank[name]))
+    axis = sorted({place for columns in found for place in columns.get("epoch", []) if place is not None})
+    made = [chart_of(name, axis, found, several) for name in names[:8]]
+    repeated = any(len(group.get("mean", [])) > 1 for group in several)
+    said = (
+        ["Thick: the mean over a setting's finished seeds, the band from the lowest to the highest; thin: each run."]
+        if repeated
+        else []
+    )
+    if len(several) > IN_COLOUR:
+        said.append(f"The first {IN_COLOUR} have colours of their own; choose a row of a table to bring out any other.")
+    said += [f"Every {every}th epoch is drawn."] if every > 1 else []
+    said += [f"{len(names) - 8} more metrics are not drawn: {', '.join(names[8:])}."] if len(names) > 8 else []
+    return [{"kind": "charts", "heading": "Curves", "charts": made, "lines": said}]
+
+
+def read_columns(runs: Sequence[Run]) -> tuple[int, list[dict[str, Any]]]:
+    """Each run's columns, thinned so that all together fit a page; and of how many rows one was kept."""
+    numbers = sum(len(run.rows) * max(1, len(run.rows[0]) - 3) for run in runs if run.rows)
+    every = max(1, -(-numbers // curves.MOST_NUMBERS))
+    found = []
+    for run in runs:
+        kept = [row for row in run.rows if row is run.rows[-1] or (row["epoch"] - 1) % every == 0]
+        found.append(curves.columns(kept))
+    return every, found
+
+
+def chart_of(name: str, axis: Sequence[Any], found: Sequence[Mapping[str, Any]], several: Sequence[Block]) -> Block:
+    series: list[Block] = []
+    for number, group in enumerate(several):
+        color = number if number < IN_COLOUR else None
+        lines = {
+            at: curves.on_axis(axis, found[at]["epoch"], found[at][name]) for at in group["runs"] if name in found[at]
+        }
+        counted = [lines[at] for at in group.get("mean", []) if at in lines]
+        if len(counted) > 1:
+            mean, low, high = curves.mean_and_band(counted)
+            label = f"{group['name']}, mean of {len(counted)}"
+            series.append({"label": label, "y": mean, "band": [low, high], "runs": group["runs"], "color": color})
+        for at, line in lines.items():
+            series.append({"run": at, "y": line, "color": color, "runs": [at], "faint": len(counted) > 1})
+    legend = [
+        {"label": group["name"], "color": at, "runs": group["runs"]} for at, group in enumerate(several[:IN_COLOUR])
+    ]
+    title = "learning rate" if name == "lr" else name
+    return {"kind": "lines", "title": title, "xLabel": "epoch", "x": list(axis), "series": series, "legend": legend}
+
+
+# --------------------------------------------------------------------------------------------------------------- runs
+
+
+def runs_table(runs: Sequence[Run], colour: Mapping[int, int]) -> Block:
+    """Every run, to be sorted, filtered and chosen."""
+    labels = list(dict.fromkeys(key for run in runs for key in run.labels))
+    monitors = list(dict.fromkeys(str(run.record["monitor"]) for run in runs if run.record.get("monitor")))
+    tests = list(dict.fromkeys(name for run in runs for name in run.record.get("test", {}).get("best", {})))[:2]
+    columns: list[Block] = [{"label": "run"}, {"label": "state", "filter": True}]
+    columns += [{"label": key, "filter": True} for key in labels] + [{"label": "seed", "numeric": True, "filter": True}]
+    columns += [{"label": name, "numeric": True} for name in ("epochs", *(f"best {m}" for m in monitors), "best epoch")]
+    columns += [{"label": name, "numeric": True} for name in (*(f"test {t}" for t in tests), "seconds")]
+    has_tags = any(run.record.get("tags") for run in runs)
+    columns += [{"label": "tags", "filter": True}] * has_tags + [{"label": "error"}] * any(run.error for run in runs)
+    rows = []
+    for at, run in enumerate(runs):
+        record = run.record
+        cells: list[Block] = [
+            {"t": run.name},
+            {"t": run.state},
+            *(value_cell(run.labels.get(key, "")) for key in labels),
+        ]
+        cells.append(whole(words.at(record, "config.seed")))
+        done, epochs = record.get("epochs_done"), record.get("epochs")
+        cells.append({"t": "" if done is None else f"{done}/{epochs}", "v": done})
+        cells += [decimal(record.get("best_value") if record.get("monitor") == name else None) for name in monitors]
+        cells.append(whole(record.get("best_epoch")))
+        cells += [decimal(record.get("test", {}).get("best", {}).get(name)) for name in tests]
+        seconds = record.get("seconds")
+        cells.append({"t": "" if seconds is None else f"{seconds:.1f}", "v": seconds})
+        cells += [{"t": ", ".join(map(value_text, record.get("tags") or []))}] * has_tags
+        cells += [{"t": run.error or ""}] * (columns[-1]["label"] == "error")
+        rows.append({"cells": cells, "runs": [at], "color": colour.get(at)})
+    return {"kind": "table", "heading": "Runs", "columns": columns, "rows": rows, "search": True, "lines": []}
+
+
+def whole(value: Any) -> Block:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return {"t": "" if value is None else value_text(value), "v": value if is_number else None}
+
+
+def decimal(value: Any) -> Block:
+    return {"t": "" if value is None else f"{value:.4f}", "v": value}
+
+
+def best_config(runs: Sequence[Run]) -> list[Block]:
+    """The config of the best run, where all monitored the same metric."""
+    known = [run for run in runs if run.record.get("best_value") is not None]
+    if len({(run.record["monitor"], run.record["mode"]) for run in known}) != 1:
+        return []
+    sign = 1 if known[0].record["mode"] == "max" else -1
+    best = max(known, key=lambda run: sign * run.record["best_value"])
+    return words.config_blocks(best.record, f"Config of the run with the best value: {best.name}")
