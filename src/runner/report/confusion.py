@@ -136,14 +136,18 @@ def images(found: Confusion, dataset: Mapping[str, Any]) -> dict[str, Any]:
             "example": one.example,
             "target": found.names[one.target],
             "guess": found.names[one.guess],
-            "pTarget": f"p {one.of_target:.4f}",
-            "pGuess": f"p {one.of_guess:.4f}",
+            "pTarget": f"{one.of_target:.4f}",
+            "pGuess": f"{one.of_guess:.4f}",
             "src": png_of(one.input, dataset),
         }
         for one in found.worst
     ]
-    said = [f"The {len(items)} of {found.mistakes:,} whose own class has the lowest probability, the worst first."]
-    said += [] if items[0]["src"] else ["The examples are no images of 1 or 3 channels, so there is nothing to draw."]
+    said = [
+        f"The {len(items)} of {found.mistakes:,} whose own class has the lowest probability, the worst first;"
+        " with each class its probability."
+    ]
+    if not any(item["src"] for item in items):
+        said.append("The examples are no images of 1 or 3 channels, so there is nothing to draw.")
     return {"kind": "images", "heading": "Worst mistakes", "items": items, "lines": said}
 
 

@@ -51,7 +51,7 @@ def axis_of(key: str, runs: Sequence[Run]) -> Block | None:
         places = [value for value in numbers.values() if value is not None]
         at = [None if text is None else numbers[text] for text in texts]
         return {"label": key, "log": curves.is_spaced_by_factors(places), "at": at}
-    words = sorted(known, key=lambda text: (numbers[text] is None, numbers[text] or 0.0, str(text)))
+    words = sorted(known, key=lambda text: math.inf if numbers[text] is None else float(text))  # null comes last
     if len(words) > MOST_CHOICES:
         return None
     return {"label": key, "words": words, "at": [None if text is None else words.index(text) for text in texts]}
@@ -64,7 +64,7 @@ def chart_of(axis: Block, values: Sequence[Any], label: str, colour: Mapping[int
         if value is not None:
             places.setdefault(at, []).append(value)
     means = [[at, curves.finite(math.fsum(found) / len(found)), len(found)] for at, found in sorted(places.items())]
-    is_repeated = any(count > 1 for _, _, count in means)
+    is_repeated = any(len(found) > 1 for found in places.values())
     facts = {key: value for key, value in axis.items() if key != "at"}
     return {
         "kind": "dots",

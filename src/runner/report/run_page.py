@@ -25,7 +25,7 @@ def blocks(run: Run, examples: Sequence[Block]) -> list[Block]:
         *examples,
         words.command_block(command_of(run)),
         timeline(run),
-        *words.config_blocks(run.record),
+        *words.config_blocks(run.record, not_chosen=words.filled_in(run.path)),
         environment(run.record),
     ]
 
@@ -39,10 +39,10 @@ def headline(run: Run) -> Block:
         part, _, metric = str(monitor).partition("/")
         note = f"epoch {record['best_epoch']} of {record['epochs']}"
         items.append(figure(record, f"best {monitor}", metric, record["best_value"], part, note))
-    for which, values in record["test"].items():
-        for metric, value in values.items():
-            if which == "best" or value != record["test"].get("best", {}).get(metric):
-                items.append(figure(record, f"test {metric}", metric, value, "test", f"{which} weights"))
+    monitored = str(monitor).rpartition("/")[2]
+    tests = [(metric, which, value) for which, values in record["test"].items() for metric, value in values.items()]
+    for metric, which, value in sorted(tests, key=lambda test: (test[0] != monitored, test[0])):
+        items.append(figure(record, f"test {metric}", metric, value, "test", f"{which} weights"))
     items.append({"label": "epochs", "value": f"{record['epochs_done']} of {record['epochs']}"})
     if record["seconds"]:
         items[-1]["note"] = f"{duration(record['seconds'])} of training"
@@ -54,7 +54,7 @@ def headline(run: Run) -> Block:
     done = {"monitor": monitor, "mode": record["mode"], "epochs": record["epochs_done"], "compared": 1, "choice": None}
     done |= {"chosen_on": record.get("chosen_on"), "is_dry_run": bool(words.at(record, "config.trainer.dry_run"))}
     if record["best_value"] is not None:
-        said += [f"{text[0].upper()}{text[1:]}." for text in show.caveats(done)]
+        said += show.caveats(done)
     return {"kind": "headline", "state": run.state, "error": run.error, "items": items, "lines": said}
 
 
@@ -97,12 +97,14 @@ def charts(run: Run) -> list[Block]:
         if run.record["best_epoch"] is not None:
             chart["marks"] = [{"x": run.record["best_epoch"], "label": "best"}]
         made.append(chart)
-    said = [f"every {every}th of {len(run.rows):,} epochs is drawn"] if every > 1 else []
-    steps, every = curves.thinned(Rows(run.path / "steps.jsonl", "step").read(), curves.MOST_POINTS)
+    said = [f"Every {every}th of {len(run.rows):,} epochs is drawn."] if every > 1 else []
+    steps = Rows(run.path / "steps.jsonl", "step").read()
+    count = len(steps)
+    steps, every = curves.thinned(steps, curves.MOST_POINTS)
     of_steps = curves.columns(steps)
     for name in [name for name in of_steps if name.endswith("loss")][:1]:
         made.append(lines_chart(f"{name} by step", of_steps["step"], {name: of_steps[name]}, x_label="step"))
-        said += [f"every {every}th of the steps' rows is drawn"] if every > 1 else []
+        said += [f"Every {every}th of {count:,} rows of steps is drawn."] if every > 1 else []
     if "seconds" in found:
         made.append({**lines_chart("seconds an epoch", epochs, {"seconds": found["seconds"]}), "zero": True})
     if not made:

@@ -72,8 +72,8 @@ def headline(found: Found, summed: Mapping[str, Any] | None) -> Block:
         figures = first["metrics"].get(f"best/{facts['monitor']}")
         if figures is not None and figures["mean"] is not None:
             value, interval = show.shown_figures(figures, first["n"], True)
-            note = f"{first['name']}; {show.seeds(first)} seeds"
-            items.append({"label": f"first: best {facts['monitor']}", "value": value, "note": note})
+            note = f"{words.label_of(first['setting'], first['name'])}; seeds: {show.seeds(first)}"
+            items.append({"label": f"first setting, best {facts['monitor']}", "value": value, "note": note})
             if interval != "-":
                 items[0]["interval"] = interval
     items.append(
@@ -136,7 +136,8 @@ def summary_table(
 def value_cell(word: str) -> Block:
     """A cell of a setting's value, which is text and sorts as a number where it is one."""
     number = keys.number(word)
-    return {"t": word, "v": word if number is None else number}
+    short = words.shortened(word)
+    return {"t": short, "v": word if number is None else number, **({"title": word} if short != word else {})}
 
 
 def colours(of_settings: Sequence[Sequence[int]]) -> dict[int, int]:
@@ -153,7 +154,7 @@ def groups_of(summed: Mapping[str, Any], of_settings: Sequence[Sequence[int]], r
     for row, own in zip(summed["settings"], of_settings, strict=True):
         done = [at for at in own if runs[at].state == "done"]
         alive = [at for at in own if runs[at].rows and runs[at].state not in ("failed", "diverged")]
-        made.append({"name": row["name"], "runs": list(own), "mean": done or alive})
+        made.append({"name": words.label_of(row["setting"], row["name"]), "runs": list(own), "mean": done or alive})
     known = {at for own in of_settings for at in own}
     return [*made, *({"name": run.name, "runs": [at]} for at, run in enumerate(runs) if at not in known)]
 
@@ -181,7 +182,10 @@ def charts(runs: Sequence[Run], several: Sequence[Block]) -> list[Block]:
         said.append(f"The first {IN_COLOUR} have colours of their own; choose a row of a table to bring out any other.")
     said += [f"Every {every}th epoch is drawn."] if every > 1 else []
     said += [f"{len(names) - 8} more metrics are not drawn: {', '.join(names[8:])}."] if len(names) > 8 else []
-    return [{"kind": "charts", "heading": "Curves", "charts": made, "lines": said}]
+    legend = [
+        {"label": group["name"], "color": at, "runs": group["runs"]} for at, group in enumerate(several[:IN_COLOUR])
+    ]
+    return [{"kind": "charts", "heading": "Curves", "charts": made, "lines": said, "legend": legend}]
 
 
 def read_columns(runs: Sequence[Run]) -> tuple[int, list[dict[str, Any]]]:
@@ -197,7 +201,7 @@ def read_columns(runs: Sequence[Run]) -> tuple[int, list[dict[str, Any]]]:
 
 def chart_of(name: str, axis: Sequence[Any], found: Sequence[Mapping[str, Any]], several: Sequence[Block]) -> Block:
     series: list[Block] = []
-    for number, group in enumerate(several):
+    for number, group in reversed(list(enumerate(several))):  # the first are drawn last, on top
         color = number if number < IN_COLOUR else None
         lines = {
             at: curves.on_axis(axis, found[at]["epoch"], found[at][name]) for at in group["runs"] if name in found[at]
@@ -209,11 +213,8 @@ def chart_of(name: str, axis: Sequence[Any], found: Sequence[Mapping[str, Any]],
             series.append({"label": label, "y": mean, "band": [low, high], "runs": group["runs"], "color": color})
         for at, line in lines.items():
             series.append({"run": at, "y": line, "color": color, "runs": [at], "faint": len(counted) > 1})
-    legend = [
-        {"label": group["name"], "color": at, "runs": group["runs"]} for at, group in enumerate(several[:IN_COLOUR])
-    ]
     title = "learning rate" if name == "lr" else name
-    return {"kind": "lines", "title": title, "xLabel": "epoch", "x": list(axis), "series": series, "legend": legend}
+    return {"kind": "lines", "title": title, "xLabel": "epoch", "x": list(axis), "series": series}
 
 
 # --------------------------------------------------------------------------------------------------------------- runs
@@ -268,4 +269,6 @@ def best_config(runs: Sequence[Run]) -> list[Block]:
         return []
     sign = 1 if known[0].record["mode"] == "max" else -1
     best = max(known, key=lambda run: sign * run.record["best_value"])
-    return words.config_blocks(best.record, f"Config of the run with the best value: {best.name}")
+    return words.config_blocks(
+        best.record, f"Config of the run with the best value: {best.name}", words.filled_in(best.path)
+    )

@@ -124,7 +124,7 @@
     let isLog = Boolean(chart.logY) && canLog, plot = null;
     log.setAttribute("aria-pressed", isLog);
     log.onclick = () => { isLog = !isLog; log.setAttribute("aria-pressed", isLog); draw(); };
-    card.append(el("div", "top", el("h3", "", chart.title), canLog ? log : null), place, legendOf(chart));
+    card.append(el("div", "top", el("h3", "", chart.title), canLog ? log : null), place, legendOf(chart) || "");
     const tip = tooltip(card);
 
     const curves = []; // what each of uPlot's series is
@@ -144,7 +144,7 @@
     function widthOf(one) {
       if (one.edge) return 0;
       const some = state.chosen.size > 0 && one.runs && isChosen(one.runs);
-      return (some ? 2.6 : one.faint ? 1 : one.band || !one.runs ? 2.2 : 1.5) * devicePixelRatio;
+      return (some ? 2.6 : one.faint || one.color === null ? 1 : one.band || !one.runs ? 2.2 : 1.5) * devicePixelRatio;
     }
 
     function options(width) {
@@ -168,13 +168,18 @@
           series: [{}, ...curves.map((one) => ({
             stroke: () => strokeOf(one), width: widthOf(one) / devicePixelRatio, show: isVisible(one), spanGaps: false,
             paths: one.points ? () => null : one.stepped ? uPlot.paths.stepped({ align: 1 }) : undefined,
-            points: { show: Boolean(one.points) || one.y.filter((v) => v !== null).length < 2, size: one.points ? 7 : 5, fill: () => strokeOf(one), stroke: () => strokeOf(one) },
+            points: { show: !one.edge, filter: one.points ? undefined : lonely, size: one.points ? 7 : 5, fill: () => strokeOf(one), stroke: () => strokeOf(one) },
           }))],
           bands: curves.flatMap((one, at) => (one.band ? [{ series: [at, at - 1], fill: () => bandFill(one) }] : [])),
           cursor: { y: false, drag: { x: true, y: false }, points: { size: 7, width: 1 }, sync: { key: chart.xLabel } },
           hooks: { draw: [(u) => marks(u)], setCursor: [(u) => hover(u)] },
         },
       };
+    }
+    /** Values between two gaps, which no line shows. */
+    function lonely(u, at) {
+      const y = u.data[at], isGap = (i) => y[i] === null || y[i] === undefined;
+      return y.map((_, i) => i).filter((i) => !isGap(i) && isGap(i - 1) && isGap(i + 1));
     }
     const isPowerOf10 = (value) => Math.abs(Math.log10(value) - Math.round(Math.log10(value))) < 1e-9;
 
@@ -225,6 +230,7 @@
       }
       if (at.length === 0) { tip.hide(); return; }
       const name = (one) => { const run = one.runsAt ? one.runsAt[idx] : null; return (one.label || data.runs[one.run]) + (run === null || run === undefined ? "" : `: ${data.runs[run]}`); };
+      at.sort(([, a], [, b]) => u.data[b][idx] - u.data[a][idx]);
       const rows = at.map(([one, i]) => [one.color === null ? grey(0.8) : color(one.color), name(one), number(u.data[i][idx])]);
       tip.show(place.offsetLeft + u.bbox.left / devicePixelRatio + left, place.offsetTop + u.bbox.top / devicePixelRatio + top, `${chart.xLabel} ${number(u.data[0][idx])}`, rows);
     }
@@ -277,8 +283,8 @@
   }
 
   function legendOf(chart) {
-    const named = chart.legend || (chart.series.length > 1 ? chart.series : []);
-    if (named.length < 2) return el("div", "legend");
+    const named = (chart.legend || chart.series).filter((one) => one.label !== undefined);
+    if (named.length < 2 || (!chart.legend && named[0].runs)) return null;
     return el("div", "legend", ...named.map((one) => {
       const made = el("span", one.runs ? "pick" : "", swatch(one.color), one.label);
       if (one.runs) made.onclick = () => toggle(one.runs);
@@ -331,7 +337,7 @@
       const y = scaleOf(ys.length ? [Math.min(...ys) - pad, Math.max(...ys) + pad] : [0, 1], height - 46, 14, false);
       const yTicks = ticksOf(y.low, y.high, false, 5), left = Math.ceil(widest(yTicks.map(short))) + 16, right = width - 16;
       const xs = words ? [-0.5, words.length - 0.5] : chart.points.map((point) => point[0]);
-      const x = scaleOf(xs, left + (words ? 0 : 14), right - (words ? 0 : 14), Boolean(chart.x.log));
+      const x = scaleOf(xs, left + (words ? 0 : 26), right - (words ? 0 : 26), Boolean(chart.x.log));
       const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img" });
       for (const tick of yTicks) {
         root.append(svg("line", { x1: left, x2: right, y1: y.place(tick), y2: y.place(tick), class: "grid" }));
@@ -472,9 +478,10 @@
       const made = el("tr", row.runs.length ? "pick" : "");
       row.cells.forEach((cell, at) => {
         const column = block.columns[at];
-        const td = el("td", column.numeric ? "numeric" : column.label === "error" ? "wrap" : "");
+        const td = el("td", column.numeric ? "numeric" : "");
         if (at === 0 && row.color !== undefined) td.append(swatch(row.color));
-        td.append(column.label === "state" ? el("span", `state ${cell.t.replace(/[^a-z]/g, "")}`, cell.t) : cell.t);
+        if (cell.title || cell.t.length > 48) td.title = cell.title || cell.t;
+        td.append(column.label === "state" ? el("span", `state ${cell.t.replace(/[^a-z]/g, "")}`, cell.t) : cut(cell.t, at === 0 && block.columns.length > 8 ? 230 : 420));
         made.append(td);
       });
       if (row.runs.length) {
@@ -526,7 +533,7 @@
       bar.append(input);
       block.columns.forEach((column, at) => {
         const values = [...new Set(block.rows.map((row) => row.cells[at].t))].sort((a, b) => a.localeCompare(b, undefined, { numeric: true }));
-        if (!column.filter || values.length < 2 || values.length > 30) return;
+        if (!column.filter || values.length < 2 || values.length > 12) return;
         const select = el("select", "", new Option(`${column.label}: all`, "*"), ...values.map((text, i) => new Option(text || "(none)", String(i))));
         select.setAttribute("aria-label", column.label);
         conditions.push((row) => select.value === "*" || row.cells[at].t === values[Number(select.value)]);
@@ -579,7 +586,7 @@
       img.alt = `example ${item.example}`;
       figure.append(img);
     }
-    figure.append(el("figcaption", "", el("div", "right", `is ${item.target} (${item.pTarget})`), el("div", "wrong", `taken for ${item.guess} (${item.pGuess})`), el("div", "soft", `example ${item.example}`)));
+    figure.append(el("figcaption", "", el("div", "right", `is ${item.target} \u00b7 ${item.pTarget}`), el("div", "wrong", `taken for ${item.guess} \u00b7 ${item.pGuess}`), el("div", "soft", `example ${item.example}`)));
     return figure;
   }
 
@@ -594,7 +601,11 @@
       return [block.error ? el("div", "error", block.error) : null, el("div", "figures", ...figures), lines(block.lines)];
     },
     lines: (block) => [lines(block.lines)],
-    charts: (block) => [lines(block.lines), el("div", "charts", ...block.charts.map((chart) => charts[chart.kind](chart)))],
+    charts(block) {
+      const cards = block.charts.map((chart) => charts[chart.kind](chart));
+      if (block.charts[0].kind === "lines" && cards.length % 2 && cards.length > 1) cards[0].classList.add("wide");
+      return [lines(block.lines), block.legend ? legendOf(block) : null, el("div", "charts", ...cards)];
+    },
     table, parallel,
     examples: (block) => [lines(block.lines), el("div", "pair", ...(block.matrix ? [matrix(block.matrix)] : []), ...(block.pairs ? [barsChart(block.pairs)] : []), ...(block.classes ? [barsChart(block.classes)] : []))],
     images: (block) => [lines(block.lines), el("div", "images", ...block.items.map(image))],
@@ -605,7 +616,7 @@
       return [el("div", "card command", code, button)];
     },
     timeline(block) {
-      const track = el("div", "track"), rows = block.events.map((event) => el("tr", "", el("td", "numeric", event.at), el("td", "numeric", event.after), el("td", "", event.what), el("td", "wrap", event.text)));
+      const track = el("div", "track"), rows = block.events.map((event) => el("tr", "", el("td", "numeric least", event.at), el("td", "numeric least", event.after), el("td", "least", event.what), el("td", "wrap", event.text)));
       for (const event of block.events) {
         if (event.place === null) continue;
         const mark = el("i", event.what.replace(/[^a-z]/g, ""));
@@ -621,14 +632,16 @@
       function fill() {
         body.replaceChildren(...(isWhole ? block.rows : other).map((row) => el("tr", row.isOther ? "other" : "", el("td", "key mono", row.key),
           el("td", "value mono", row.value, row.default === null ? null : el("span", "default", `   (default: ${row.default})`)))));
-        button.textContent = isWhole ? "only what differs from the defaults" : `all ${block.rows.length} keys`;
+        button.textContent = !isWhole ? `all ${block.rows.length} keys` : other.length ? "only what differs from the defaults" : "fewer";
       }
-      button.onclick = () => { isWhole = !isWhole; fill(); };
+      button.onclick = () => { isWhole = !isWhole; fill(); frame.classList.toggle("hidden", !isWhole && other.length === 0); };
       fill();
       const none = other.length || block.lines.length ? "" : "Nothing differs from the defaults.";
-      return [lines(block.lines), el("p", "", other.length ? "What differs from the defaults:" : none), other.length ? null : button, el("div", "scroll", el("table", "", body)), other.length ? el("p", "", button) : null];
+      const frame = el("div", "scroll", el("table", "", body));
+      if (other.length === 0) { body.replaceChildren(); frame.classList.add("hidden"); }
+      return [lines(block.lines), el("p", "", other.length ? "What differs from the defaults:" : none), frame, el("p", "", button)];
     },
-    pairs: (block) => [el("div", "scroll", el("table", "", el("tbody", "", ...block.rows.map(([key, value]) => el("tr", "", el("td", "key", key), el("td", "value mono", value))))))],
+    pairs: (block) => [el("dl", "card pairs", ...block.rows.map(([key, value]) => el("div", "", el("dt", "", key), el("dd", "mono", value))))],
   };
 
   /** Pages from file:// have no clipboard of their own in every browser; a selection can be copied in all. */
