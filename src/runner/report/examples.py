@@ -44,7 +44,7 @@ def blocks(run: Run, is_asked: bool | None) -> list[dict[str, Any]]:
 
 def why_not(run: Run) -> str | None:
     if run.state != "done":
-        return f"the run is {run.state}; --examples takes what weights there are"
+        return f"the run's state is {run.state}; --examples takes what weights there are"
     if not RunDir(run.path).is_mine():
         return "this run was not written by you on this machine (docs/security.md); --examples opens it"
     return None

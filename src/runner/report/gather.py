@@ -1,5 +1,6 @@
 """What a report is of: one run, one sweep, or a table of runs from anywhere; and everything that their files say."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,9 +65,9 @@ def gather(paths: Sequence[Path]) -> Found:
         raise bad[0]
     for why in bad:
         notices.add(f"left out: {why}")
-    if len(paths) == 1:
-        for run in runs:
-            run.name = str(run.path.relative_to(first))
+    shared = os.path.commonpath([run.path.absolute().parent for run in runs])
+    for run in runs:
+        run.name = os.path.relpath(run.path, shared)
     return Found("runs", first, runs, is_running=any(run.is_running for run in runs))
 
 
@@ -79,7 +80,10 @@ def read_run(path: Path) -> Run:
     run_dir.refuse_links()
     record = run_dir.read_run()
     rows = list(records.epochs(path))
-    return Run(path, path.name, records.state_of(run_dir, record), record, rows, error=record.get("error"))
+    state = records.state_of(run_dir, record)
+    if state == "failed" and record.get("failure") == "diverged":
+        state = "diverged"
+    return Run(path, path.name, state, record, rows, error=record.get("error"))
 
 
 def read_sweep(place: Path) -> Found:

@@ -85,7 +85,10 @@ def parallel(axes: Sequence[Block], values: Sequence[Any], label: str, mode: str
         if value is not None
     ]
     facts = [{key: value for key, value in axis.items() if key != "at"} for axis in axes]
-    note = f"A line is a run, the darker the better ({'higher' if mode == 'max' else 'lower'} is better)."
+    better = "higher" if mode == "max" else "lower"
+    note = (
+        f"A line is a run, the stronger its colour the better ({better} is better). Runs without a value are left out."
+    )
     return {
         "kind": "parallel",
         "heading": "All keys",

@@ -1,5 +1,6 @@
 """The page of many runs: a sweep's summary as the terminal prints it, curves, each key against the metric, the runs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,8 +51,8 @@ def blocks_of_runs(found: Found) -> list[Block]:
             if name != "seed" and key in row:
                 value = row[key]
                 run.labels[name] = str(value).rpartition(".")[2] if name.endswith("._target_") else value_text(value)
-    own = [[at] for at in range(len(found.runs))]
-    several = [{"name": run.name, "runs": [at]} for at, run in enumerate(found.runs)]
+    own = [[at] for at in best_first(found.runs)]
+    several = [{"name": found.runs[at].name, "runs": [at]} for (at,) in own]
     made = [headline(found, None), *charts(found.runs, several)]
     return [
         *made,
@@ -210,7 +211,8 @@ def chart_of(name: str, axis: Sequence[Any], found: Sequence[Mapping[str, Any]],
         if len(counted) > 1:
             mean, low, high = curves.mean_and_band(counted)
             label = f"{group['name']}, mean of {len(counted)}"
-            series.append({"label": label, "y": mean, "band": [low, high], "runs": group["runs"], "color": color})
+            one: Block = {"label": label, "y": mean, "runs": group["runs"], "color": color, "isMean": True}
+            series.append(one | ({"band": [low, high]} if low != high else {}))
         for at, line in lines.items():
             series.append({"run": at, "y": line, "color": color, "runs": [at], "faint": len(counted) > 1})
     title = "learning rate" if name == "lr" else name
@@ -262,13 +264,23 @@ def decimal(value: Any) -> Block:
     return {"t": "" if value is None else f"{value:.4f}", "v": value}
 
 
+def best_first(runs: Sequence[Run]) -> list[int]:
+    """The runs' numbers by what they reached, where all monitored the same metric; else as they are."""
+    numbers = list(range(len(runs)))
+    if len({(run.record["monitor"], run.record["mode"]) for run in runs if run.record.get("monitor")}) != 1:
+        return numbers
+    sign = -1 if any(run.record["mode"] == "max" for run in runs) else 1
+    values: list[Any] = [run.record.get("best_value") for run in runs]
+    return sorted(numbers, key=lambda at: math.inf if values[at] is None else sign * values[at])
+
+
 def best_config(runs: Sequence[Run]) -> list[Block]:
     """The config of the best run, where all monitored the same metric."""
-    known = [run for run in runs if run.record.get("best_value") is not None]
-    if len({(run.record["monitor"], run.record["mode"]) for run in known}) != 1:
+    if len({(run.record["monitor"], run.record["mode"]) for run in runs if run.record.get("monitor")}) != 1:
         return []
-    sign = 1 if known[0].record["mode"] == "max" else -1
-    best = max(known, key=lambda run: sign * run.record["best_value"])
+    best = runs[best_first(runs)[0]]
+    if best.record.get("best_value") is None:
+        return []
     return words.config_blocks(
         best.record, f"Config of the run with the best value: {best.name}", words.filled_in(best.path)
     )

@@ -109,6 +109,11 @@
   const INTEGERS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6];
   const measure = document.createElement("canvas").getContext("2d");
 
+  /** On paper the page is narrower than the screen that it is drawn on. */
+  function widthOfPlace(card, place, least) {
+    return state.paper ? (card.classList.contains("wide") ? 670 : 325) : Math.max(least, place.clientWidth);
+  }
+
   function widest(texts) {
     measure.font = FONT;
     return Math.max(0, ...(texts || []).map((text) => measure.measureText(text || "").width));
@@ -144,7 +149,7 @@
     function widthOf(one) {
       if (one.edge) return 0;
       const some = state.chosen.size > 0 && one.runs && isChosen(one.runs);
-      return (some ? 2.6 : one.faint || one.color === null ? 1 : one.band || !one.runs ? 2.2 : 1.5) * devicePixelRatio;
+      return (some ? 2.6 : one.faint || one.color === null ? 1 : one.isMean || !one.runs ? 2.2 : 1.5) * devicePixelRatio;
     }
 
     function options(width) {
@@ -225,7 +230,7 @@
       if (idx === null || idx === undefined || left < 0 || top < 0 || !card.matches(":hover")) { tip.hide(); return; }
       let at = curves.map((one, i) => [one, i + 1]).filter(([one, i]) => !one.edge && u.series[i].show && u.data[i][idx] !== null && u.data[i][idx] !== undefined);
       if (at.length > 6) {
-        const distance = ([one, i]) => Math.abs(u.valToPos(u.data[i][idx], "y") - top) - (state.chosen.size && isChosen(one.runs) ? 12 : 0) - (one.band ? 3 : 0);
+        const distance = ([one, i]) => Math.abs(u.valToPos(u.data[i][idx], "y") - top) - (state.chosen.size && isChosen(one.runs) ? 12 : 0) - (one.isMean ? 3 : 0);
         at = [at.reduce((a, b) => (distance(b) < distance(a) ? b : a))];
       }
       if (at.length === 0) { tip.hide(); return; }
@@ -237,7 +242,7 @@
 
     function draw() {
       if (plot) plot.destroy();
-      const { opts, values } = options(state.paper ? 325 : Math.max(200, place.clientWidth));
+      const { opts, values } = options(widthOfPlace(card, place, 200));
       plot = new uPlot(opts, values, place);
       card.plot = plot;
     }
@@ -332,7 +337,7 @@
     let dots = [];
 
     function draw() {
-      const width = Math.max(220, place.clientWidth || 400), height = 240, words = chart.x.words;
+      const width = widthOfPlace(card, place, 220), height = 240, words = chart.x.words;
       const ys = valued.map((point) => point[1]), pad = (Math.max(...ys) - Math.min(...ys)) * 0.05;
       const y = scaleOf(ys.length ? [Math.min(...ys) - pad, Math.max(...ys) + pad] : [0, 1], height - 46, 14, false);
       const yTicks = ticksOf(y.low, y.high, false, 5), left = Math.ceil(widest(yTicks.map(short))) + 16, right = width - 16;
@@ -445,7 +450,8 @@
         if (at === axes.length - 1) label.setAttribute("x", Math.min(width - 4, x(at) + 62));
         label.append(svg("title", {}, axis.label));
         root.append(label);
-        const ticks = axis.words ? axis.words.map((_, one) => one) : ticksOf(scales[at].low, scales[at].high, Boolean(axis.log), 6);
+        const places = [...new Set(block.lines.map((line) => line.at[at]).filter((value) => value !== null))];
+        const ticks = axis.words ? axis.words.map((_, one) => one) : places.length < 6 && at < axes.length - 1 ? places : ticksOf(scales[at].low, scales[at].high, Boolean(axis.log), 6);
         for (const tick of ticks) {
           const text = axis.words ? cut(axis.words[tick], 84) : short(tick);
           root.append(svg("line", { x1: x(at) - 3, x2: x(at) + 3, y1: scales[at].place(tick), y2: scales[at].place(tick), stroke: css("--soft") }));
