@@ -1,5 +1,6 @@
 """Commands and configs as a page shows them: to copy, and with what differs from the defaults marked."""
 
+import functools
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -79,6 +80,7 @@ def value_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
+@functools.cache
 def defaults() -> dict[str, Any]:
     """The config of a command without overrides, flat, with its interpolations as they are written."""
     from omegaconf import OmegaConf
