@@ -232,6 +232,19 @@ def test_chosen_curves_are_drawn_in_their_colour_and_the_others_fade(browser, sw
     page.close()
 
 
+def test_a_band_lies_between_the_lowest_and_the_highest_of_its_own_setting(browser, sweep):
+    opened = Opened(browser, sweep)
+    drawn = opened.page.evaluate(
+        f"""() => {{ {FIND} const plot = chart('val/accuracy').plot;
+          return plot.bands.map((one) => one.series.map((at) => plot.data[at])); }}"""
+    )
+    curves = next(b for b in opened.page.evaluate("report.data.blocks") if b.get("heading") == "Curves")
+    means = [one for one in curves["charts"][0]["series"] if one.get("isMean")]
+    assert curves["charts"][0]["title"] == "val/accuracy" and len(means) == 10  # two settings have one finished seed
+    assert drawn == [one["band"][::-1] for one in means]
+    opened.page.close()
+
+
 def test_a_header_sorts_and_filters_hide_rows_and_their_curves(browser, sweep):
     opened = Opened(browser, sweep)
     page = opened.page

@@ -175,7 +175,7 @@
             paths: one.points ? () => null : one.stepped ? uPlot.paths.stepped({ align: 1 }) : undefined,
             points: { show: !one.edge, filter: one.points ? undefined : lonely, size: one.points ? 7 : 5, fill: () => strokeOf(one), stroke: () => strokeOf(one) },
           }))],
-          bands: curves.flatMap((one, at) => (one.band ? [{ series: [at, at - 1], fill: () => bandFill(one) }] : [])),
+          bands: curves.flatMap((one, at) => (one.band && !one.edge ? [{ series: [at, at - 1], fill: () => bandFill(one) }] : [])),
           cursor: { y: false, drag: { x: true, y: false }, points: { size: 7, width: 1 }, sync: { key: chart.xLabel } },
           hooks: { draw: [(u) => marks(u)], setCursor: [(u) => hover(u)] },
         },
