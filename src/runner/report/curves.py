@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,9 +32,9 @@ def expanded(row: Row) -> dict[str, Any]:
 
 def finite(value: Any) -> float | None:
     """The value with six digits, which is more than a chart shows; None where it is no number."""
-    if value is None or isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
         return None
-    return value if isinstance(value, int) else float(f"{value:.6g}")
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def thinned(rows: Sequence[Row], most: int) -> tuple[list[Row], int]:

@@ -23,7 +23,8 @@ def blocks(found: Found, record: Mapping[str, Any]) -> list[Block]:
         return []
     mode = next((run.record["mode"] for run in found.runs if run.record.get("mode")), "max")
     charts = [history(trials, str(mode))]
-    weights = {key: value for key, value in (study or {}).get("importances", {}).items() if value is not None}
+    found_weights = {key: curves.finite(value) for key, value in (study or {}).get("importances", {}).items()}
+    weights = {key: value for key, value in found_weights.items() if value is not None}
     if weights:
         bars = [[key, value, f"{value:.2f}"] for key, value in sorted(weights.items(), key=lambda pair: -pair[1])]
         title = "importance of each key (functional ANOVA)"
