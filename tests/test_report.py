@@ -368,6 +368,40 @@ def test_runs_from_anywhere_are_one_table_and_what_cannot_be_read_is_named(tmp_p
     assert not [b for b in both["blocks"] if b.get("heading") == "Keys"]  # two metrics: no common axis
 
 
+@pytest.mark.parametrize(
+    ("name", "at", "value"),
+    [
+        ("run.json", "config", {}),
+        ("run.json", "config.trainer", "x"),
+        ("run.json", "config.trainer.limit_batches", "x"),
+        ("run.json", "config.trainer.limit_batches", -1),
+        ("run.json", "config.dataloader.eval_batch_size", [1]),
+        ("run.json", "best_value", 1e308),
+        ("run.json", "started", "2026-13-99"),
+        ("run.json", "examples", {"val": 0}),
+        ("job.json", "choices", {"model": {"a": 1}}),
+        ("job.json", "deaths", [{"at": 3, "error": {"a": [1]}}]),
+        ("study.json", "importances", {"a": 10**400}),
+        ("study.json", "history", [{"state": "complete", "value": 10**400, "params": {"a": [{}]}}]),
+    ],
+)
+def test_odd_values_of_other_hands_are_a_page_or_one_line(tmp_path, name, at, value):
+    names = write_sweep(tmp_path, [{"optimizer__lr": lr} for lr in (0.1, 0.2)], seeds=(1, 2))
+    study = {"importances": {}, "history": []}
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    path = tmp_path / name if name == "study.json" else tmp_path / names[0] / name
+    record = json.loads(path.read_bytes().decode().rpartition("}")[0] + "}")
+    *nodes, last = at.split(".")
+    node = record
+    for key in nodes:
+        node = node[key]
+    node[last] = value
+    path.write_text(json.dumps(record))
+    for folder in (tmp_path, tmp_path / names[0]):
+        data(folder, "--no-examples")
+    notices.take()
+
+
 # ------------------------------------------------------------------------------------------------- where it is written
 
 

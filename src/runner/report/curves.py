@@ -83,3 +83,19 @@ def is_spaced_by_factors(values: Sequence[float]) -> bool:
 def largest_gap(places: Sequence[float]) -> float:
     """As a share of the whole."""
     return max(b - a for a, b in itertools.pairwise(places)) / (places[-1] - places[0])
+
+
+def lines_chart(
+    title: str, x: Sequence[Any], named: Mapping[str, Sequence[Any]], x_label: str = "epoch"
+) -> dict[str, Any]:
+    """A chart of named curves on one axis, for a block of kind "charts" (see runner.report.page)."""
+    series = [
+        {"label": name, "y": list(values), "color": color_of(name, at)}
+        for at, (name, values) in enumerate(named.items())
+    ]
+    return {"kind": "lines", "title": title, "xLabel": x_label, "x": list(x), "series": series}
+
+
+def color_of(name: str, number: int) -> int:
+    """val, train and test have the same colours in each chart."""
+    return {"val": 0, "train": 1, "test": 2}.get(name.partition("/")[0], number)

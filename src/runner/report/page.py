@@ -46,7 +46,8 @@ def page(title: str, blocks: Sequence[Mapping[str, Any]], refresh: int | None = 
     """The whole file.
 
     Args:
-        blocks: what to show, from top to bottom; assets/report.js has a function for each "kind".
+        blocks: what to show, from top to bottom; assets/report.js has a function for each "kind". Curves are
+            {"kind": "charts", "heading": "Learning rate", "charts": [curves.lines_chart(...)], "lines": [a sentence]}.
         refresh: seconds after which a browser loads it again; None: never.
         facts: "subtitle", "state", and "runs", the names that the blocks' numbers of runs stand for.
     """

@@ -93,7 +93,7 @@ def charts(run: Run) -> list[Block]:
     made = []
     for metric in sorted(named, key=lambda name: (name == "lr", name != monitored, name != "loss")):
         title = "learning rate" if metric == "lr" else metric
-        chart = lines_chart(title, epochs, {name: found[name] for name in named[metric]})
+        chart = curves.lines_chart(title, epochs, {name: found[name] for name in named[metric]})
         if run.record["best_epoch"] is not None:
             chart["marks"] = [{"x": run.record["best_epoch"], "label": "best"}]
         made.append(chart)
@@ -102,27 +102,13 @@ def charts(run: Run) -> list[Block]:
     kept, every = curves.thinned(steps, curves.MOST_POINTS)
     of_steps = curves.columns(kept)
     for name in [name for name in of_steps if name.endswith("loss")][:1]:
-        made.append(lines_chart(f"{name} by step", of_steps["step"], {name: of_steps[name]}, x_label="step"))
+        made.append(curves.lines_chart(f"{name} by step", of_steps["step"], {name: of_steps[name]}, x_label="step"))
         said += [f"Every {every}th of {len(steps):,} rows of steps is drawn."] if every > 1 else []
     if "seconds" in found:
-        made.append({**lines_chart("seconds an epoch", epochs, {"seconds": found["seconds"]}), "zero": True})
+        made.append({**curves.lines_chart("seconds an epoch", epochs, {"seconds": found["seconds"]}), "zero": True})
     if not made:
         return []
     return [{"kind": "charts", "heading": "Curves", "charts": made, "lines": said}]
-
-
-def lines_chart(title: str, x: Sequence[Any], named: Mapping[str, Sequence[Any]], x_label: str = "epoch") -> Block:
-    """A chart of named curves on one axis."""
-    series = [
-        {"label": name, "y": list(values), "color": color_of(name, at)}
-        for at, (name, values) in enumerate(named.items())
-    ]
-    return {"kind": "lines", "title": title, "xLabel": x_label, "x": list(x), "series": series}
-
-
-def color_of(name: str, number: int) -> int:
-    """val, train and test have the same colours in each chart."""
-    return {"val": 0, "train": 1, "test": 2}.get(name.partition("/")[0], number)
 
 
 # ------------------------------------------------------------------------------------------- where and how it was run

@@ -174,11 +174,12 @@ def charts(runs: Sequence[Run], several: Sequence[Block]) -> list[Block]:
     axis = sorted({place for columns in found for place in columns.get("epoch", []) if place is not None})
     made = [chart_of(name, axis, found, several) for name in names[:8]]
     repeated = any(len(group.get("mean", [])) > 1 for group in several)
-    said = (
-        ["Thick: the mean over a setting's finished seeds, the band from the lowest to the highest; thin: each run."]
-        if repeated
-        else []
-    )
+    said = []
+    if repeated:
+        said.append(
+            "Thick: the mean over a setting's finished seeds (where none has finished, of those that have not failed),"
+            " as far as all of them go; the band: from the lowest to the highest of them; thin: each run."
+        )
     if len(several) > IN_COLOUR:
         said.append(f"The first {IN_COLOUR} have colours of their own; choose a row of a table to bring out any other.")
     said += [f"Every {every}th epoch is drawn."] if every > 1 else []

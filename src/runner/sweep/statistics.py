@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 LEVEL = 0.95
-LARGEST = 1e150  # beyond, a square is no number any more: no spread is said
+LARGEST = 1e150  # what can still be squared; beyond it is as good as infinite
 RESAMPLES = 10_000
 CHUNK = 500  # resamples at once: memory for a thousand settings
 
@@ -48,7 +48,7 @@ def figures(values: Sequence[float | None], fraction: bool, examples: int | None
     row |= {"min": None, "max": None, "examples": examples, "is_fraction": fraction}
     if n:
         row |= {"mean": mean(known), "min": min(known), "max": max(known)}
-    if n > 1 and row["max"] < LARGEST and row["min"] > -LARGEST:
+    if n > 1:
         row["std"] = math.sqrt(variance(known))
         row["ci95"] = fraction_interval(known, examples) if fraction else t_interval(known)
     return row

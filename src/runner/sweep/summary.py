@@ -145,14 +145,16 @@ def counts(setting: Setting) -> dict[str, int]:
 
 
 def metrics_of(record: Mapping[str, Any]) -> dict[str, float | None]:
-    """A run's figures by name; what is of the best epoch and what of the last never share a name. None: not finite."""
+    """A run's figures by name; what is of the best epoch and what of the last never share a name. None: not finite,
+    or so large that it has no variance.
+    """
     monitor = record["monitor"]
     names = {f"best/{monitor}": record["best_value"]}
     if monitor in record.get("last", {}):
         names[f"last/{monitor}"] = record["last"][monitor]
     for which in ("best", "last"):
         names |= {f"test/{which}/{key}": value for key, value in record.get("test", {}).get(which, {}).items()}
-    return {name: value if value is None or math.isfinite(value) else None for name, value in names.items()}
+    return {name: v if v is not None and abs(v) < statistics.LARGEST else None for name, v in names.items()}
 
 
 def figures_of(name: str, values: Sequence[float | None], setting: Setting) -> dict[str, Any]:

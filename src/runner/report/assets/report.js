@@ -671,7 +671,7 @@
       page.append(el("section", "", ...(block.heading ? [el("h2", "", block.heading)] : []), ...made));
     }
     const hint = el("span", "hint", "In a chart: drag to zoom, double click to go back. ");
-    page.append(el("footer", "", hint, `Written ${data.written.slice(0, 19).replace("T", " ")} by python -m runner report${again}.`));
+    page.append(el("footer", "", hint, `Written ${data.written.slice(0, 19).replace("T", " ")} by torch-runner${again}.`));
     document.body.append(pill);
     redraw();
   }
