@@ -14,7 +14,7 @@ from runner.report.page import check_target, page
 from runner.storage.files import write_atomically
 
 NAME = "report.html"
-EVERY_SECONDS = 5  # between two writings with --watch, and no less than ten times what one took
+EVERY_SECONDS = 5  # between two writings with --watch; more where one takes long
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,7 +52,7 @@ def main(arguments: argparse.Namespace) -> int:
 
         webbrowser.open(target.resolve().as_uri())
     while arguments.watch and is_running:
-        time.sleep(max(EVERY_SECONDS, 10 * (time.monotonic() - began)))
+        time.sleep(max(EVERY_SECONDS, min(60, 3 * (time.monotonic() - began))))
         notices.take()  # said once
         began = time.monotonic()
         is_running = write(arguments, target)

@@ -487,7 +487,7 @@
         const td = el("td", column.numeric ? "numeric" : "");
         if (at === 0 && row.color !== undefined) td.append(swatch(row.color));
         if (cell.title || cell.t.length > 48) td.title = cell.title || cell.t;
-        td.append(column.label === "state" ? el("span", `state ${cell.t.replace(/[^a-z]/g, "")}`, cell.t) : cut(cell.t, at === 0 && block.columns.length > 8 ? 230 : 420));
+        td.append(column.label === "state" ? el("span", `state ${cell.t.replace(/[^a-z]/g, "")}`, cell.t) : cut(cell.t, at === 0 && block.columns.length > 8 ? 170 : 420));
         made.append(td);
       });
       if (row.runs.length) {
