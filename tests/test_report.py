@@ -188,6 +188,15 @@ def test_a_run_without_accuracy_with_gaps_and_several_learning_rates_is_drawn(tm
     assert said.startswith("Without confusion matrix") and "diverged" in said
 
 
+def test_a_value_that_is_a_fraction_by_chance_has_no_interval(tmp_path):
+    config = config_of(monitor="val/distance", trainer__mode="min", epochs=2)
+    rows = [{"epoch": e, "step": e, "lr": 0.1, "val/distance": value} for e, value in ((1, 0.3333), (2, 0.0))]
+    write_run(tmp_path, config, rows)
+    first = block(data(tmp_path, "--no-examples"), "headline")
+    assert [item["value"] for item in first["items"][:2]] == ["0.0000", "0.0000"]
+    assert not any("interval" in item for item in first["items"])
+
+
 def test_a_run_that_never_began_is_a_page_with_its_error(tmp_path):
     write_run(
         tmp_path,

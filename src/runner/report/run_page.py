@@ -38,11 +38,11 @@ def headline(run: Run) -> Block:
     if record["best_value"] is not None:
         part, _, metric = str(monitor).partition("/")
         note = f"epoch {record['best_epoch']} of {record['epochs']}"
-        items.append(figure(record, f"best {monitor}", metric, record["best_value"], part, note))
+        items.append(figure(run, f"best {monitor}", metric, record["best_value"], part, note))
     monitored = str(monitor).rpartition("/")[2]
     tests = [(metric, which, value) for which, values in record["test"].items() for metric, value in values.items()]
     for metric, which, value in sorted(tests, key=lambda test: (test[0] != monitored, test[0])):
-        items.append(figure(record, f"test {metric}", metric, value, "test", f"{which} weights"))
+        items.append(figure(run, f"test {metric}", metric, value, "test", f"{which} weights"))
     items.append({"label": "epochs", "value": f"{record['epochs_done']} of {record['epochs']}"})
     if record["seconds"]:
         items[-1]["note"] = f"{duration(record['seconds'])} of training"
@@ -58,13 +58,19 @@ def headline(run: Run) -> Block:
     return {"kind": "headline", "state": run.state, "error": run.error, "items": items, "lines": said}
 
 
-def figure(record: Mapping[str, Any], label: str, metric: str, value: Any, part: str, note: str) -> Block:
+def figure(run: Run, label: str, metric: str, value: Any, part: str, note: str) -> Block:
     item = {"label": label, "value": "not finite" if value is None else f"{value:.4f}", "note": note}
     if value is None:
         return item
-    examples = summary.evaluated(record, part)
-    target = str(words.at(record, f"config.metrics.{metric}._target_") or "")
-    if examples and statistics.is_fraction([metric, target.rpartition(".")[2]], [value], examples):
+    record, examples = run.record, summary.evaluated(run.record, part)
+    names = [metric, str(words.at(record, f"config.metrics.{metric}._target_")).rpartition(".")[2]]
+    is_fraction = statistics.is_fraction(names, [value], examples)
+    # One value may be a whole number of right examples by chance, as 0 is: so its epochs are asked as well.
+    chosen_on = record.get("chosen_on") or "val"
+    before = [v for row in run.rows if isinstance(v := row.get(f"{chosen_on}/{metric}"), (int, float))]
+    if before:
+        is_fraction &= statistics.is_fraction(names, before, summary.evaluated(record, chosen_on))
+    if examples and is_fraction:
         low, high = statistics.examples_interval(value, examples)
         item["interval"] = f"{low:.4f} to {high:.4f}"
         item["note"] += f", {examples:,} examples"
