@@ -284,6 +284,21 @@ def test_each_key_is_a_chart_on_the_axis_that_its_values_are_spaced_on_and_three
     assert len(parallel["lines"]) == 17
 
 
+def test_settings_that_are_not_alike_stand_in_tables_of_their_own(tmp_path):
+    write_sweep(
+        tmp_path, [{"dataset__val_size": size, "optimizer__lr": lr} for size in (0.1, 0.2) for lr in (0.1, 0.2)]
+    )
+    found = data(tmp_path)
+    tables = [b for b in found["blocks"] if b["kind"] == "table"]
+    assert [table["heading"] for table in tables] == ["Summary, table 1", "Summary, table 2", "Runs"]
+    assert tables[0]["lines"][0].startswith(
+        "2 tables, not compared with each other: they differ in dataset.val_size (0.1"
+    )
+    assert [len(table["rows"]) for table in tables] == [2, 2, 12]
+    assert block(found, "charts", "Keys")["lines"][-1].endswith("not comparable from table to table.")
+    assert not [b for b in found["blocks"] if b["kind"] == "config"]
+
+
 @pytest.mark.parametrize(
     ("values", "is_log"),
     [

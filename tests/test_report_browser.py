@@ -181,6 +181,20 @@ def test_a_hover_names_the_epoch_and_the_values_that_the_records_hold(browser, r
     opened.page.close()
 
 
+def test_a_hover_over_many_curves_names_the_nearest_with_its_value(browser, sweep):
+    opened = Opened(browser, sweep)
+    page = opened.page
+    text, _ = hover(page, "val/accuracy", 3)
+    head, name, value = text.split("\n")
+    series = next(b for b in page.evaluate("report.data.blocks") if b.get("heading") == "Curves")["charts"][0]["series"]
+    runs = page.evaluate("report.data.runs")
+    named = [one for one in series if name in (one.get("label"), runs[one["run"]] if "run" in one else None)]
+    assert head == "epoch 4" and [f"{one['y'][3]:.5g}" for one in named] == [value]
+    page.mouse.move(5, 5)
+    until(lambda: page.locator(".tip:not(.hidden)").count() == 0, 10)
+    page.close()
+
+
 def test_a_drag_zooms_and_a_double_click_goes_back(browser, run):
     opened = Opened(browser, run)
     page = opened.page

@@ -12,8 +12,12 @@ MOST_CHARTS = 12
 MOST_CHOICES = 30  # of a key whose values are words: more fit no axis
 
 
-def blocks(runs: Sequence[Run], colour: Mapping[int, int]) -> list[Block]:
-    """The charts of the keys that have more than one value, and the parallel coordinates of more than two."""
+def blocks(runs: Sequence[Run], colour: Mapping[int, int], caveat: str | None = None) -> list[Block]:
+    """The charts of the keys that have more than one value, and the parallel coordinates of more than two.
+
+    Args:
+        caveat: what to say where the runs are not all alike.
+    """
     monitors = {(run.record["monitor"], run.record["mode"]) for run in runs if run.record.get("monitor")}
     if len(monitors) != 1:
         return []
@@ -25,7 +29,9 @@ def blocks(runs: Sequence[Run], colour: Mapping[int, int]) -> list[Block]:
         return []
     charts = [chart_of(axis, values, f"best {monitor}", colour) for axis in axes]
     note = "Each dot is a run, a bar the mean at one value of the key; a cross at the edge is a run without a value."
-    made: list[Block] = [{"kind": "charts", "heading": "Keys", "charts": charts, "lines": [note]}]
+    made: list[Block] = [
+        {"kind": "charts", "heading": "Keys", "charts": charts, "lines": [note, *([caveat] if caveat else [])]}
+    ]
     if len(axes) > 2:
         made.append(parallel(axes, values, f"best {monitor}", str(mode), colour))
     return made
