@@ -155,7 +155,7 @@ def test_a_run_says_its_result_with_the_interval_its_curves_and_what_happened(tm
     assert drawn["accuracy"]["marks"] == [{"x": best["epoch"], "label": "best"}] and drawn["loss"]["x"] == [1, 2, 3, 4]
     assert len(drawn["train/loss by step"]["x"]) <= curves.MOST_POINTS + 1
     assert drawn["train/loss by step"]["x"][-1] == 5000
-    assert block(found, "charts")["lines"] == ["Every 3th of 5,000 rows of steps is drawn."]
+    assert block(found, "charts")["lines"] == ["One in 3 of 5,000 rows of steps is drawn."]
 
     events = block(found, "timeline")["events"]
     assert [event["what"] for event in events] == ["started", "died", "resumed", "done"]
@@ -341,7 +341,7 @@ def test_more_epochs_than_fit_are_thinned_and_it_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(curves, "MOST_NUMBERS", 100)
     write_sweep(tmp_path, [{"optimizer__lr": 0.1}], seeds=(1, 2), epochs=31)
     found = block(data(tmp_path), "charts", "Curves")
-    every = int(re.search(r"Every (\d+)th epoch is drawn", " ".join(found["lines"]))[1])
+    every = int(re.search(r"One in (\d+) epochs is drawn", " ".join(found["lines"]))[1])
     assert found["charts"][0]["x"] == sorted({*range(1, 32, every), 31})
 
 
@@ -502,6 +502,8 @@ def test_examples_are_of_ones_own_run_and_those_that_evaluate_counts(tmp_path, c
     assert chances == sorted(chances)
 
     html = tmp_path / "page.html"
+    with pytest.raises(InputError, match=r"--html .*run\.json: is no page of ours"):
+        evaluate.main(evaluate.parser().parse_args([str(tmp_path / "none"), "--html", str(tmp_path / "run/run.json")]))
     words = [str(tmp_path / "run"), "--confusion", "--html", str(html)]
     evaluate.main(evaluate.parser().parse_args(words))
     said = capsys.readouterr().out

@@ -103,13 +103,13 @@ def charts(run: Run) -> list[Block]:
         if run.record["best_epoch"] is not None:
             chart["marks"] = [{"x": run.record["best_epoch"], "label": "best"}]
         made.append(chart)
-    said = [f"Every {every}th of {len(run.rows):,} epochs is drawn."] if every > 1 else []
+    said = [f"One in {every} of {len(run.rows):,} epochs is drawn."] if every > 1 else []
     steps = Rows(run.path / "steps.jsonl", "step").read()
     kept, every = curves.thinned(steps, curves.MOST_POINTS)
     of_steps = curves.columns(kept)
     for name in [name for name in of_steps if name.endswith("loss")][:1]:
         made.append(curves.lines_chart(f"{name} by step", of_steps["step"], {name: of_steps[name]}, x_label="step"))
-        said += [f"Every {every}th of {len(steps):,} rows of steps is drawn."] if every > 1 else []
+        said += [f"One in {every} of {len(steps):,} rows of steps is drawn."] if every > 1 else []
     if "seconds" in found:
         made.append({**curves.lines_chart("seconds an epoch", epochs, {"seconds": found["seconds"]}), "zero": True})
     if not made:

@@ -132,7 +132,7 @@ def charts(runs: Sequence[Run], several: Sequence[Block]) -> list[Block]:
         )
     if len(several) > IN_COLOUR:
         said.append(f"The first {IN_COLOUR} have colours of their own; choose a row of a table to bring out any other.")
-    said += [f"Every {every}th epoch is drawn."] if every > 1 else []
+    said += [f"One in {every} epochs is drawn."] if every > 1 else []
     said += [f"{len(names) - 8} more metrics are not drawn: {', '.join(names[8:])}."] if len(names) > 8 else []
     legend = [
         {"label": group["name"], "color": at, "runs": group["runs"]} for at, group in enumerate(several[:IN_COLOUR])
