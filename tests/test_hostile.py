@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import runner
-from runner.cli import check, evaluate, resume
+from runner.cli import check, evaluate, report, resume
 from runner.errors import InputError
 from test_admission import HARM, IN_THE_CONFIG, WORDS
 
@@ -63,6 +63,7 @@ def put(config, place, node):
 def verbs(folder: Path):
     yield "load_model", lambda: runner.load_model(folder)
     yield "evaluate", lambda: evaluate.main(evaluate.parser().parse_args([str(folder), "--confusion"]))
+    yield "report", lambda: report.main(report.parser().parse_args([str(folder), "--examples"]))
     yield "resume", lambda: resume.main(resume.parser().parse_args([str(folder), "trainer.epochs=3"]))
     yield "check", lambda: check.main(check.parser().parse_args([str(folder)]))
 

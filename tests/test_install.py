@@ -46,4 +46,7 @@ def test_a_wheel_runs_in_an_empty_folder(tmp_path):
     assert swept.returncode == 0 and (folder / "outputs/sweeps/one/seed=1,trainer.dry_run=True/run.json").exists(), (
         swept.stderr
     )
+    words = [script, "report", "outputs/sweeps/one"]  # and what a page is made of
+    said = subprocess.run(words, cwd=folder, capture_output=True, text=True)
+    assert "uPlot" in (folder / "outputs/sweeps/one/report.html").read_text(), said.stderr
     assert "warmup_cosine" in subprocess.run([script, "--help"], cwd=folder, capture_output=True, text=True).stdout

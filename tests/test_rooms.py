@@ -38,7 +38,8 @@ ROOMS = {
     "job": "errors processes torch_adapter seeding device values models losses schedulers metrics parts tasks"
     " printable config storage batches train",
     "sweep": "errors notices printable tables processes seeding batches config storage job",
-    "cli": "errors printable tables config storage train job sweep",
+    "report": "errors notices printable tables config storage batches train job sweep",
+    "cli": "errors notices printable tables config storage job sweep report",
     "__init__": "errors notices printable config storage job",
     "__main__": "errors notices printable cli",
     "hydra_plugins": "errors sweep",

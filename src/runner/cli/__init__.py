@@ -7,6 +7,7 @@ VERBS = {
     "replay": "trains a finished run once more into a new folder, and compares both",
     "ls": "the runs in a folder: state, what varies between them, key metrics",
     "show": "everything about one run",
+    "report": "a run, a sweep, a search or any folders of runs as one HTML file",
     "diff": "two runs side by side, only what differs",
     "best": "the best run in a folder, by its monitored metric",
     "prune": "deletes all but the best checkpoint of finished runs",

@@ -1,21 +1,21 @@
 """`runner evaluate RUN_DIR`: the same numbers as the run's own, to the last digit."""
 
 import argparse
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.cli import trust
-from runner.errors import InputError
 from runner.job.own_code import as_it_was_started
 from runner.printable import printable, say
+from runner.report.confusion import Confusion, blocks, confusion
+from runner.report.examples import dataset_of, part_of
+from runner.report.page import check_target, page
+from runner.storage.files import write_atomically
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from runner.job.build import Built
-
-WORST = 10  # how many of the worst mistakes are shown
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,81 +29,67 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--confusion", action="store_true", help="accuracy per class, the confusion matrix and the worst mistakes"
     )
+    made.add_argument("--html", type=Path, metavar="FILE", help="the same as a page, the mistakes as images")
     trust.add_flags(made)
     return made
 
 
 def main(arguments: argparse.Namespace) -> int:
     trust.grant(arguments)
+    if arguments.html is not None:
+        check_target(arguments.html, "--html")
     from runner.job.saved import open_saved, rebuilt
 
     saved = open_saved(arguments.run_dir, arguments.which)
     with as_it_was_started(saved.record, saved.is_mine), closing(rebuilt(saved)) as built:
-        evaluate(built, arguments)
+        evaluate(built, arguments, saved.record)
     return 0
 
 
-def evaluate(built: "Built", arguments: argparse.Namespace) -> None:
-    trainer, parts = built.trainer, built.parts
-    part = getattr(parts, arguments.split)
-    if part is None:
-        raise InputError(f"--split {arguments.split}: this run has no such part")
-    loader = built.test_loader if arguments.split == "test" else trainer.eval_loader
-    assert loader is not None
-    for name, value in trainer.evaluate_on(loader).items():
+def evaluate(built: "Built", arguments: argparse.Namespace, record: Mapping[str, Any]) -> None:
+    part, loader = part_of(built, arguments.split)
+    figures = built.trainer.evaluate_on(loader)
+    for name, value in figures.items():
         say(f"{arguments.split}/{name}: {value!r}")
+    if not arguments.confusion and arguments.html is None:
+        return
+    found = confusion(built, loader, part)
     if arguments.confusion:
-        show_confusion(built, loader, part)
+        show_confusion(found)
+    if arguments.html is not None:
+        write_page(found, figures, arguments, record)
 
 
-def predictions(built: "Built", loader: Any) -> tuple["Tensor", "Tensor"]:
-    """(scores (N, C), targets (N,)) of every example, in the order of the part."""
-    import torch
-
-    from runner.train.steps import to_device
-
-    task, options = built.trainer.task.eval(), built.trainer.options
-    scores, targets = [], []
-    with torch.no_grad():
-        for batch in loader.batches():
-            with options.precision.autocast:
-                step = task(to_device(batch, built.device.torch, options.channels_last))
-            if not isinstance(step.outputs, torch.Tensor) or not isinstance(step.targets, torch.Tensor):
-                raise InputError("--confusion: needs scores (N, C) and integer targets (N,), which this task has not")
-            scores.append(step.outputs.float().cpu())
-            targets.append(step.targets.cpu())
-    return torch.cat(scores), torch.cat(targets)
-
-
-def show_confusion(built: "Built", loader: Any, part: Any) -> None:
+def show_confusion(found: Confusion) -> None:
     """Prints accuracy per class, the confusion matrix (rows: target, columns: predicted) and the worst mistakes."""
-    import torch
-
-    scores, targets = predictions(built, loader)
-    if scores.dim() != 2 or targets.dim() != 1 or targets.is_floating_point():
-        raise InputError("--confusion: needs scores (N, C) and integer targets (N,)")
-    predicted, count = scores.argmax(dim=1), scores.shape[1]
-    matrix = torch.zeros(count, count, dtype=torch.int64)
-    matrix.index_put_((targets, predicted), torch.tensor(1), accumulate=True)
-    names = [printable(name) for name in getattr(part.dataset, "classes", range(count))]
+    names = [printable(name) for name in found.names]
     width = max(6, *(len(name) for name in names)) + 1
     say("", "accuracy per class")
     for row, name in enumerate(names):
-        total = int(matrix[row].sum())
-        share = f"{int(matrix[row, row]) / total:.4f}" if total else "-"
-        say(f"{name:>{width}} {share:>8}  ({int(matrix[row, row])} of {total})")
+        right, total = found.right_of(row)
+        share = f"{right / total:.4f}" if total else "-"
+        say(f"{name:>{width}} {share:>8}  ({right} of {total})")
     say("", "confusion matrix (rows: target, columns: predicted)")
     say(" " * width + "".join(f"{name:>{width}}" for name in names))
-    for row, name in enumerate(names):
-        say(f"{name:>{width}}" + "".join(f"{int(n):>{width}}" for n in matrix[row]))
-    probabilities = scores.softmax(dim=1)
-    of_target = probabilities.gather(1, targets.unsqueeze(1)).squeeze(1)
-    wrong = (predicted != targets).nonzero().squeeze(1)
-    worst = wrong[of_target[wrong].argsort()][:WORST]
-    say("", f"worst mistakes ({len(worst)} of {len(wrong)})")
-    for i in worst.tolist():
-        target, guess = int(targets[i]), int(predicted[i])
+    for name, counts in zip(names, found.counts, strict=True):
+        say(f"{name:>{width}}" + "".join(f"{count:>{width}}" for count in counts))
+    say("", f"worst mistakes ({len(found.worst)} of {found.mistakes})")
+    for one in found.worst:
         say(
-            f"example {int(part.indices[i])}: target {names[target]} (p {float(of_target[i]):.4f}),"
-            f" predicted {names[guess]} (p {float(probabilities[i, guess]):.4f})"
+            f"example {one.example}: target {names[one.target]} (p {one.of_target:.4f}),"
+            f" predicted {names[one.guess]} (p {one.of_guess:.4f})"
         )
+
+
+def write_page(
+    found: Confusion, figures: Mapping[str, Any], arguments: argparse.Namespace, record: Mapping[str, Any]
+) -> None:
+    """The same as a page."""
+    items = [{"label": f"{arguments.split} {name}", "value": f"{value:.4f}"} for name, value in figures.items()]
+    what = f"{arguments.split} part, {arguments.which} weights"
+    made = [{"kind": "headline", "items": items, "lines": []}, *blocks(found, what, dataset_of(record))]
+    text = page(
+        f"{arguments.run_dir.resolve().name}: {arguments.split}", made, subtitle=str(arguments.run_dir), runs=[]
+    )
+    write_atomically(arguments.html, text.encode())
+    say(arguments.html)

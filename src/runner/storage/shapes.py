@@ -7,33 +7,22 @@ the bits of the CRC-32 of what stands before. Where it is another, or gone while
 """
 
 import json
-import math
 import sys
 import types
-import typing
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 from runner import notices
 from runner.errors import InputError
 from runner.storage import signature
 from runner.storage.files import read_regular, write_atomically
+from runner.storage.kinds import UNSET, Check, Range, check_of, field, in_words, kind_of, shown
 
 BITS = {"0": " ", "1": "\t"}
-UNSET: Any = object()  # the default of a key that a record may lack, and then goes on without
 _shapes: dict[str, Any] = {}
-_fits: dict[str, dict[str, "Check"]] = {}
-Check = Callable[[Any], bool]
-PLAIN: dict[Any, tuple[type, ...]] = {str: (str,), int: (int,), float: (float, int), types.NoneType: (types.NoneType,)}
-
-
-class Range(NamedTuple):
-    """What a number may be, in an Annotated hint."""
-
-    least: int
-    most: float = math.inf
+_fits: dict[str, dict[str, Check]] = {}
 
 
 class BadRecord(InputError):
@@ -109,49 +98,14 @@ def shapes() -> dict[str, Any]:
     }
     sweep |= {"own_code": (dict[str, dict[str, str]] | None, None), "jobs": (list[facts], [])}
     _shapes.update(summed=summed, run=run, whole=whole, never_began=never, job=job, sweep=sweep)
+    trial: Any = {"state": str, "value": (number, None), "params": (facts, {})}
+    _shapes.update(study={"history": types.GenericAlias(list, trial), "importances": (metrics, {})})
     return _shapes
-
-
-def field(kind: Any) -> tuple[Any, Any]:
-    """(type hint, default) of a key; without a default it is required."""
-    return kind if isinstance(kind, tuple) else (kind, ...)
-
-
-def check_of(hint: Any) -> Check:
-    """What tells whether a value of JSON is of a type hint. A whole number is a number, and true is none."""
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return lambda value: True
-    if isinstance(hint, Mapping):
-        required = [key for key, kind in hint.items() if field(kind)[1] is ...]
-        keys = {key: check_of(field(kind)[0]) for key, kind in hint.items()}
-        return lambda value: (
-            isinstance(value, dict)
-            and all(key in value for key in required)
-            and all(fits(value[key]) for key, fits in keys.items() if key in value)
-        )
-    if origin is Annotated:
-        inner, (least, most) = check_of(parts[0]), parts[1]
-        return lambda value: inner(value) and least <= value <= most
-    if origin in (typing.Union, types.UnionType):
-        kinds = frozenset(kind for part in parts for kind in PLAIN.get(part, ()))
-        others = [check_of(part) for part in parts if part not in PLAIN]
-        return lambda value: type(value) in kinds or any(fits(value) for fits in others)
-    if origin is Literal:
-        return lambda value: type(value) is str and value in parts
-    if origin is list:
-        item = check_of(parts[0])
-        return lambda value: type(value) is list and all(map(item, value))
-    if origin is dict:
-        item = check_of(parts[1])
-        return lambda value: type(value) is dict and all(map(item, value.values()))
-    kinds = frozenset(PLAIN[hint])
-    return lambda value: type(value) in kinds
 
 
 def read(path: Path, name: str) -> dict[str, Any]:
     """The record in a file, in the named shape: "run", "whole" (a run to be opened again), "summed" (what a
-    summary needs of one), "job" or "sweep".
+    summary needs of one), "job", "sweep" or "study".
 
     Raises:
         FileNotFoundError: there is none.
@@ -226,34 +180,6 @@ def check_finite(path: Path, record: Mapping[str, Any]) -> None:
     for key, value in figures.items():
         if value is not None and not abs(value) <= sys.float_info.max:
             raise BadRecord(f"{path}: {key} is {str(value)[:20]}: not a finite number")
-
-
-def shown(value: Any) -> str:
-    """The beginning of a value, as JSON has it; of a container only what it is."""
-    text = kind_of(value) if isinstance(value, (list, dict)) else json.dumps(value)
-    return text if len(text) < 60 else f"{text[:60]}..."
-
-
-def in_words(hint: Any) -> str:
-    """A type hint of a shape, in JSON's words."""
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(in_words(part) for part in parts)
-    if origin is Annotated:
-        least, most = parts[1]
-        return f"{in_words(parts[0])}, at least {least}" + (f" and at most {most}" if most < math.inf else "")
-    if origin is Literal:
-        return f"one of {', '.join(map(str, parts))}"
-    if origin is list:
-        return "a list" if parts[0] is Any else f"a list, each {in_words(parts[0])}"
-    if origin is dict:
-        return "an object" if parts[1] is Any else f"an object, each {in_words(parts[1])}"
-    words = {str: "a text", int: "a whole number", float: "a number", types.NoneType: "null"}
-    return words.get(hint, "an object") if isinstance(hint, type) else f"an object of {', '.join(hint)}"
-
-
-def kind_of(value: Any) -> str:
-    return {list: "a list", dict: "an object", str: "a text", type(None): "null"}.get(type(value), "a number")
 
 
 def row(line: bytes, key: str) -> dict[str, Any] | None:

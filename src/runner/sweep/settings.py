@@ -90,7 +90,8 @@ def members(place: Path, failed: Mapping[str, str | None] | None = None) -> list
     for name, known in plan.known_jobs(place).items():
         run_dir = RunDir(place / name)
         words = words_of(known.get("overrides", []))
-        planned, choices = known.get("setting"), known.get("choices") or choices_of(run_dir)
+        planned, kept = known.get("setting"), known.get("choices") or choices_of(run_dir)
+        choices = {group: text(choice) for group, choice in kept.items()}
         seed = str(known["seed"] if known.get("seed") is not None else words.get("seed", "?"))
         state: str = "planned"
         error: str | None = None
@@ -107,7 +108,7 @@ def members(place: Path, failed: Mapping[str, str | None] | None = None) -> list
                 if code is not None and code_changes(record.get("code"), code):  # sweep.force=true
                     config["code"] = plan.digest(record["code"])[:8]
                 choices = {**{key: word for key, word in words.items() if f"{key}._target_" in config}, **choices}
-                seed = str(record["config"]["seed"])
+                seed = str(record["config"].get("seed", seed))
                 found.append(Member(name, seed, config, words, choices, state, record, planned, error))
                 continue
         elif failed and name in failed:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 LEVEL = 0.95
+LARGEST = 1e150  # what can still be squared; beyond it is as good as infinite
 RESAMPLES = 10_000
 CHUNK = 500  # resamples at once: memory for a thousand settings
 
@@ -97,10 +98,19 @@ def fraction_interval(values: Sequence[float], examples: int | None) -> list[flo
     whole = widened(values, z) + (inside / examples if examples else 0.0)
     if whole == 0 and not examples:
         return None
-    count = inside / whole if whole > 0 else float(examples or 1)
+    return wilson(p, inside / whole if whole > 0 else float(examples or 1), z)
+
+
+def wilson(p: float, count: float, z: float) -> list[float]:
+    """Wilson's score interval of a fraction p of so many examples."""
     center = (p + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(inside / count + (z / (2 * count)) ** 2)
+    half = z / (1 + z * z / count) * math.sqrt(p * (1 - p) / count + (z / (2 * count)) ** 2)
     return [max(0.0, center - half), min(1.0, center + half)]
+
+
+def examples_interval(p: float, examples: int) -> list[float]:
+    """The 95 % interval of one run's fraction for other examples; of other seeds one run says nothing."""
+    return wilson(p, examples, z_quantile())
 
 
 def widened(values: Sequence[float], z: float) -> float:

@@ -145,14 +145,16 @@ def counts(setting: Setting) -> dict[str, int]:
 
 
 def metrics_of(record: Mapping[str, Any]) -> dict[str, float | None]:
-    """A run's figures by name; what is of the best epoch and what of the last never share a name. None: not finite."""
+    """A run's figures by name; what is of the best epoch and what of the last never share a name. None: not finite,
+    or so large that it has no variance.
+    """
     monitor = record["monitor"]
     names = {f"best/{monitor}": record["best_value"]}
     if monitor in record.get("last", {}):
         names[f"last/{monitor}"] = record["last"][monitor]
     for which in ("best", "last"):
         names |= {f"test/{which}/{key}": value for key, value in record.get("test", {}).get(which, {}).items()}
-    return {name: value if value is None or math.isfinite(value) else None for name, value in names.items()}
+    return {name: v if v is not None and abs(v) < statistics.LARGEST else None for name, v in names.items()}
 
 
 def figures_of(name: str, values: Sequence[float | None], setting: Setting) -> dict[str, Any]:
@@ -164,13 +166,17 @@ def figures_of(name: str, values: Sequence[float | None], setting: Setting) -> d
 
 
 def evaluated(record: Mapping[str, Any], part: str) -> int | None:
-    """How many examples of a part an evaluation sees."""
-    whole = record.get("examples", {}).get(part)
-    trainer, loading = (record.get("config", {}).get(key, {}) for key in ("trainer", "dataloader"))
+    """How many examples of a part an evaluation sees; None where the record does not tell."""
+    whole, config = record.get("examples", {}).get(part), record.get("config", {})
+    nodes = (config.get(key) for key in ("trainer", "dataloader"))
+    trainer, loading = (node if isinstance(node, Mapping) else {} for node in nodes)
     batches = 1 if trainer.get("dry_run") else trainer.get("limit_batches")
     if whole is None or batches is None:
         return None if whole is None else int(whole)
-    return min(int(whole), batches * int(loading.get("eval_batch_size") or 1))
+    size = loading.get("eval_batch_size") or 1
+    if not all(isinstance(count, int) and count > 0 for count in (batches, size)):
+        return None  # by other hands: no run was built of that
+    return min(int(whole), batches * size)
 
 
 def main_of(row: Mapping[str, Any], table: Mapping[str, Any]) -> float | None:
