@@ -150,7 +150,7 @@ class Resumed:
         run_dir.steps.cut_back(progress.step)
         record["resumed"] = [*self.record.get("resumed", []), self.event(progress, record)]
         record |= {key: self.record.get(key) for key in KEPT}
-        record |= {key: self.record[key] for key in ("replay_of",) if key in self.record}
+        record |= {key: self.record[key] for key in ("replay_of", "choices") if key in self.record}
         record |= {"epochs_done": progress.epoch, "best_epoch": progress.best_epoch, "best_value": progress.best_value}
         rows = {row.pop("epoch"): row for row in run_dir.metrics.read()}
         record["seconds"] = round(sum(row["seconds"] or 0 for row in rows.values()), 3)
