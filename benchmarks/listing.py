@@ -1,22 +1,22 @@
 """How long `ls` takes over many runs of mixed configs, as a ratio to reading their JSON files alone.
 
 `python -m benchmarks.listing [--runs N] [--rounds N]`. The records are those of real compositions, with values of their
-own for learning rate, seed and figures, sealed as a run seals its record. Timed in turn, each in a process of its own.
+own for learning rate, seed and figures, sealed as a run seals its record. In turn, each in a process of its own; processor seconds, since other work on the
+machine changes wall time by a factor that differs from one to the next.
 """
 
 import argparse
 import json
+import os
 import random
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-
-from benchmarks.measure import machine, median
 
 from omegaconf import OmegaConf
 
+from benchmarks.measure import machine, median
 from runner.config.compose import compose
 from runner.storage import shapes
 from runner.storage.run_dir import RunDir
@@ -26,24 +26,25 @@ MODELS, SCHEDULERS = ("net", "mlp", "strided"), ("step", "cosine", "warmup_cosin
 MORE = (["optimizer=adam"], ["optimizer=sgd", "optimizer.momentum=0.9"], ["optimizer=adamw", "loss=label_smoothing"])
 READ = """
 import json, os, sys, time
-began = time.perf_counter()
+began = time.process_time()
 count = 0
 for path, folders, files in os.walk(sys.argv[1]):
     if "run.json" in files:
         with open(os.path.join(path, "run.json"), "rb") as file:
             json.loads(file.read())
         count += 1
-print(count, time.perf_counter() - began)
+print(count, time.process_time() - began)
 """
 LIST = """
-import contextlib, io, sys, time
+import contextlib, gc, io, sys, time
+gc.disable()  # as runner.__main__ does
 from pathlib import Path
 from runner.cli import ls
-began = time.perf_counter()
+began = time.process_time()
 with contextlib.redirect_stdout(io.StringIO()) as shown:
     ls.main(ls.parser().parse_args(sys.argv[1:]))
 lines = shown.getvalue().splitlines()
-print(len(lines), time.perf_counter() - began, max(map(len, lines)))
+print(len(lines), time.process_time() - began, max(map(len, lines)))
 """
 
 
@@ -66,9 +67,17 @@ def make_runs(folder: Path, first: dict, count: int) -> None:
     for number in range(count):
         words, choices, config, source = kinds[number % len(kinds)]
         lr, seed, value = round(10 ** rng.uniform(-3, 0), 4), rng.randrange(5), round(rng.uniform(0.8, 0.99), 4)
-        command = [*first["command"][:3], *words, f"optimizer.lr={lr}", f"seed={seed}"]
+        overrides = [*words, f"optimizer.lr={lr}", f"seed={seed}"]
+        command = [*first["command"][:3], *overrides]
         own = {"seed": seed, "optimizer": {**config["optimizer"], "lr": lr}}
-        record = {**first, "choices": choices, "command": command, "seed": seed, "best_value": value}
+        record = {
+            **first,
+            "choices": choices,
+            "overrides": overrides,
+            "command": command,
+            "seed": seed,
+            "best_value": value,
+        }
         record |= {"config": {**config, **own}, "config_source": {**source, **own}}
         record["config_yaml"] = OmegaConf.to_yaml(OmegaConf.create(record["config"])) if number < 1 else made  # noqa: F821
         made = record["config_yaml"]
@@ -88,9 +97,11 @@ def measured(code: str, *words: str) -> list[float]:
 
 
 def seconds(*words: str) -> float:
-    began = time.perf_counter()
-    subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, check=True)
-    return time.perf_counter() - began
+    """Of the processor, by a whole command."""
+    before = os.times()
+    subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 def main() -> None:
@@ -112,9 +123,13 @@ def main() -> None:
             listed.append(took)
             alone.append(seconds("-c", READ, str(runs)))
             whole.append(seconds("-m", "runner", "ls", str(runs)))
-    print(f"{arguments.runs} runs, {rows:.0f} lines of {width:.0f} columns at most; medians of {arguments.rounds} rounds")
+    print(
+        f"{arguments.runs} runs, {rows:.0f} lines of {width:.0f} columns at most; medians of {arguments.rounds} rounds"
+    )
     ratios = [one / other for one, other in zip(listed, read, strict=True)]
-    print(f"in the process: reading the JSON {median(read):.3f} s, ls {median(listed):.3f} s, ratio {median(ratios):.2f}")
+    print(
+        f"in the process: reading the JSON {median(read):.3f} s, ls {median(listed):.3f} s, ratio {median(ratios):.2f}"
+    )
     ratios = [one / other for one, other in zip(whole, alone, strict=True)]
     print(f"whole commands: {median(alone):.3f} s, {median(whole):.3f} s, ratio {median(ratios):.2f}")
     print(machine())

@@ -10,8 +10,8 @@ import pytest
 
 import runner
 from runner.__main__ import main
+from runner.cli import select
 from runner.errors import InputError
-from runner.storage import records
 
 WORDS = ["dataset=fake", "dataset.train_size=40", "dataset.val_size=10", "dataset.eval_size=10", "model=mlp"]
 WORDS += ["trainer.epochs=2", "quiet=true", "device.threads=1", "dataset.input_shape=[1,4,4]"]
@@ -112,9 +112,9 @@ def test_prune_keeps_the_best_of_finished_runs(folder, tmp_path, say):
     [
         (["ls", "absent"], "absent: there is no such folder"),
         (["ls", "."], ".: holds no run"),
-        (["ls", "FOLDER", "--where", "foo=1"], "no run has the key 'foo'; choices: "),
-        (["ls", "FOLDER", "--where", "foo"], "must be KEY=VALUE"),
-        (["ls", "FOLDER", "--sort", "val/foo"], "--sort val/foo: no run has this key"),
+        (["ls", "FOLDER", "--where", "foo=1"], "--where foo=1: no run has the key 'foo'; nearest: "),
+        (["ls", "FOLDER", "--where", "foo"], "--where foo: must be KEY, one of = != "),
+        (["ls", "FOLDER", "--sort", "val/foo"], "--sort val/foo: no run has the key 'val/foo'; nearest: "),
         (["show", "absent"], "absent: holds no run"),
         (["diff", "absent", "FOLDER"], "absent: holds no run"),
         (["best", "."], ".: holds no run"),
@@ -145,8 +145,51 @@ def test_a_thousand_runs_are_listed_in_under_a_second_without_torch(folder, tmp_
 
 def test_conditions_compare_as_json_or_as_text():
     rows = [{"config.a": 1}, {"config.a": "x"}, {"config.a": None}]
-    assert records.where(rows, ["a=1"]) == [rows[0]]
-    assert records.where(rows, ["a=x"]) == [rows[1]]
-    assert records.where(rows, ["a=null"]) == [rows[2]]
+    assert select.where(rows, ["a=1"]) == [rows[0]]
+    assert select.where(rows, ["a=x"]) == [rows[1]]
+    assert select.where(rows, ["a=null"]) == [rows[2]]
     with pytest.raises(InputError):
-        records.where(rows, ["b=1"])
+        select.where(rows, ["b=1"])
+
+
+ROWS = [
+    {"path": "p/a", "tags": ["x", "yz"], "state": "done", "choices.scheduler": "step", "config.optimizer.lr": 0.5},
+    {"path": "p/b", "tags": [], "state": "failed", "choices.scheduler": "cosine", "config.optimizer.lr": 1},
+    {"path": "p/c", "tags": ["z"], "state": "done", "config.optimizer.lr": 1e-3, "best/val/accuracy": 0.9},
+]
+
+
+@pytest.mark.parametrize(
+    ("condition", "found"),
+    [
+        *(("scheduler=step", "a"), ("scheduler!=step", "bc"), ("scheduler~^cos", "b"), ("state=done", "ac")),
+        *(("status!=done", "b"), ("optimizer.lr>=0.5", "ab"), ("lr<0.5", "c"), ("lr>.4", "ab"), ("lr=1.0", "b")),
+        *(("lr == 0.001", "c"), ("tags=x", "a"), ("tag!=x", "bc"), ("tags~z", "ac"), ("val/accuracy>0.5", "c")),
+        *(("path~[ab]$", "ab"), ("lr<=1,state=done", "ac"), ("scheduler=null", "c"), ("optimizer.lr>0.5", "b")),
+    ],
+)
+def test_conditions_know_groups_keys_metrics_and_labels(condition, found):
+    assert "".join(row["path"][-1] for row in select.where(ROWS, [condition])) == found
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("learning_rate>1", "nearest: optimizer.lr"),
+        ("sheduler=step", "nearest: scheduler"),
+        ("val/acuracy>1", "nearest: val/accuracy"),
+        ("lr>high", "'high' cannot be compared with the values of lr"),
+        ("state~[", "'[' is no regular expression"),
+        ("=1", "must be KEY, one of"),
+    ],
+)
+def test_a_wrong_condition_names_what_is_near(condition, message):
+    with pytest.raises(InputError) as raised:
+        select.where(ROWS, [condition])
+    assert message in str(raised.value) and len(str(raised.value)) < 250
+
+
+def test_the_order_goes_either_way():
+    for key, found in (("lr", "bac"), ("-lr", "cab"), ("path", "abc"), ("-path", "cba")):
+        rows = [{**row, "monitor": "val/accuracy", "mode": "max", "modes": {}} for row in ROWS]
+        assert "".join(row["path"][-1] for row in select.ordered(rows, key)) == found

@@ -41,6 +41,15 @@ def escaped(char: str) -> str:
     )
 
 
+def can_show(text: str) -> bool:
+    """Whether stdout's encoding has these characters."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
 def printable_lines(text: str) -> str:
     """A text of several lines that are meant: a traceback, another library's message."""
     return printable(text.expandtabs(4), kept="\n")

@@ -74,4 +74,3 @@ def shown(items: Sequence[T], what: str) -> Iterator[T]:
         for item in items:
             yield item
             made.add()
-

@@ -10,6 +10,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.job import own_code
+from runner.job.changes import own_overrides
 from runner.job.logs import RESULT, Screen, epoch_table, open_logs
 from runner.job.record import keep_epochs, new_record, outcome, source_of
 from runner.processes import STOP_SIGNALS, StopRequest, stop_signals
@@ -106,7 +107,7 @@ def prepare(
     record = new_record(built, source)
     git, diff = provenance.git_state()
     own = own_code.find(built.config)
-    record["choices"] = choices_of(run_dir.path)
+    record |= {"overrides": own_overrides(run_dir.path), "choices": choices_of(run_dir.path)}
     record |= {"git": git, "own_code": own, "code": provenance.code_state(git, diff, own_code.digests(own))}
     for line in describe(built):
         log.info(line)

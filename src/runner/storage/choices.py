@@ -14,4 +14,4 @@ def choices_of(folder: Path) -> dict[str, str]:
         return {}
     found = re.search(r"^( *)choices:\n((?:\1 +.*\n)+)", text, re.MULTILINE)
     pairs = re.findall(r"^ *([\w@.-]+): (.+)$", found[2], re.MULTILINE) if found else []
-    return {group: choice.strip("'\"") for group, choice in pairs}
+    return {group: choice.strip("'\"") for group, choice in pairs if not group.startswith("hydra/")}

@@ -12,7 +12,7 @@ TEMPORARY = ".tmp"  # the ending of what a killed write leaves behind
 KINDS = ((stat.S_ISDIR, "is a folder"), (stat.S_ISFIFO, "is a pipe"), (stat.S_ISSOCK, "is a socket"))
 
 
-def open_regular(path: Path) -> BufferedReader:
+def open_regular(path: Path | str) -> BufferedReader:
     """Opens a file for reading. A pipe would make the reader wait for good, a device never end.
 
     Raises:
@@ -26,12 +26,12 @@ def open_regular(path: Path) -> BufferedReader:
     raise not_a_file(path, mode)
 
 
-def not_a_file(path: Path, mode: int) -> OSError:
+def not_a_file(path: Path | str, mode: int) -> OSError:
     what = next((words for is_kind, words in KINDS if is_kind(mode)), "is a device")
     return OSError(errno.EINVAL, f"{what}, not a file", str(path))
 
 
-def read_regular(path: Path) -> bytes:
+def read_regular(path: Path | str) -> bytes:
     with open_regular(path) as file:
         return file.read()
 

@@ -18,9 +18,11 @@ from runner.storage.files import fsync_directory, read_regular
 from runner.storage.run_dir import LABELS, RunDir, now
 
 
-def history(folder: Path) -> list[dict[str, Any]]:
+def history(folder: Path | str) -> list[dict[str, Any]]:
     """Every change of a run's labels, the oldest first; a line that is none is left out and named (runner.notices)."""
-    path = folder / LABELS
+    path = os.path.join(folder, LABELS)
+    if not os.path.lexists(path):
+        return []
     try:
         lines = read_regular(path).split(b"\n")[:-1]  # a last line that does not end was cut off by a crash
     except FileNotFoundError:
@@ -73,3 +75,14 @@ def add(run_dir: RunDir, change: Mapping[str, Any]) -> None:
         fsync_directory(path.parent)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def restate(run_dir: RunDir, record: Mapping[str, Any], keys: Sequence[str]) -> None:
+    """Where labels were changed after the start, those that a resumption has given anew come last, and so hold."""
+    if not (changes := history(run_dir.path)):
+        return
+    change: dict[str, Any] = {"notes": record["notes"]} if "notes" in keys else {}
+    if "tags" in keys:
+        change |= {"removed": labelled(record, changes)["tags"], "added": list(record["tags"])}
+    if change:
+        add(run_dir, change)

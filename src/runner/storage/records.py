@@ -1,5 +1,6 @@
 """Runs as plain dicts, read from their folders' JSON: no torch, no YAML, a thousand in well under a second."""
 
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from runner.storage.choices import choices_of
 from runner.storage.rows import Rows
 from runner.storage.run_dir import RunDir, is_locked, no_run
 
+
 def find(folder: Path) -> list[Path]:
     """The run directories at or below a folder, sorted by path. A run's own folder is not searched further.
 
@@ -21,7 +23,7 @@ def find(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
-    found: list[Path] = []
+    found: list[str] = []
 
     def unreadable(error: OSError) -> None:
         notices.add(f"{error.filename}: left out, cannot be read ({error.strerror})")
@@ -30,12 +32,12 @@ def find(folder: Path) -> list[Path]:
         if "run.json" not in files and "metrics.jsonl" in files:
             notices.add(f"{path}: left out, its run.json is gone")
         if "run.json" in files or "run.json" in folders:
-            found.append(Path(path))
+            found.append(path)
             folders.clear()
         folders[:] = sorted(name for name in folders if not name.startswith("."))
     if not found:
         raise InputError(f"{folder}: holds no run")
-    return sorted(found)
+    return [Path(path) for path in sorted(found, key=lambda path: path.split(os.sep))]
 
 
 def flatten(config: Any, key: str = "") -> dict[str, Any]:
@@ -49,50 +51,83 @@ def flatten(config: Any, key: str = "") -> dict[str, Any]:
 
 def flatten_into(flat: dict[str, Any], config: Mapping[Any, Any], before: str) -> None:
     for name, value in config.items():
-        if isinstance(value, Mapping):
+        if type(value) is dict or isinstance(value, Mapping):
             flatten_into(flat, value, f"{before}{name}.")
         else:
             flat[f"{before}{name}"] = value
 
 
-def state_of(run_dir: RunDir, record: Mapping[str, Any]) -> str:
+def state_of(run_dir: RunDir | Path, record: Mapping[str, Any]) -> str:
     """The record's state; a run that says "running" and whose lock nobody holds was killed."""
     state = str(record["state"])
-    return "killed" if state == "running" and not is_locked(run_dir) else state
+    if state != "running":
+        return state
+    return state if is_locked(run_dir if isinstance(run_dir, RunDir) else RunDir(run_dir)) else "killed"
 
 
-def read(path: Path) -> dict[str, Any]:
+PLAIN = frozenset(
+    (dict, list, str, int, float, bool, type(None))
+)  # what JSON has; all else of a listed record is in pieces
+
+
+class Row(dict[str, Any]):
+    """A run as a flat dict, with the record that it was made of, and its config's keys by group."""
+
+    record: dict[str, Any]
+    groups: dict[str, dict[str, Any]]
+
+
+@functools.lru_cache(maxsize=10_000)
+def piece(before: str, name: str, written: bytes) -> dict[str, Any]:
+    """A piece of a config as flat keys; of the runs of a folder most pieces are the same bytes."""
+    import msgspec
+
+    return flatten({f"{before}.{name}": msgspec.json.decode(written)})
+
+
+def pieces(config: Mapping[str, Any], before: str) -> dict[str, dict[str, Any]]:
+    """The flat keys of each group of a config that shapes.read_listed has read."""
+    return {
+        name: flatten({f"{before}.{name}": value}) if type(value) in PLAIN else piece(before, name, bytes(value))
+        for name, value in config.items()
+    }
+
+
+def read(path: Path) -> Row:
     """One run as a flat dict: path, name, state, tags, choices of groups, config keys, and the metrics of its best and
     last epoch.
     """
-    run_dir = RunDir(path)
+    folder = str(path)
     try:
-        record = shapes.read_shaped(run_dir.run_json)
+        record = shapes.read_listed(os.path.join(folder, "run.json"))
     except FileNotFoundError as error:
         raise no_run(path) from error
-    said = labels.labelled(record, labels.history(path))
-    row: dict[str, Any] = {
-        "path": str(path),
-        "name": record["name"] or path.name,
-        "state": state_of(run_dir, record),
-        "tags": said["tags"],
-        "notes": said["notes"],
-        "archived": said["archived"],
-        "epochs_done": record["epochs_done"],
-        "epochs": record["epochs"],
-        "monitor": record["monitor"],
-        "mode": record["mode"],
-        "modes": record["modes"],
-        "best_epoch": record["best_epoch"],
-        "best_value": record["best_value"],
-        "seconds": record["seconds"],
-        "started": record["started"],
-        "error": record["error"],
-        "threads": record["threads"],
-    }
-    choices = record["choices"] or choices_of(path)
-    row |= {f"choices.{group}": choice for group, choice in choices.items() if not group.startswith("hydra/")}
-    flatten_into(row, record["config"], "config.")
+    said = labels.labelled(record, labels.history(folder))
+    row = Row(
+        path=folder,
+        name=record["name"] or os.path.basename(folder),
+        state=state_of(path, record),
+        tags=said["tags"],
+        notes=said["notes"],
+        archived=said["archived"],
+        epochs_done=record["epochs_done"],
+        epochs=record["epochs"],
+        monitor=record["monitor"],
+        mode=record["mode"],
+        modes=record["modes"],
+        best_epoch=record["best_epoch"],
+        best_value=record["best_value"],
+        seconds=record["seconds"],
+        started=record["started"],
+        error=record["error"],
+        threads=record["threads"],
+    )
+    row.record, row.groups = record, pieces(record["config"], "config")
+    record["choices"] = record["choices"] or choices_of(path)
+    for flat in pieces(record["choices"], "choices").values():
+        row.update(flat)
+    for flat in row.groups.values():
+        row.update(flat)
     for which in ("best", "last"):
         for key, value in record[which].items():
             row[f"{which}/{key}"] = value
@@ -101,16 +136,18 @@ def read(path: Path) -> dict[str, Any]:
     return row
 
 
-def runs(*folders: Path) -> list[dict[str, Any]]:
+def runs(*folders: Path) -> list[Row]:
     """Every run below the folders that can be read, as read() gives it; the others are named (runner.notices). A run
     that lies in several of them is there once.
 
     Raises:
         InputError: there is none, or none of them can be read.
     """
-    found = {os.path.realpath(path): path for folder in reversed(folders) for path in reversed(find(folder))}
+    paths = [path for folder in folders for path in find(folder)]
+    if len(folders) > 1:
+        paths = list({os.path.realpath(path): path for path in reversed(paths)}.values())[::-1]
     rows, bad = [], []
-    for path in shown(list(found.values())[::-1], "reading runs"):
+    for path in shown(paths, "reading runs"):
         try:
             rows.append(read(path))
         except InputError as error:

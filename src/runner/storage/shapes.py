@@ -19,8 +19,12 @@ from runner.storage import signature
 from runner.storage.files import read_regular, write_atomically
 
 LARGEST = sys.float_info.max
-BITS = {"0": " ", "1": "\t"}
+BITS = bytes.maketrans(b"01", b" \t")
 _shapes: dict[str, Any] = {}
+LISTED = (  # what a listing reads of a run; the rest may be damaged
+    *("state", "name", "tags", "notes", "started", "error", "command", "overrides", "threads", "epochs", "epochs_done"),
+    *("monitor", "mode", "modes", "best_epoch", "best_value", "best", "last", "test", "seconds"),
+)
 
 
 class BadRecord(InputError):
@@ -63,6 +67,7 @@ def shapes() -> dict[str, Any]:
         "tags": (list[Any], []),
         "name": (Any, None),
         "notes": (Any, None),
+        "overrides": (words | None, None),
         "choices": (dict[str, Any] | None, None),
         "seconds": (Annotated[float, msgspec.Meta(ge=0)] | None, None),
         "test": (dict[str, metrics], {}),
@@ -114,6 +119,9 @@ def shapes() -> dict[str, Any]:
         whole=shape("Whole", whole),
         never_began=shape("NeverBegan", never),
     )
+    pieces: Any = dict[str, msgspec.Raw]
+    in_pieces = {"config": pieces, "config_source": (pieces, {}), "choices": (pieces | None, None)}
+    _shapes.update(listed=shape("Listed", {**{key: run[key] for key in LISTED}, **in_pieces}))
     _shapes.update(job=shape("Job", job), sweep=shape("Sweep", sweep))
     _shapes.update(epoch=dict[str, number | list[number]], words=list[str])
     change = {"at": str, "added": (words, []), "removed": (words, []), "notes": (str | None, msgspec.UNSET)}
@@ -140,22 +148,24 @@ def read(path: Path, name: str) -> dict[str, Any]:
     return record
 
 
-def read_shaped(path: Path) -> dict[str, Any]:
-    """As read(path, "run"), with the keys of that shape alone: half the time, which a listing of a thousand feels."""
+def read_listed(path: str) -> dict[str, Any]:
+    """As read(path, "run") for a listing of thousands: LISTED alone, and config, config_source and choices in pieces
+    (msgspec.Raw), most of which are the same bytes in many runs; see records.piece.
+    """
     import msgspec
 
     content = content_of(path)
     try:
-        made = msgspec.json.decode(content, type=shapes()["run"])
+        made = msgspec.json.decode(content, type=shapes()["listed"])
     except (ValueError, RecursionError):
-        return read(path, "run")  # says what is wrong, or knows the exception
+        return read(Path(path), "run")  # says what is wrong, or knows the exception
     record = {key: getattr(made, key) for key in made.__struct_fields__}
     check_finite(path, record)
     check_seal(path, content)
     return record
 
 
-def content_of(path: Path) -> bytes:
+def content_of(path: Path | str) -> bytes:
     try:
         return read_regular(path)
     except FileNotFoundError:
@@ -164,7 +174,7 @@ def content_of(path: Path) -> bytes:
         raise BadRecord(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def check_seal(path: Path, content: bytes) -> None:
+def check_seal(path: Path | str, content: bytes) -> None:
     if not is_sealed(content):
         notices.add(f"{path}: was changed since it was written (its CRC-32 is another); what it says may be wrong")
 
@@ -214,7 +224,7 @@ def checked(path: Path, record: dict[str, Any], name: str) -> dict[str, Any]:
     return whole
 
 
-def check_finite(path: Path, record: Mapping[str, Any]) -> None:
+def check_finite(path: Path | str, record: Mapping[str, Any]) -> None:
     """Refuses figures that no run of ours writes: what is not finite is null in a record."""
     groups = {"": {key: record.get(key) for key in ("seconds", "best_value")}}
     groups |= {"best.": record["best"], "last.": record["last"]}
@@ -269,7 +279,7 @@ def write(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def seal(body: bytes) -> bytes:
-    return "".join(BITS[bit] for bit in f"{zlib.crc32(body):032b}").encode() + b"\n"
+    return f"{zlib.crc32(body):032b}".encode().translate(BITS) + b"\n"
 
 
 def is_sealed(content: bytes) -> bool:
