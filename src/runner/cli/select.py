@@ -10,11 +10,23 @@ from runner.errors import InputError
 
 Row = Mapping[str, Any]
 OTHER_NAMES = {
-    "status": "state", "tag": "tags", "note": "notes", "run": "path", "folder": "path", "best": "best_value",
+    "status": "state",
+    "tag": "tags",
+    "note": "notes",
+    "run": "path",
+    "folder": "path",
+    "best": "best_value",
     "best epoch": "best_epoch",
 }
 OPERATORS = {
-    "!=": "ne", "<=": "le", ">=": "ge", "==": "eq", "=": "eq", "<": "lt", ">": "gt", "~": "matches",
+    "!=": "ne",
+    "<=": "le",
+    ">=": "ge",
+    "==": "eq",
+    "=": "eq",
+    "<": "lt",
+    ">": "gt",
+    "~": "matches",
 }
 CONDITION = re.compile(r"\s*(.+?)\s*(!=|<=|>=|==|=|<|>|~)\s*(.*)", re.DOTALL)
 WORDS = {"true": True, "false": False, "null": None, "none": None}
