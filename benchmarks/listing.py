@@ -1,8 +1,8 @@
 """How long `ls` takes over many runs of mixed configs, as a ratio to reading their JSON files alone.
 
 `python -m benchmarks.listing [--runs N] [--rounds N]`. The records are those of real compositions, with values of their
-own for learning rate, seed and figures, sealed as a run seals its record. In turn, each in a process of its own; processor seconds, since other work on the
-machine changes wall time by a factor that differs from one to the next.
+own for learning rate, seed and figures, sealed as a run seals its record. In turn, each in a process of its own, in
+processor seconds: other work on the machine changes wall time by a factor that differs from one to the next.
 """
 
 import argparse
@@ -79,8 +79,6 @@ def make_runs(folder: Path, first: dict, count: int) -> None:
             "best_value": value,
         }
         record |= {"config": {**config, **own}, "config_source": {**source, **own}}
-        record["config_yaml"] = OmegaConf.to_yaml(OmegaConf.create(record["config"])) if number < 1 else made  # noqa: F821
-        made = record["config_yaml"]
         place = folder / f"2026-11-{number % 28 + 1:02}" / f"{number:04}"
         place.mkdir(parents=True)
         (place / "run.json").write_bytes(sealed(record))

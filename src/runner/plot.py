@@ -16,7 +16,7 @@ SEVERAL = "*"  # where two curves meet
 def sparkline(values: Values, width: int) -> str:
     """One line of bars, the lowest value the lowest bar; a space where there is no value."""
     bars = BARS if can_show(BARS) else PLAIN_BARS
-    known = [value for value in values if is_finite(value)]
+    known = finite(values)
     if not known:
         return ""
     low, high = min(known), max(known)
@@ -24,14 +24,14 @@ def sparkline(values: Values, width: int) -> str:
     line = ""
     for column in range(count):
         piece = values[column * len(values) // count : (column + 1) * len(values) // count]
-        found = [value for value in piece if is_finite(value)]
+        found = finite(piece)
         share = (found[-1] - low) / (high - low) if found and high > low else 0.5
         line += bars[min(len(bars) - 1, int(share * len(bars)))] if found else " "
     return line
 
 
-def is_finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+def finite(values: Values) -> list[float]:
+    return [value for value in values if value is not None and math.isfinite(value)]
 
 
 def plot(curves: Sequence[tuple[str, Values]], ends: tuple[str, str], width: int, height: int) -> list[str]:
@@ -42,7 +42,7 @@ def plot(curves: Sequence[tuple[str, Values]], ends: tuple[str, str], width: int
         ends: what stands at the axis' two ends.
         width, height: of the whole, in cells; the axis and the names come on top of the height.
     """
-    known = [value for _, values in curves for value in values if is_finite(value)]
+    known = [value for _, values in curves for value in finite(values)]
     if not known:
         return ["(no value to draw)"]
     low, high = min(known), max(known)

@@ -2,11 +2,13 @@
 
 VERBS = {
     "check": "all that can be said of a command, a run or a sweep before anything trains",
+    "preview": "the learning rate of every step, drawn, without training",
     "resume": "continues a run from its folder alone, with the same bits",
     "verify": "trains a run again, killing itself at random, and compares the bits",
     "replay": "trains a finished run once more into a new folder, and compares both",
     "ls": "the runs in folders: state, what varies between them, key metrics; filtered and sorted",
     "show": "a run, a sweep or a search on one screen",
+    "watch": "a run or a sweep, live, from another terminal",
     "compare": "the settings of several sweeps in one table",
     "diff": "two runs side by side, only what differs",
     "best": "the best run in a folder, by its monitored metric",

@@ -46,8 +46,9 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="CONDITION",
-        help="only runs that fulfil it: KEY, one of = != < <= > >= ~ (a regular expression), VALUE; of a group, a config"
-        " key, a metric (of the best epoch; test/...; last/...), state, tag, ...; several: once more, or after a comma",
+        help="only runs that fulfil it: KEY, one of = != < <= > >= ~ (a regular expression), VALUE; of a group, a"
+        " config key, a metric (of the best epoch; test/...; last/...), state, tag, ...; several: once more, or after"
+        " a comma",
     )
     made.add_argument("--tag", action="append", default=[], help="only runs with this tag")
     made.add_argument("--archived", action="store_true", help="archived runs too")

@@ -9,8 +9,8 @@ from runner.cli.labelling import add_to, runs_at
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="runner note",
-        description="Sets the note of a run, or of all runs below a folder; an empty TEXT takes it away. What is changed,"
-        " and when, is kept in the run's labels.jsonl; run.json stays as it is.",
+        description="Sets the note of a run, or of all runs below a folder; an empty TEXT takes it away. What is"
+        " changed, and when, is kept in the run's labels.jsonl; run.json stays as it is.",
     )
     made.add_argument("path", type=Path, metavar="PATH", help="a run's folder, or a folder of runs")
     made.add_argument("text", nargs="+", metavar="TEXT", help="the note; it takes the place of the one before")

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
-from runner.printable import can_show, printable
+from runner.printable import can_show, printable, say
 from runner.storage import shapes
 from runner.tables import cell
 
@@ -109,3 +110,15 @@ def commands(folder: Path, record: Mapping[str, Any]) -> list[tuple[str, str | N
     own = ["--config-dir", sweep["config_dir"]] if sweep["config_dir"] else []
     alone = shlex.join(["python", "-m", "runner", *own, *words])
     return [("sweep", typed(sweep["command"])), ("this job", alone)]
+
+
+class Redrawn:
+    """Lines on a terminal that take the place of those before."""
+
+    def __init__(self) -> None:
+        self.height = 0
+
+    def draw(self, lines: Sequence[str]) -> None:
+        sys.stdout.write(f"\x1b[{self.height}F\x1b[J" if self.height else "")
+        say(*lines, flush=True)
+        self.height = len(lines)

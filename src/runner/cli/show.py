@@ -24,8 +24,8 @@ STOPPED = ("interrupted", "killed", "failed")
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="runner show",
-        description="Shows what a run is, its result, what differs from the defaults, its best and last epoch and a plot"
-        " of its monitored metric; or a sweep: what ran, the best settings, what failed.",
+        description="Shows what a run is, its result, what differs from the defaults, its best and last epoch and a"
+        " plot of its monitored metric; or a sweep: what ran, the best settings, what failed.",
     )
     made.add_argument("path", type=Path, metavar="PATH", help="a folder that holds a run, a sweep or a search")
     made.add_argument("--config", action="store_true", help="the whole config, with the defaults where they differ")
@@ -45,11 +45,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise nothing_here(path)
     run_dir = RunDir(path)
     record = run_dir.read_run()
-    record["state"] = records.state_of(run_dir, record)
-    changes = labels.history(path)
-    record |= labels.labelled(record, changes)
-    record["choices"] = record["choices"] or choices_of(path)
-    record["overrides"] = record["overrides"] or [word for word in record["command"] or [] if "=" in word]
+    changes, record = completed(run_dir, record)
     if arguments.json:
         say(*json.dumps({**record, "labels": changes}, indent=2, default=str).splitlines())
         return 0
@@ -60,6 +56,15 @@ def main(arguments: argparse.Namespace) -> int:
     else:
         say(*lines(run_dir, record, changes, width()))
     return 0
+
+
+def completed(run_dir: RunDir, record: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The changes of a run's labels, and its record with all that other files know: state, labels, choices."""
+    changes = labels.history(run_dir.path)
+    record |= {"state": records.state_of(run_dir, record), **labels.labelled(record, changes)}
+    record["choices"] = record["choices"] or choices_of(run_dir.path)
+    record["overrides"] = record["overrides"] or [word for word in record["command"] or [] if "=" in word]
+    return changes, record
 
 
 def nothing_here(path: Path) -> Exception:
@@ -184,7 +189,7 @@ def files(run_dir: RunDir) -> str:
 
 
 def config_lines(_: RunDir, record: Mapping[str, Any]) -> list[str]:
-    _, ours, _ = defaults(record["choices"])
+    ours = defaults(record["choices"])[1]
     changed = differences(record["config_source"], record["choices"], record["overrides"])
     rows = []
     for key, value in records.flatten(record["config"]).items():

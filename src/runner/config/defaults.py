@@ -22,8 +22,8 @@ def flat(node: Any, before: str = "") -> dict[str, Any]:
 
 
 def defaults(choices: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any], list[str]]:
-    """The default choice of each group; the flat config that the YAML files give for these choices; and the groups whose
-    choice is none of our files.
+    """The default choice of each group; the flat config that the YAML files give for these choices; and the groups
+    whose choice is none of our files.
     """
     import yaml
 

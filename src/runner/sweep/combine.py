@@ -56,6 +56,23 @@ def combinations(parsed: Sequence[Any]) -> list[list[str]]:
     return [list(words) for words in itertools.product(*choices.values())]
 
 
+def alternatives(words: list[str]) -> list[list[str]]:
+    """The words of each combination of a command's several values.
+
+    Raises:
+        InputError: a word that is no override, or an interval.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from runner.config.compose import COMPOSITION_ERRORS, one_line, set_up
+
+    set_up()
+    try:
+        return combinations(OverridesParser.create().parse_overrides(words))
+    except COMPOSITION_ERRORS as error:
+        raise InputError(one_line(error)) from error
+
+
 def compose_job(sweeper: Any, overrides: list[str], swept: Sequence[str]) -> Job:
     """One job, composed and checked.
 
