@@ -15,6 +15,8 @@ ROOMS = {
     "errors": "",
     "printable": "",
     "tables": "printable",
+    "progress": "printable",
+    "plot": "printable",
     "notices": "",
     "values": "",
     "processes": "errors",
@@ -30,13 +32,13 @@ ROOMS = {
     "data": "errors seeding",
     # the rooms
     "config": "errors models losses schedulers metrics augment data values",  # most by name: what a target may be
-    "storage": "errors notices printable values",
+    "storage": "errors notices printable progress values",
     "batches": "errors processes torch_adapter values seeding augment data",
     "train": "errors processes torch_adapter seeding losses metrics storage batches",
     "job": "errors processes torch_adapter seeding device models losses schedulers metrics data"
-    " printable config storage batches train",
-    "sweep": "errors notices printable tables processes seeding batches config storage job",
-    "cli": "errors printable tables config storage train job sweep",
+    " printable progress config storage batches train",
+    "sweep": "errors notices printable tables progress processes seeding batches config storage job",
+    "cli": "errors notices printable tables progress plot config storage train job sweep",
     "__init__": "errors notices printable config storage job",
     "__main__": "errors notices printable cli",
     "hydra_plugins": "errors sweep",

@@ -1,6 +1,4 @@
-"""Curves as text: braille dots, block bars for a single line, and letters where curves share a picture or nothing
-else can be shown.
-"""
+"""Curves as text: braille dots, bars for a single line, letters where several share a picture; ASCII where it must."""
 
 import math
 from collections.abc import Iterator, Sequence

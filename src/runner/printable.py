@@ -55,10 +55,15 @@ def printable_lines(text: str) -> str:
     return printable(text.expandtabs(4), kept="\n")
 
 
-def say(*lines: Any, file: TextIO | None = None, flush: bool = False) -> None:
-    """Prints each of the lines as one line."""
+def hide() -> None:
+    """Takes what runner.progress has drawn off the terminal, before something is written there."""
     if before_a_line is not None:
         before_a_line()
+
+
+def say(*lines: Any, file: TextIO | None = None, flush: bool = False) -> None:
+    """Prints each of the lines as one line."""
+    hide()
     print("\n".join(printable(line) for line in lines), file=file or sys.stdout, flush=flush)
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,66 +12,95 @@ from typing import TypeVar
 from runner import printable
 
 AFTER_SECONDS = 2.0
-EVERY_SECONDS = 0.1
+EVERY_SECONDS = 0.2
 WIDTH = 24  # of the bar itself
 T = TypeVar("T")
 
 
 class Bar:
-    """Counts what is done. Nothing is shown in the first two seconds, nor where nobody looks at a terminal."""
+    """Counts what is done. A thread draws it, so that it lives while one piece takes long."""
 
-    def __init__(self, what: str, total: float | None) -> None:
-        self.what, self.total, self.done = what, total, 0.0
-        self.is_for_people = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    def __init__(self, what: str, total: float | None, done: float = 0.0) -> None:
+        self.what, self.total, self.done, self.before = what, total, done, done
         self.began = time.monotonic()
-        self.due = self.began + AFTER_SECONDS
-        self.is_drawn = False
+        self._is_drawn = False
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and printable.before_a_line is None:
+            printable.before_a_line = self.clear
+            self._thread = threading.Thread(target=self._live, daemon=True)
+            self._thread.start()
 
-    def add(self, count: float = 1, what: str | None = None) -> None:
-        self.at(self.done + count, what)
+    def add(self, count: float = 1) -> None:
+        self.done += count
 
-    def at(self, done: float, what: str | None = None) -> None:
-        """So much is done by now."""
-        self.done, self.what = done, what or self.what
-        if self.is_for_people and (now := time.monotonic()) >= self.due:
-            self.due = now + EVERY_SECONDS
-            self.draw(now - self.began)
+    def _live(self) -> None:
+        due = AFTER_SECONDS
+        while not self._ended.wait(due):
+            due = EVERY_SECONDS
+            with self._lock:
+                if not self._ended.is_set():
+                    self._write("\r\x1b[K" + self.line(time.monotonic() - self.began))
+                    self._is_drawn = True
 
-    def draw(self, seconds: float) -> None:
+    def line(self, seconds: float) -> str:
+        """`planning jobs [######      ]  25%, 12 s left`; of what has no known end the seconds so far."""
         text = f"{printable.printable(self.what)} "
-        if self.total:
-            share = min(1.0, self.done / self.total)
-            left = f", {seconds / share - seconds:.0f} s left" if share > 0 else ""
-            text += f"[{'#' * round(share * WIDTH):{WIDTH}}] {share:4.0%}{left}"
-        else:
+        if not self.total:
             text += f"{seconds:.0f} s"
-        self.write("\r\x1b[K" + text[: shutil.get_terminal_size().columns - 1])
-        self.is_drawn, printable.before_a_line = True, self.clear
+        else:
+            share = min(1.0, self.done / self.total)
+            came = self.done - self.before
+            left = f"{seconds * max(0.0, self.total - self.done) / came:.0f} s left" if came > 0 else f"{seconds:.0f} s"
+            text += f"[{'#' * round(share * WIDTH):{WIDTH}}] {share:4.0%}, {left}"
+        return text[: shutil.get_terminal_size().columns - 1]
 
     def clear(self) -> None:
-        """Takes the bar off the line, for another line or for good."""
-        if self.is_drawn:
-            self.write("\r\x1b[K")
-        self.is_drawn, printable.before_a_line = False, None
+        """Takes the bar off its line, for another line; it is drawn again below that."""
+        with self._lock:
+            if self._is_drawn:
+                self._write("\r\x1b[K")
+            self._is_drawn = False
 
-    def write(self, text: str) -> None:
+    def end(self) -> None:
+        if self._thread is not None:
+            self._ended.set()
+            self.clear()
+            self._thread.join()
+            printable.before_a_line = None
+
+    def _write(self, text: str) -> None:
         sys.stderr.write(text)
         sys.stderr.flush()
 
 
 @contextmanager
-def bar(what: str, total: float | None = None) -> Iterator[Bar]:
-    """A bar for its body; total None: how much there is to do is not known, and the seconds are counted."""
-    made = Bar(what, total)
+def bar(what: str, total: float | None = None, done: float = 0.0) -> Iterator[Bar]:
+    """A bar for its body; of bars inside bars the outer one is shown.
+
+    Args:
+        total: what bar.done is at the end; None: not known, and the seconds are counted.
+        done: where it begins.
+    """
+    made = Bar(what, total, done)
     try:
         yield made
     finally:
-        made.clear()
+        made.end()
 
 
 def shown(items: Sequence[T], what: str) -> Iterator[T]:
-    """The items, one by one, with a bar that counts them."""
+    """The items, one by one, under a bar that counts them."""
     with bar(what, len(items)) as made:
         for item in items:
             yield item
             made.add()
+
+
+def _forget() -> None:
+    """A forked child has no such thread, and its parent's lock may be held for good."""
+    printable.before_a_line = None
+
+
+os.register_at_fork(after_in_child=_forget)

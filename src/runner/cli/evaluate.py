@@ -1,6 +1,7 @@
 """`runner evaluate RUN_DIR`: the same numbers as the run's own, to the last digit."""
 
 import argparse
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from runner.cli import trust
 from runner.errors import InputError
 from runner.job.own_code import as_it_was_started
 from runner.printable import printable, say
+from runner.progress import Bar, bar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,10 +39,29 @@ def main(arguments: argparse.Namespace) -> int:
     trust.grant(arguments)
     from runner.job.saved import open_saved, rebuilt
 
-    saved = open_saved(arguments.run_dir, arguments.which)
+    with bar("reading the checkpoint"):
+        saved = open_saved(arguments.run_dir, arguments.which)
     with as_it_was_started(saved.record, saved.is_mine), closing(rebuilt(saved)) as built:
         evaluate(built, arguments)
     return 0
+
+
+class Counted:
+    """A loader whose batches a bar counts."""
+
+    def __init__(self, loader: Any, done: Bar) -> None:
+        self.loader, self.done = loader, done
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Any]:
+        for batch in self.loader.batches(epoch, start):
+            yield batch
+            self.done.add()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
 
 
 def evaluate(built: "Built", arguments: argparse.Namespace) -> None:
@@ -50,7 +71,10 @@ def evaluate(built: "Built", arguments: argparse.Namespace) -> None:
         raise InputError(f"--split {arguments.split}: this run has no such part")
     loader = built.test_loader if arguments.split == "test" else trainer.eval_loader
     assert loader is not None
-    for name, value in trainer.evaluate_on(loader).items():
+    with bar(f"evaluating {arguments.split}", len(loader)) as done:
+        counted: Any = Counted(loader, done)
+        values = trainer.evaluate_on(counted)
+    for name, value in values.items():
         say(f"{arguments.split}/{name}: {value!r}")
     if arguments.confusion:
         show_confusion(built, loader, part)

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf, open_dict, read_write
 from runner.config import admission
 from runner.config.checks import check_composed, check_targets
 from runner.errors import InputError
+from runner.progress import shown
 from runner.sweep import plan
 from runner.sweep.plan import Job
 
@@ -29,7 +30,7 @@ def compose_jobs(sweeper: Any, arguments: list[str]) -> tuple[list[Job], list[st
     if not batch:
         raise InputError(f"{' '.join(arguments)}: an empty list leaves no job to run")
     jobs = []
-    for number, overrides in enumerate(batch):
+    for number, overrides in enumerate(shown(batch, "planning jobs")):
         try:
             jobs.append(compose_job(sweeper, list(overrides), swept))
         except InputError as error:

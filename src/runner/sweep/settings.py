@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from runner.progress import shown
 from runner.storage import records, shapes
 from runner.storage.choices import choices_of
 from runner.storage.provenance import code_changes
@@ -86,7 +87,7 @@ def members(place: Path, failed: Mapping[str, str | None] | None = None) -> list
         failed: jobs that failed before they left a record, with the error.
     """
     found, bare, code = [], [], plan.last_code(place)
-    for name, known in plan.known_jobs(place).items():
+    for name, known in shown(list(plan.known_jobs(place).items()), "reading jobs"):
         run_dir = RunDir(place / name)
         words = words_of(known.get("overrides", []))
         planned, choices = known.get("setting"), known.get("choices") or choices_of(run_dir.path)
