@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,10 @@ from runner.tables import cell
 
 NAME = 12  # columns of a fact's name
 LONGEST_CODE = 60  # of a command's word, such as the source behind `python -c`
+
+
+def screen_height() -> int:
+    return max(24, shutil.get_terminal_size((100, 24)).lines)
 
 
 class Facts:
@@ -39,6 +44,11 @@ class Facts:
         if len(found) > lines:
             found = [*found[: lines - 1], cut([" ".join(found[lines - 1 :])], room)[0]]
         self.lines += [f"{name if not number else '':{NAME}}{line}" for number, line in enumerate(found)]
+
+    def copied(self, name: str, command: str | None) -> None:
+        """A command, as it is: whoever copies it needs every blank, and no break that a terminal has not made."""
+        if command:
+            self.lines.append(f"{name:{NAME}}{printable(command)}")
 
     def block(self, lines: Sequence[str]) -> None:
         """Lines as they are."""

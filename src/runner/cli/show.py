@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from runner.cli.columns import width
-from runner.cli.screen import Facts, commands, cut, duration, figures, time_of
+from runner.cli.screen import NAME, Facts, commands, cut, duration, figures, screen_height, time_of
 from runner.config.defaults import defaults, differences, words
-from runner.plot import plot
+from runner.plot import plot, sparkline
 from runner.printable import say
 from runner.storage import labels, records
 from runner.storage.choices import choices_of
 from runner.storage.run_dir import RunDir, no_run, resume_command
 from runner.tables import cell, table
 
-PLOT_HEIGHT = 5
+MOST_HEIGHT, AROUND = 8, 3  # of a plot, and its heading and axis
+MORE = "more: --config, --epochs, --layers, --json"
 STOPPED = ("interrupted", "killed", "failed")
 
 
@@ -79,13 +80,13 @@ def nothing_here(path: Path) -> Exception:
 
 def lines(run_dir: RunDir, record: Mapping[str, Any], changes: Sequence[Any], limit: int) -> list[str]:
     """The screen of one run."""
-    facts = Facts(limit)
+    facts, below = Facts(limit), Facts(limit)
     rows = list(records.epochs(run_dir.path))
     facts.add("state", state(record))
     if record.get("error"):
         facts.add("error", record["error"], lines=2)
     if record["state"] in STOPPED and record.get("config_yaml", "") is not None:
-        facts.add("continue", resume_command(run_dir.path))
+        facts.copied("continue", resume_command(run_dir.path))
     facts.add("name", record.get("name"))
     facts.add("tags", record["tags"])
     facts.add("note", record["notes"])
@@ -103,24 +104,30 @@ def lines(run_dir: RunDir, record: Mapping[str, Any], changes: Sequence[Any], li
     for which, values in record["test"].items():
         facts.add(f"test ({which})", figures(values))
     facts.block(ends(record, limit))
-    values = [row.get(str(record["monitor"])) for row in rows]
-    if len(rows) > 1 and any(isinstance(value, (int, float)) for value in values):
-        numbers = [value if isinstance(value, (int, float)) else None for value in values]
-        first, last = str(rows[0]["epoch"]), f"epoch {rows[-1]['epoch']}"
-        facts.block([f"{record['monitor']}", *plot([("", numbers)], (first, last), min(limit, 76), PLOT_HEIGHT)])
-    facts.add("differs", differing(record), lines=3, empty="in nothing from the defaults")
-    facts.add("model", model(record))
-    facts.add("on", surroundings(record))
-    facts.add("files", files(run_dir), lines=2)
+    below.add("differs", differing(record), lines=3, empty="in nothing from the defaults")
+    below.add("model", model(record))
+    below.add("on", surroundings(record))
+    below.add("files", files(run_dir))
     for event in record["resumed"][-1:]:
-        times = len(record["resumed"])
-        facts.add(
-            "resumed",
-            f"{times} times, last {time_of(event['at'])} after epoch {event['epoch']}, batch {event['batch']}",
-        )
+        times, at = len(record["resumed"]), time_of(event["at"])
+        below.add("resumed", f"{times} times, last {at} after epoch {event['epoch']}, batch {event['batch']}")
     for name, command in commands(run_dir.path, record):
-        facts.add(name, command, lines=3)
-    return [*cut([str(run_dir.path)], limit), *facts.lines, "more: --config, --epochs, --layers, --json"]
+        below.copied(name, command)
+    above, rest = [*cut([str(run_dir.path)], limit), *facts.lines], [*below.lines, MORE]
+    taken = sum(-(-max(1, len(line)) // limit) for line in [*above, *rest])
+    return [*above, *curve(rows, str(record["monitor"]), limit, screen_height() - 1 - taken), *rest]
+
+
+def curve(rows: Sequence[Mapping[str, Any]], monitor: str, limit: int, room: int) -> list[str]:
+    """The monitored metric over the epochs, as large as there is room for."""
+    values = [row.get(monitor) for row in rows]
+    numbers = [value if isinstance(value, (int, float)) else None for value in values]
+    if sum(value is not None for value in numbers) < 2:
+        return []
+    first, last = str(rows[0]["epoch"]), f"epoch {rows[-1]['epoch']}"
+    if room < AROUND + 2:
+        return [f"{monitor:{NAME}} {sparkline(numbers, limit - max(NAME, len(monitor)) - 1)}"]
+    return [monitor, *plot([("", numbers)], (first, last), min(limit, 76), min(MOST_HEIGHT, room - AROUND))]
 
 
 def state(record: Mapping[str, Any]) -> str:

@@ -69,7 +69,7 @@ def lines(
     is_running = is_locked(RunDir(place))
     facts.add("state", state(rows, is_running))
     if not is_running and any(is_open(row) for row in rows):
-        facts.add("continue", resume_command(place))
+        facts.copied("continue", resume_command(place))
     for line in searched(study):
         facts.add("trials", line, lines=2)
     facts.block(tables(summed, limit))
@@ -78,7 +78,7 @@ def lines(
         facts.add("failed", f"{failure['job']}: {failure['error']}", lines=2)
     if len(failures) > MOST_FAILURES:
         facts.add("", f"and {len(failures) - MOST_FAILURES} more")
-    facts.add("command", typed(record["command"]), lines=3)
+    facts.copied("command", typed(record["command"]))
     return [*cut([str(place)], limit), *facts.lines, f"more: --json; each job: runner ls {place}"]
 
 

@@ -62,7 +62,10 @@ def add(run_dir: RunDir, change: Mapping[str, Any]) -> None:
     """
     run_dir.refuse_links()
     path = run_dir.path / LABELS
-    line = json.dumps({"at": now(), **change}).encode() + b"\n"
+    try:
+        line = json.dumps({"at": now(), **change}, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError as error:  # of a command line that is no UTF-8
+        raise InputError(f"{error.object[error.start : error.end]!r}: holds what is no text in UTF-8") from error
     try:
         handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         with os.fdopen(handle, "ab") as file:

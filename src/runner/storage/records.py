@@ -145,7 +145,10 @@ def runs(*folders: Path) -> list[Row]:
     """
     paths = [path for folder in folders for path in find(folder)]
     if len(folders) > 1:
-        paths = list({os.path.realpath(path): path for path in reversed(paths)}.values())[::-1]
+        unique: dict[str, Path] = {}
+        for path in paths:
+            unique.setdefault(os.path.realpath(path), path)
+        paths = list(unique.values())
     rows, bad = [], []
     for path in shown(paths, "reading runs"):
         try:
