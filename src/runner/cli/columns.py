@@ -37,7 +37,8 @@ def varying(rows: Sequence[Row], words: Sequence[str] | None = None) -> list[str
         name = f"choices.{group}"
         if not (alike([row.groups.get(group) for row in rows]) and alike([row.get(name) for row in rows])):
             chosen = choices(rows, group)
-            found += [name] if len(set(chosen)) > 1 else []
+            known = {label for label, row in zip(chosen, rows, strict=True) if name in row or label is not None}
+            found += [name] if len(known) > 1 else []  # a run of before choices were kept says nothing
             keys += differing(rows, group, chosen)
     order = {name: number for number, name in enumerate(words if words is not None else named(rows))}
     return sorted([*found, *keys], key=lambda name: order.get(shown_name(name), len(order)))
@@ -80,7 +81,7 @@ def choices(rows: Sequence[Row], group: str) -> list[str | None]:
     if group in SAID_ELSEWHERE:
         return [None] * len(rows)
     name, target = f"choices.{group}", f"config.{group}._target_"
-    pairs = [(row.get(name), row.get(target)) for row in rows]
+    pairs = [(row.get(name), None if row.get(target) is None else str(row[target])) for row in rows]
     targets: dict[Any, set[Any]] = {}
     for choice, cls in set(pairs):
         targets.setdefault(choice, set()).add(cls)

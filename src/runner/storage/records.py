@@ -124,8 +124,8 @@ def read(path: Path) -> Row:
     )
     row.record, row.groups = record, pieces(record["config"], "config")
     record["choices"] = record["choices"] or choices_of(path)
-    for flat in pieces(record["choices"], "choices").values():
-        row.update(flat)
+    for group, choice in record["choices"].items():
+        row[f"choices.{group}"] = choice
     for flat in row.groups.values():
         row.update(flat)
     for which in ("best", "last"):

@@ -23,7 +23,7 @@ BITS = bytes.maketrans(b"01", b" \t")
 _shapes: dict[str, Any] = {}
 LISTED = (  # what a listing reads of a run; the rest may be damaged
     *("state", "name", "tags", "notes", "started", "error", "command", "overrides", "threads", "epochs", "epochs_done"),
-    *("monitor", "mode", "modes", "best_epoch", "best_value", "best", "last", "test", "seconds"),
+    *("choices", "monitor", "mode", "modes", "best_epoch", "best_value", "best", "last", "test", "seconds"),
 )
 
 
@@ -68,7 +68,7 @@ def shapes() -> dict[str, Any]:
         "name": (Any, None),
         "notes": (Any, None),
         "overrides": (words | None, None),
-        "choices": (dict[str, Any] | None, None),
+        "choices": (dict[str, str | None] | None, None),
         "seconds": (Annotated[float, msgspec.Meta(ge=0)] | None, None),
         "test": (dict[str, metrics], {}),
         "best": (metrics, {}),
@@ -120,7 +120,7 @@ def shapes() -> dict[str, Any]:
         never_began=shape("NeverBegan", never),
     )
     pieces: Any = dict[str, msgspec.Raw]
-    in_pieces = {"config": pieces, "config_source": (pieces, {}), "choices": (pieces | None, None)}
+    in_pieces = {"config": pieces, "config_source": (pieces, {})}
     _shapes.update(listed=shape("Listed", {**{key: run[key] for key in LISTED}, **in_pieces}))
     _shapes.update(job=shape("Job", job), sweep=shape("Sweep", sweep))
     _shapes.update(epoch=dict[str, number | list[number]], words=list[str])
@@ -149,7 +149,7 @@ def read(path: Path, name: str) -> dict[str, Any]:
 
 
 def read_listed(path: str) -> dict[str, Any]:
-    """As read(path, "run") for a listing of thousands: LISTED alone, and config, config_source and choices in pieces
+    """As read(path, "run") for a listing of thousands: LISTED alone, and config and config_source in pieces
     (msgspec.Raw), most of which are the same bytes in many runs; see records.piece.
     """
     import msgspec
