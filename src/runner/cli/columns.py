@@ -111,16 +111,13 @@ def is_worked_out(source: Mapping[str, Any], key: str) -> bool:
 
 def named(rows: Sequence[Row]) -> list[str]:
     """The keys that the runs' commands have named; of an older sweep's job, those in its folder's name."""
-    found: dict[str, None] = {}
+    words: dict[str, None] = {}
     for row in rows:
-        words = row.record["overrides"]
-        if words is None:
-            words = [*(row.record["command"] or []), *str(row["path"]).rpartition("/")[2].split(",")]
-        for word in words:
-            key, equals, _ = word.partition("=")
-            if equals:
-                found[key] = None
-    return [key.lstrip("+~") for key in found]
+        own = row.record["overrides"]
+        if own is None:
+            own = [*(row.record["command"] or []), *str(row["path"]).rpartition("/")[2].split(",")]
+        words.update(dict.fromkeys(own))
+    return list(dict.fromkeys(word.partition("=")[0].lstrip("+~") for word in words if "=" in word))
 
 
 class Listing:

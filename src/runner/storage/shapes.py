@@ -226,6 +226,10 @@ def checked(path: Path, record: dict[str, Any], name: str) -> dict[str, Any]:
 
 def check_finite(path: Path | str, record: Mapping[str, Any]) -> None:
     """Refuses figures that no run of ours writes: what is not finite is null in a record."""
+    several = ({"": record.get("seconds"), "value": record.get("best_value")}, record["best"], record["last"])
+    values = [value for figures in (*several, *record["test"].values()) for value in figures.values()]
+    if all(value is None or -LARGEST <= value <= LARGEST for value in values):
+        return
     groups = {"": {key: record.get(key) for key in ("seconds", "best_value")}}
     groups |= {"best.": record["best"], "last.": record["last"]}
     groups |= {f"test.{which}.": values for which, values in record["test"].items()}
