@@ -211,7 +211,7 @@ def run_picture(job: Job, height: int | None) -> list[str]:
     whole = show.lines(run_dir, record, changes, limit)
     if job.state == "running":
         whole.insert(1, bar_line(job, limit))
-    return whole if height is None else whole[:height]
+    return whole if height is None else cut(whole, limit)[:height]  # a line of two rows could not be drawn over
 
 
 def summary_line(jobs: Sequence[Job], is_running: bool) -> str:
