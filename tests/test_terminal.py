@@ -407,7 +407,7 @@ def test_a_bar_comes_after_a_while_and_goes_without_a_trace(monkeypatch):
     with terminal() as read:
         for _ in progress.shown([1, 2, 3], "quick"):
             pass
-        assert read() == "" and printable.before_a_line is None
+        assert read() == "" and printable.drawn is None
         monkeypatch.setattr(progress, "AFTER_SECONDS", 0.05)
         monkeypatch.setattr(progress, "EVERY_SECONDS", 0.02)
         with progress.bar("counting\x1b[31m", 4) as made, progress.bar("inside", 2):
@@ -417,7 +417,7 @@ def test_a_bar_comes_after_a_while_and_goes_without_a_trace(monkeypatch):
             assert "\r\x1b[Kcounting\\x1b[31m [############            ]  50%, " in read()
             until(lambda: made._is_drawn)
         text = read()
-    assert printable.before_a_line is None and "inside" not in text and text.endswith("\r\x1b[K")
+    assert printable.drawn is None and "inside" not in text and text.endswith("\r\x1b[K")
 
 
 def test_work_that_fails_leaves_no_bar(monkeypatch):
@@ -426,7 +426,23 @@ def test_work_that_fails_leaves_no_bar(monkeypatch):
         with pytest.raises(InputError), progress.bar("checking") as made:
             until(lambda: made._is_drawn)
             raise InputError("wrong")
-        assert printable.before_a_line is None and read().endswith("\r\x1b[K")
+        assert printable.drawn is None and read().endswith("\r\x1b[K")
+
+
+def test_an_error_in_a_loop_is_said_after_the_bar_is_gone(monkeypatch):
+    def dispatch(argv):
+        for _ in progress.shown([1], "looping"):
+            until(lambda: printable.drawn._is_drawn)
+            raise InputError("wrong")
+
+    monkeypatch.setattr(progress, "AFTER_SECONDS", 0.0)
+    monkeypatch.setattr("runner.__main__.dispatch", dispatch)
+    with terminal() as read, pytest.raises(SystemExit):
+        try:
+            main()
+        finally:
+            time.sleep(0.05)
+            assert read().endswith("\r\x1b[Kerror: wrong\r\n") and printable.drawn is None
 
 
 def test_a_bar_says_how_far_it_is():

@@ -6,15 +6,24 @@ One text is one line: only whoever prints decides where a line ends. In src/ not
 
 import sys
 import unicodedata
-from collections.abc import Callable, Sequence
-from typing import Any, TextIO
+from collections.abc import Sequence
+from typing import Any, Protocol, TextIO
 
 SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 # Letters and marks that show nothing: fillers, the grapheme joiner, the supplementary variation selectors.
 UNSEEN = {*"\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0", *map(chr, range(0xE0100, 0xE01F0))}
 FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the latter are their full-width forms
 
-before_a_line: Callable[[], None] | None = None  # takes what runner.progress has drawn off the terminal
+
+class Drawn(Protocol):
+    """What stands on the terminal's last line for a while: see runner.progress."""
+
+    def clear(self) -> None: ...
+
+    def end(self) -> None: ...
+
+
+drawn: Drawn | None = None
 
 
 def printable(value: Any, kept: str = "") -> str:
@@ -57,8 +66,8 @@ def printable_lines(text: str) -> str:
 
 def hide() -> None:
     """Takes what runner.progress has drawn off the terminal, before something is written there."""
-    if before_a_line is not None:
-        before_a_line()
+    if drawn is not None:
+        drawn.clear()
 
 
 def say(*lines: Any, file: TextIO | None = None, flush: bool = False) -> None:

@@ -27,8 +27,8 @@ class Bar:
         self._ended = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and printable.before_a_line is None:
-            printable.before_a_line = self.clear
+        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and printable.drawn is None:
+            printable.drawn = self
             self._thread = threading.Thread(target=self._live, daemon=True)
             self._thread.start()
 
@@ -68,7 +68,7 @@ class Bar:
             self._ended.set()
             self.clear()
             self._thread.join()
-            printable.before_a_line = None
+            self._thread = printable.drawn = None
 
     def _write(self, text: str) -> None:
         sys.stderr.write(text)
@@ -100,7 +100,7 @@ def shown(items: Sequence[T], what: str) -> Iterator[T]:
 
 def _forget() -> None:
     """A forked child has no such thread, and its parent's lock may be held for good."""
-    printable.before_a_line = None
+    printable.drawn = None
 
 
 os.register_at_fork(after_in_child=_forget)
