@@ -214,12 +214,12 @@ def test_settings_of_sweeps_are_one_table_and_what_is_not_alike_is_apart(folder,
 def test_labels_of_a_finished_run_change_and_its_record_stays(folder, say):
     before = (folder / "b" / "run.json").read_bytes()
     assert say("tag", folder / "b", "+new", "-old")[1] == f"{folder / 'b'}: tags: new\n"
-    assert say("note", folder / "b", "better", "than", "a")[0] == 0
+    assert say("note", folder / "b", "better", "than", "a", "-", "-x")[0] == 0
     assert say("archive", folder / "c")[1] == f"{folder / 'c'}: archived\n"
     assert say("archive", folder / "c")[1] == f"{folder / 'c'}: archived (as before)\n"
     assert (folder / "b" / "run.json").read_bytes() == before
     row = records.read(folder / "b")
-    assert (row["tags"], row["notes"], row["archived"]) == (["new"], "better than a", False)
+    assert (row["tags"], row["notes"], row["archived"]) == (["new"], "better than a - -x", False)
     _, out, err = say("ls", folder)
     assert len(out.splitlines()) == 3 and "archived and not listed: 1" in err
     assert len(say("ls", folder, "--archived")[1].splitlines()) == 4

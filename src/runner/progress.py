@@ -1,7 +1,6 @@
 """A bar for work that takes longer than two seconds: on stderr, where that is a terminal, and gone when it is done."""
 
 import os
-import shutil
 import sys
 import threading
 import time
@@ -54,6 +53,8 @@ class Bar:
             came = self.done - self.before
             left = f"{seconds * max(0.0, self.total - self.done) / came:.0f} s left" if came > 0 else f"{seconds:.0f} s"
             text += f"[{'#' * round(share * WIDTH):{WIDTH}}] {share:4.0%}, {left}"
+        import shutil
+
         return text[: shutil.get_terminal_size().columns - 1]
 
     def clear(self) -> None:

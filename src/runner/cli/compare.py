@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
+from runner.cli.columns import width
 from runner.printable import say
 
 
@@ -20,9 +22,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: argparse.Namespace) -> int:
+    from runner.cli.show_sweep import tables
     from runner.sweep import show
     from runner.sweep.compare import compared
 
     summed = compared(arguments.paths)
-    say(*(json.dumps(summed, indent=2, default=str).splitlines() if arguments.json else show.lines(summed)))
+    if arguments.json:
+        say(*json.dumps(summed, indent=2, default=str).splitlines())
+    else:
+        say(*(tables(summed, width(), most=None) if sys.stdout.isatty() else show.lines(summed)))
     return 0

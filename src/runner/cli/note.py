@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
-from runner.cli.labelling import add_to, runs_at
+from runner.cli.labelling import Parser, add_to, runs_at
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="runner note",
         description="Sets the note of a run, or of all runs below a folder; an empty TEXT takes it away. What is"
         " changed, and when, is kept in the run's labels.jsonl; run.json stays as it is.",

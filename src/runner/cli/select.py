@@ -1,6 +1,5 @@
 """Which runs a verb is about: columns by the names that people give them, conditions (`--where`), and the order."""
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -69,6 +68,8 @@ class Columns:
         return found
 
     def nearest(self, key: str) -> list[str]:
+        import difflib
+
         from runner.config.names import nearest
 
         names = list(dict.fromkeys(shown_name(name) for name in self.known))

@@ -115,16 +115,21 @@ def searched(study: Mapping[str, Any] | None) -> list[str]:
     return found
 
 
-def tables(summed: Mapping[str, Any], limit: int) -> list[str]:
-    """The summary's tables with their best settings, and what must be known to read them, in the terminal's width."""
+def tables(summed: Mapping[str, Any], limit: int, most: int | None = MOST_SETTINGS) -> list[str]:
+    """The summary's tables with their best settings, and what must be known to read them, in the terminal's width.
+
+    Args:
+        most: settings in all tables together; None: all.
+    """
     said: list[str] = []
     if len(summed["tables"]) > 1:
         said.append(
             f"{len(summed['tables'])} tables, not compared with each other: they differ in {', '.join(summed['apart'])}"
         )
-    most = max(2, MOST_SETTINGS // max(1, len(summed["tables"])))
+    most = len(summed["settings"]) if most is None else max(2, most // max(1, len(summed["tables"])))
     for number, facts in enumerate(summed["tables"]):
         rows = [row for row in summed["settings"] if row["table"] == number]
+        said += [""] if said else []
         said += wrapped([show.heading(facts, rows)], limit)
         said += settings_table(facts, rows[:most], limit)
         if len(rows) > most:
