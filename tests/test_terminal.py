@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -386,15 +386,15 @@ def test_a_curve_is_dots_and_plain_signs_where_there_are_none(monkeypatch):
 
 @contextmanager
 def terminal():
-    """stderr is a terminal; gives a function that reads what was written there."""
+    """stderr is a terminal; gives a function that reads all that was written there so far."""
     reading, writing = pty.openpty()
     os.set_blocking(reading, False)
+    text = []
 
     def read():
-        try:
-            return os.read(reading, 100_000).decode()
-        except BlockingIOError:
-            return ""
+        with suppress(BlockingIOError):  # the kernel hands it over a little later
+            text.append(os.read(reading, 100_000).decode())
+        return "".join(text)
 
     with open(writing, "w", buffering=1) as stderr, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stderr", stderr)
@@ -407,17 +407,18 @@ def test_a_bar_comes_after_a_while_and_goes_without_a_trace(monkeypatch):
     with terminal() as read:
         for _ in progress.shown([1, 2, 3], "quick"):
             pass
-        assert read() == "" and printable.drawn is None
+        assert printable.drawn is None
+        time.sleep(0.05)
+        assert read() == ""
         monkeypatch.setattr(progress, "AFTER_SECONDS", 0.05)
         monkeypatch.setattr(progress, "EVERY_SECONDS", 0.02)
         with progress.bar("counting\x1b[31m", 4) as made, progress.bar("inside", 2):
             made.add(2)
-            until(lambda: made._is_drawn)
+            until(lambda: "\r\x1b[Kcounting\\x1b[31m [############            ]  50%, " in read())
             printable.say("a line")
-            assert "\r\x1b[Kcounting\\x1b[31m [############            ]  50%, " in read()
             until(lambda: made._is_drawn)
-        text = read()
-    assert printable.drawn is None and "inside" not in text and text.endswith("\r\x1b[K")
+        until(lambda: read().endswith("\r\x1b[K"))
+        assert printable.drawn is None and "inside" not in read()
 
 
 def test_work_that_fails_leaves_no_bar(monkeypatch):
@@ -426,7 +427,8 @@ def test_work_that_fails_leaves_no_bar(monkeypatch):
         with pytest.raises(InputError), progress.bar("checking") as made:
             until(lambda: made._is_drawn)
             raise InputError("wrong")
-        assert printable.drawn is None and read().endswith("\r\x1b[K")
+        assert printable.drawn is None
+        until(lambda: read().endswith("\r\x1b[K"))
 
 
 def test_an_error_in_a_loop_is_said_after_the_bar_is_gone(monkeypatch):
@@ -437,12 +439,11 @@ def test_an_error_in_a_loop_is_said_after_the_bar_is_gone(monkeypatch):
 
     monkeypatch.setattr(progress, "AFTER_SECONDS", 0.0)
     monkeypatch.setattr("runner.__main__.dispatch", dispatch)
-    with terminal() as read, pytest.raises(SystemExit):
-        try:
+    with terminal() as read:
+        with pytest.raises(SystemExit):
             main()
-        finally:
-            time.sleep(0.05)
-            assert read().endswith("\r\x1b[Kerror: wrong\r\n") and printable.drawn is None
+        assert printable.drawn is None
+        until(lambda: read().endswith("\r\x1b[Kerror: wrong\r\n"))
 
 
 def test_a_bar_says_how_far_it_is():
