@@ -118,6 +118,14 @@ def test_a_class_that_took_the_place_of_a_choices_own_is_named(folder, say):
     assert "cosine (Own)" in out and "cosine (CosineAnnealingLR)" in out
 
 
+def test_what_a_target_makes_is_named_by_its_class(folder, say):
+    config = json.loads((folder / "a" / "run.json").read_text())["config"]
+    augment = [{"_target_": "runner.augment.RandomAffine", "degrees": 10.0}]
+    edit(folder / "a" / "run.json", config={**config, "dataset": {**config["dataset"], "augment": augment}})
+    _, out, _ = say("ls", folder, "--wide")
+    assert "RandomAffine(degrees=10)" in out and "[]" in out and "_target_" not in out
+
+
 def test_a_run_of_before_choices_were_kept_shows_those_that_hydra_kept(folder, say):
     path = folder / "a" / "run.json"
     record = json.loads(path.read_text())
@@ -367,7 +375,7 @@ def test_a_wrong_schedule_is_one_line(say):
 
 
 def test_names_in_a_page_stay_text():
-    text = preview_page.page([('<b>&"x', [0.1, 0.2])], ["<i>"])
+    text = preview_page.page([('<b>&"x', [0.1, 0.2])], "step", ["<i>"])
     assert "<b>" not in text and "<i>" not in text and "&lt;b&gt;&amp;&quot;x" in text
 
 

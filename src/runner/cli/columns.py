@@ -8,7 +8,7 @@ from typing import Any
 from runner.cli.select import Columns, shown_name, value_of
 from runner.printable import can_show, printable
 from runner.storage.records import Row, pieces
-from runner.tables import Column, joined
+from runner.tables import Column, cell, joined
 
 NO_TERMINAL = 100  # columns, where nobody says how many there are
 LONGEST_CELL = 28
@@ -181,7 +181,17 @@ def column_of(rows: Sequence[Row], name: str) -> list[Any]:
     """The values of a varying column, as varying() names it."""
     if name.startswith("choices."):
         return list(choices(rows, name.removeprefix("choices.")))
-    return [row.get(name) for row in rows]
+    return [described(row.get(name)) for row in rows]
+
+
+def described(value: Any) -> Any:
+    """A value as a cell shows it: of what a `_target_` makes its class, with its arguments."""
+    if isinstance(value, list):
+        return [described(item) for item in value] or "[]"
+    if not isinstance(value, Mapping):
+        return value
+    given = ", ".join(f"{key}={cell(described(item))}" for key, item in value.items() if not str(key).startswith("_"))
+    return f"{str(value.get('_target_', '')).rpartition('.')[2]}({given})"
 
 
 def chosen(rows: Sequence[Row], given: str) -> dict[str, list[Any]]:
@@ -195,5 +205,5 @@ def chosen(rows: Sequence[Row], given: str) -> dict[str, list[Any]]:
     for key in [key.strip() for key in given.split(",") if key.strip()]:
         names = known.named(key, f"--columns {given}")
         is_group = names[0].startswith("choices.")
-        found[key] = column_of(rows, names[0]) if is_group else [value_of(row, names) for row in rows]
+        found[key] = column_of(rows, names[0]) if is_group else [described(value_of(row, names)) for row in rows]
     return found

@@ -39,24 +39,30 @@ def main(arguments: argparse.Namespace) -> int:
         preview_page.check_free(arguments.output)
     trust = [f"trust=[{','.join(arguments.trust)}]"] if arguments.trust else []
     named = composed([*arguments.words, *trust], arguments.config_dir)
-    from runner.job.preview import preview
-
-    found = []
-    for label, task in shown(named, "walking schedules"):
-        try:
-            found.append((label, preview(task)))
-        except InputError as error:
-            raise InputError(f"{label}: {error}" if len(named) > 1 else str(error)) from error
+    found = walked(named)
+    if len({made.unit for _, made in found}) > 1:  # one axis for all of them
+        found = walked(named, by_step=True)
     if arguments.json:
         say(*json.dumps([{"label": label, **vars(made)} for label, made in found], indent=2).splitlines())
     else:
         say(*lines(found, width()))
     if arguments.output is not None:
-        preview_page.write(
-            arguments.output, curves(found), [f"{label}: {line}" for label, made in found for line in made.said]
-        )
+        notes = [f"{label}: {line}" for label, made in found for line in made.said]
+        preview_page.write(arguments.output, curves(found), found[0][1].unit, notes)
         say(arguments.output)
     return 0
+
+
+def walked(named: list[tuple[str, Any]], by_step: bool = False) -> "list[tuple[str, Preview]]":
+    from runner.job.preview import preview
+
+    found = []
+    for label, task in shown(named, "walking schedules"):
+        try:
+            found.append((label, preview(task, by_step)))
+        except InputError as error:
+            raise InputError(f"{label}: {error}" if len(named) > 1 else str(error)) from error
+    return found
 
 
 def composed(words: list[str], config_dir: str | None) -> list[tuple[str, Any]]:
@@ -91,8 +97,6 @@ def lines(found: "list[tuple[str, Preview]]", limit: int) -> list[str]:
         steps = f"{made.epochs} epochs" if made.batches is None else f"{made.epochs} x {made.batches:,} steps"
         rest = f", highest {max(rates):.4g}, last {rates[-1]:.4g}" if len(rates) > 1 else ""
         said += [f"{label}: {steps}; first {rates[0]:.4g}{rest}", *(f"  note: {line}" for line in made.said)]
-    lengths = {f"{made.unit} {len(made.rates[0]):,}" for _, made in found if len(made.rates[0]) > 1}
-    last = (
-        lengths.pop() if len(lengths) == 1 else "each to its own last step" if lengths else "the first alone is known"
-    )
-    return ["learning rate", *plot(drawn, ("1", last), min(limit, 100), HEIGHT), *said]
+    longest = max(len(rates) for _, rates in drawn)
+    alike = [(label, [*rates, *[None] * (longest - len(rates))]) for label, rates in drawn]  # over one axis
+    return ["learning rate", *plot(alike, ("1", f"{found[0][1].unit} {longest:,}"), min(limit, 100), HEIGHT), *said]

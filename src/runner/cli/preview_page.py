@@ -14,7 +14,7 @@ COLORS = ("#3266cc", "#c2410c", "#15803d", "#9333ea", "#b45309", "#0e7490", "#be
 STYLE = """
 :root { color-scheme: light dark; --ink: #222; --paper: #fff; --line: #ccc }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #ddd; --paper: #16181c; --line: #444 } path { filter: brightness(1.5) }
+  :root { --ink: #ddd; --paper: #16181c; --line: #444 } path, li { filter: brightness(1.5) }
 }
 body { background: var(--paper); color: var(--ink); font: 15px/1.4 system-ui, sans-serif; margin: 2em auto }
 body { max-width: 920px }
@@ -41,18 +41,19 @@ def check_free(path: Path) -> None:
         raise InputError(f"-o {path}: is there already, and is no page of `runner preview`; give another name")
 
 
-def write(path: Path, curves: Sequence[tuple[str, Sequence[float]]], notes: Sequence[str]) -> None:
+def write(path: Path, curves: Sequence[tuple[str, Sequence[float]]], unit: str, notes: Sequence[str]) -> None:
     try:
-        write_atomically(path, page(curves, notes).encode())
+        write_atomically(path, page(curves, unit, notes).encode())
     except OSError as error:
         raise InputError(f"-o {path}: cannot be written ({error.strerror or error})") from error
 
 
-def page(curves: Sequence[tuple[str, Sequence[float]]], notes: Sequence[str]) -> str:
+def page(curves: Sequence[tuple[str, Sequence[float]]], unit: str, notes: Sequence[str]) -> str:
     """The page's text.
 
     Args:
         curves: a name, and a rate for each step.
+        unit: "step", or "epoch" where the rates are those.
         notes: lines below the picture.
     """
     high = max(max(rates) for _, rates in curves) or 1.0
@@ -69,7 +70,7 @@ def page(curves: Sequence[tuple[str, Sequence[float]]], notes: Sequence[str]) ->
     said = "".join(f"<p>{escape(note)}</p>" for note in notes)
     return (
         f'{MARK}<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>Learning rate</title><style>{STYLE}</style><h1>Learning rate</h1>"
+        f"<title>Learning rate</title><style>{STYLE}</style><h1>Learning rate by {unit}</h1>"
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg><ul>{"".join(items)}</ul>{said}</html>\n'
     )
 

@@ -62,8 +62,11 @@ class Sized:
         return self.length
 
 
-def preview(task: DictConfig) -> Preview:
+def preview(task: DictConfig, by_step: bool = False) -> Preview:
     """Makes what a run would make of its config, and walks its schedule.
+
+    Args:
+        by_step: data is read too where only the number of steps depends on it.
 
     Raises:
         InputError: as a run would, before its first step.
@@ -71,12 +74,12 @@ def preview(task: DictConfig) -> Preview:
     check_composed(task)
     with admission.of_config(task), quietly() as found:
         check_targets(task, True)
-        return made(without_device(task, False), found)
+        return made(without_device(task, False), found, by_step)
 
 
-def made(cfg: DictConfig, found: Any) -> Preview:
+def made(cfg: DictConfig, found: Any, by_step: bool) -> Preview:
     given = settings(cfg)
-    parts = known_parts(cfg) or (make_parts(cfg) if needs_data(cfg) else None)
+    parts = known_parts(cfg) or (make_parts(cfg) if by_step or needs_data(cfg) else None)
     batches = None
     if parts is not None:
         fill_classes(cfg, parts) if not isinstance(parts.train.dataset, Sized) else None
