@@ -9,7 +9,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 UNSET: Any = object()  # the default of a key that a record may lack, and then goes on without
 Check = Callable[[Any], bool]
-PLAIN: dict[Any, tuple[type, ...]] = {str: (str,), int: (int,), float: (float, int), types.NoneType: (types.NoneType,)}
+PLAIN: dict[Any, tuple[type, ...]] = {
+    bool: (bool,),
+    str: (str,),
+    int: (int,),
+    float: (float, int),
+    types.NoneType: (types.NoneType,),
+}
 
 
 class Range(NamedTuple):
@@ -76,7 +82,7 @@ def in_words(hint: Any) -> str:
         return "a list" if parts[0] is Any else f"a list, each {in_words(parts[0])}"
     if origin is dict:
         return "an object" if parts[1] is Any else f"an object, each {in_words(parts[1])}"
-    words = {str: "a text", int: "a whole number", float: "a number", types.NoneType: "null"}
+    words = {bool: "true or false", str: "a text", int: "a whole number", float: "a number", types.NoneType: "null"}
     return words.get(hint, "an object") if isinstance(hint, type) else f"an object of {', '.join(hint)}"
 
 
