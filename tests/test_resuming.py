@@ -1,7 +1,9 @@
 """From which file a run goes on, what is said of the others, and what run.json says from then on."""
 
 import json
+import platform
 import shutil
+from importlib import metadata
 
 import pytest
 import torch
@@ -349,3 +351,20 @@ def test_another_device_or_thread_count_is_said_and_the_same_is_not(runs):
     assert (
         place.log.read_text().count("[WARNING] " + said.format("2 threads", "cuda:0, 2 threads, workers") + "\n") == 1
     )
+
+
+def test_surroundings_that_have_changed_are_said_and_kept_with_the_resumption(runs):
+    place = RunDir(runs / "stopped")
+    record = place.read_run()
+    code = {**record["code"], "commit": "another"}
+    place.write_run({**record, "python": "3.0", "packages": {**record["packages"], "torch": "1.0"}, "code": code})
+    (event,) = resume(place.path, [])["resumed"]
+    now_is = place.read_run()
+    assert now_is["python"] == "3.0" and now_is["code"] == code  # of the beginning
+    assert event["changes"] == [
+        f"python: 3.0 -> {platform.python_version()}",
+        f"torch: 1.0 -> {metadata.version('torch')}",
+        f"commit: another -> {event['code']['commit']}",
+    ]
+    said = f"[WARNING] not all is as it was when this run began: {'; '.join(event['changes'])}; its figures may differ"
+    assert place.log.read_text().count(said) == 1

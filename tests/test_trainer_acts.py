@@ -525,3 +525,30 @@ def test_each_short_format_is_the_one_that_is_computed_in():
             assert torch.nn.functional.linear(torch.ones(1, 2), torch.ones(1, 2)).dtype == dtype
     with Precision("fp32").autocast:
         assert torch.nn.functional.linear(torch.ones(1, 2), torch.ones(1, 2)).dtype == torch.float32
+
+
+def test_a_batch_is_computed_in_as_many_pieces_as_were_asked_for():
+    sizes = []
+    model = nn.Linear(5, 3)
+    model.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    task = Supervised(model, NLL())
+    optimizer = torch.optim.SGD(task.parameters(), lr=0.1)
+    for count, expected in ((1, [8]), (2, [4, 4]), (3, [3, 3, 2]), (9, [2, 2, 2, 2])):
+        sizes.clear()
+        train_step(task, optimizer, (torch.randn(8, 5), torch.arange(8) % 3), StepOptions(accumulate=count))
+        assert sizes == expected
+
+
+def test_attributes_that_no_checkpoint_holds_are_counted(tmp_path, caplog):
+    class Counting(nn.Linear):
+        def __init__(self):
+            super().__init__(36, 4)
+            self.one, self.two, self.three = 0, 0, 0
+
+        def forward(self, x):
+            self.one, self.two, self.three = self.one + 1, self.two + 1, self.three + 1
+            return super().forward(x.flatten(1))
+
+    make(tmp_path, epochs=2, model=Counting()).fit()
+    (said,) = caplog.messages
+    assert said.startswith("model.one (and 2 more) changes in training and is in no checkpoint")

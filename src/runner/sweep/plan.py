@@ -120,7 +120,7 @@ def base_of(config: Mapping[str, Any], swept: Iterable[str]) -> dict[str, Any]:
 def safe_name(settings: Mapping[str, str]) -> str:
     """`optimizer.lr=0.1,seed=1`: sorted by key, what a file name should not hold made "_", cut with a hash if long."""
     text = ",".join(f"{key}={value}" for key, value in sorted(settings.items())) or "job"
-    name = re.sub(r"[^A-Za-z0-9._=,+-]+", "_", text).lstrip(".") or "job"
+    name = re.sub(r"[^A-Za-z0-9._=,+-]+", "_", text).lstrip(".")
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 9]}-{digest(text)[:8]}"
 
 
