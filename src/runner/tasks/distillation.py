@@ -27,7 +27,7 @@ class Distillation(Supervised):
     """
 
     def __init__(
-        self, model: nn.Module, criterion: Any, teacher: nn.Module, temperature: float = 4.0, weight: float = 0.7
+        self, model: nn.Module, criterion: Any, teacher: nn.Module, temperature: float = 2.0, weight: float = 0.5
     ) -> None:
         super().__init__(model, criterion)
         if temperature <= 0:
