@@ -109,7 +109,8 @@ def name_of(row: Row, folders: Sequence[Path]) -> str:
     path = str(row["path"])
     if len(folders) > 1:
         return os.path.relpath(path)
-    return path if path == str(folders[0]) else os.path.relpath(path, folders[0])
+    above = os.path.join(folders[0], "")
+    return path[len(above) :] if path.startswith(above) else path
 
 
 def fill(listing: Listing, rows: list[Row], sort: str | None) -> None:
@@ -129,7 +130,7 @@ def fill(listing: Listing, rows: list[Row], sort: str | None) -> None:
     if sort is not None:
         key = sort.removeprefix("-")
         found = select.Columns(rows).named(key, f"--sort {key}") if rows else []
-        if select.shown_name(found[0] if found else key) not in listing.columns:
+        if select.shown_name(found[0] if found else key) not in listing.values:
             listing.add(key, [select.value_of(row, found) for row in rows], may_go=False)
     listing.add("best epoch", [row["best_epoch"] for row in rows])
     tested = test_metric(rows, monitors)

@@ -99,7 +99,7 @@ def read(path: Path) -> Row:
     """
     folder = str(path)
     try:
-        record = shapes.read_listed(os.path.join(folder, "run.json"))
+        record = shapes.read_listed(f"{folder}{os.sep}run.json")
     except FileNotFoundError as error:
         raise no_run(path) from error
     said = labels.labelled(record, labels.history(folder))
