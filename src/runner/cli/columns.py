@@ -88,7 +88,8 @@ def choices(rows: Sequence[Row], group: str) -> list[str | None]:
     if group in SAID_ELSEWHERE:
         return [None] * len(rows)
     name, target = f"choices.{group}", f"config.{group}._target_"
-    pairs = [(row.get(name), None if row.get(target) is None else str(row[target])) for row in rows]
+    classes = [row.groups.get(group, {}).get(target) for row in rows]
+    pairs = [(row.get(name), None if cls is None else str(cls)) for row, cls in zip(rows, classes, strict=True)]
     targets: dict[Any, set[Any]] = {}
     for choice, cls in set(pairs):
         targets.setdefault(choice, set()).add(cls)
@@ -104,7 +105,11 @@ def choices(rows: Sequence[Row], group: str) -> list[str | None]:
 def follows(rows: Sequence[Row], key: str) -> bool:
     """Whether a key's value was worked out from others in each run that has it: nobody has set it."""
     group = key.split(".")[1]
-    sources = (pieces({group: row.record["config_source"].get(group)}, "config")[group] for row in rows if key in row)
+    sources = (
+        pieces({group: row.record["config_source"].get(group)}, "config")[group]
+        for row in rows
+        if key in row.groups.get(group, ())
+    )
     return all(is_worked_out(source, key) for source in sources)
 
 
@@ -180,7 +185,8 @@ def column_of(rows: Sequence[Row], name: str) -> list[Any]:
     """The values of a varying column, as varying() names it."""
     if name.startswith("choices."):
         return list(choices(rows, name.removeprefix("choices.")))
-    return [described(row.get(name)) for row in rows]
+    group = name.split(".")[1]
+    return [described(row.groups.get(group, {}).get(name)) for row in rows]
 
 
 def described(value: Any) -> Any:

@@ -80,7 +80,8 @@ def main(arguments: argparse.Namespace) -> int:
 
 def selected(folders: Sequence[Path], arguments: argparse.Namespace) -> tuple[list[Row], list[str]]:
     """The runs that the flags ask for, and what to say of the others."""
-    rows = records.runs(*folders)
+    asks = (arguments.json, arguments.csv, arguments.where, arguments.sort, arguments.columns)
+    rows = records.runs(*folders, with_config=any(asks))
     found = select.where(rows, arguments.where)
     found = [row for row in found if all(tag in row["tags"] for tag in arguments.tag)]
     if not found:

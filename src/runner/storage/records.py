@@ -93,9 +93,12 @@ def pieces(config: Mapping[str, Any], before: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def read(path: Path) -> Row:
+def read(path: Path, with_config: bool = True) -> Row:
     """One run as a flat dict: path, name, state, tags, choices of groups, config keys, and the metrics of its best and
     last epoch.
+
+    Args:
+        with_config: False leaves the config keys in row.groups, where a table finds those that it shows.
     """
     folder = str(path)
     try:
@@ -126,7 +129,7 @@ def read(path: Path) -> Row:
     record["choices"] = record["choices"] or choices_of(path)
     for group, choice in record["choices"].items():
         row[f"choices.{group}"] = choice
-    for flat in row.groups.values():
+    for flat in row.groups.values() if with_config else ():
         row.update(flat)
     for which in ("best", "last"):
         for key, value in record[which].items():
@@ -136,7 +139,7 @@ def read(path: Path) -> Row:
     return row
 
 
-def runs(*folders: Path) -> list[Row]:
+def runs(*folders: Path, with_config: bool = True) -> list[Row]:
     """Every run below the folders that can be read, as read() gives it; the others are named (runner.notices). A run
     that lies in several of them is there once.
 
@@ -152,7 +155,7 @@ def runs(*folders: Path) -> list[Row]:
     rows, bad = [], []
     for path in shown(paths, "reading runs"):
         try:
-            rows.append(read(path))
+            rows.append(read(path, with_config))
         except InputError as error:
             bad.append(error)
     if not rows:
