@@ -88,7 +88,8 @@ def choices(rows: Sequence[Row], group: str) -> list[str | None]:
     if group in SAID_ELSEWHERE:
         return [None] * len(rows)
     name, target = f"choices.{group}", f"config.{group}._target_"
-    pairs = [(row.get(name), None if row.get(target) is None else str(row[target])) for row in rows]
+    classes = [row.groups.get(group, {}).get(target) for row in rows]
+    pairs = [(row.get(name), None if cls is None else str(cls)) for row, cls in zip(rows, classes, strict=True)]
     targets: dict[Any, set[Any]] = {}
     for choice, cls in set(pairs):
         targets.setdefault(choice, set()).add(cls)
@@ -104,7 +105,11 @@ def choices(rows: Sequence[Row], group: str) -> list[str | None]:
 def follows(rows: Sequence[Row], key: str) -> bool:
     """Whether a key's value was worked out from others in each run that has it: nobody has set it."""
     group = key.split(".")[1]
-    sources = (pieces({group: row.record["config_source"].get(group)}, "config")[group] for row in rows if key in row)
+    sources = (
+        pieces({group: row.record["config_source"].get(group)}, "config")[group]
+        for row in rows
+        if key in row.groups.get(group, ())
+    )
     return all(is_worked_out(source, key) for source in sources)
 
 
@@ -137,33 +142,32 @@ class Listing:
     def __init__(self, paths: Sequence[str], limit: int | None) -> None:
         self.limit = limit
         self.dots = "…" if can_show("…") else "..."
-        self.columns: dict[str, Column] = {}
+        self.values: dict[str, Sequence[Any]] = {}
         self.paths = paths
         self.worth: list[str] = []  # of what may be dropped, the least worthy last
 
     def add(self, name: str, values: Sequence[Any], may_go: bool = True) -> None:
-        if name in self.columns:
-            return
-        self.columns[name] = Column(name, values, self.cut if self.limit is not None else None)
-        if may_go:
-            self.worth.append(name)
+        if name not in self.values:
+            self.values[name] = values
+            self.worth += [name] if may_go else []
 
     def lines(self) -> tuple[list[str], list[str]]:
         """The table's lines, and the names of the columns that there was no room for."""
         if self.limit is None:
-            return joined([Column("run", self.paths), *self.columns.values()]), []
-        left_out: list[str] = []
+            columns = [Column(name, values) for name, values in self.values.items()]
+            return joined([Column("run", self.paths), *columns]), []
         needed = min(max(map(len, self.paths), default=3), max(SHORTEST_PATH, self.limit * 3 // 10))
-        taken = sum(column.width + 2 for column in self.columns.values())
-        for name in reversed(self.worth):
-            if self.limit - taken >= needed:
+        kept: dict[str, Column] = {}
+        taken = 0
+        for name in [*(name for name in self.values if name not in self.worth), *self.worth]:
+            column = Column(name, self.values[name], self.cut)
+            if name in self.worth and taken + column.width + 2 + needed > self.limit:
                 break
-            left_out.append(name)
-            taken -= self.columns[name].width + 2
-        room = max(SHORTEST_PATH, self.limit - taken)
-        kept = [column for name, column in self.columns.items() if name not in left_out]
-        paths = Column("run", [self.cut_middle(path, room) for path in self.paths])
-        return joined([paths, *kept]), [name for name in self.columns if name in left_out]
+            kept[name] = column
+            taken += column.width + 2
+        paths = [self.cut_middle(path, max(SHORTEST_PATH, self.limit - taken)) for path in self.paths]
+        shown = [kept[name] for name in self.values if name in kept]
+        return joined([Column("run", paths), *shown]), [name for name in self.values if name not in kept]
 
     def cut(self, text: str) -> str:
         return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - len(self.dots)] + self.dots
@@ -181,14 +185,15 @@ def column_of(rows: Sequence[Row], name: str) -> list[Any]:
     """The values of a varying column, as varying() names it."""
     if name.startswith("choices."):
         return list(choices(rows, name.removeprefix("choices.")))
-    return [described(row.get(name)) for row in rows]
+    group = name.split(".")[1]
+    return [described(row.groups.get(group, {}).get(name)) for row in rows]
 
 
 def described(value: Any) -> Any:
     """A value as a cell shows it: of what a `_target_` makes its class, with its arguments."""
     if isinstance(value, list):
         return [described(item) for item in value] or "[]"
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return value
     given = ", ".join(f"{key}={cell(described(item))}" for key, item in value.items() if not str(key).startswith("_"))
     return f"{str(value.get('_target_', '')).rpartition('.')[2]}({given})"

@@ -80,7 +80,8 @@ def main(arguments: argparse.Namespace) -> int:
 
 def selected(folders: Sequence[Path], arguments: argparse.Namespace) -> tuple[list[Row], list[str]]:
     """The runs that the flags ask for, and what to say of the others."""
-    rows = records.runs(*folders)
+    asks = (arguments.json, arguments.csv, arguments.where, arguments.sort, arguments.columns)
+    rows = records.runs(*folders, with_config=any(asks))
     found = select.where(rows, arguments.where)
     found = [row for row in found if all(tag in row["tags"] for tag in arguments.tag)]
     if not found:
@@ -109,7 +110,8 @@ def name_of(row: Row, folders: Sequence[Path]) -> str:
     path = str(row["path"])
     if len(folders) > 1:
         return os.path.relpath(path)
-    return path if path == str(folders[0]) else os.path.relpath(path, folders[0])
+    above = os.path.join(folders[0], "")
+    return path[len(above) :] if path.startswith(above) else path
 
 
 def fill(listing: Listing, rows: list[Row], sort: str | None) -> None:
@@ -129,7 +131,7 @@ def fill(listing: Listing, rows: list[Row], sort: str | None) -> None:
     if sort is not None:
         key = sort.removeprefix("-")
         found = select.Columns(rows).named(key, f"--sort {key}") if rows else []
-        if select.shown_name(found[0] if found else key) not in listing.columns:
+        if select.shown_name(found[0] if found else key) not in listing.values:
             listing.add(key, [select.value_of(row, found) for row in rows], may_go=False)
     listing.add("best epoch", [row["best_epoch"] for row in rows])
     tested = test_metric(rows, monitors)

@@ -20,7 +20,7 @@ from runner.storage.run_dir import LABELS, RunDir, now
 
 def history(folder: Path | str) -> list[dict[str, Any]]:
     """Every change of a run's labels, the oldest first; a line that is none is left out and named (runner.notices)."""
-    path = os.path.join(folder, LABELS)
+    path = f"{folder}{os.sep}{LABELS}"
     if not os.path.lexists(path):
         return []
     try:

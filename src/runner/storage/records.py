@@ -1,5 +1,6 @@
 """Runs as plain dicts, read from their folders' JSON: no torch, no YAML, a thousand in well under a second."""
 
+import marshal
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -64,6 +65,9 @@ def state_of(run_dir: RunDir | Path, record: Mapping[str, Any]) -> str:
     return state if is_locked(run_dir if isinstance(run_dir, RunDir) else RunDir(run_dir)) else "killed"
 
 
+_pieces: dict[tuple[str, str, bytes], dict[str, Any]] = {}
+
+
 class Row(dict[str, Any]):
     """A run as a flat dict, with the record that it was made of, and its config's keys by group."""
 
@@ -72,13 +76,22 @@ class Row(dict[str, Any]):
 
 
 def pieces(config: Mapping[str, Any], before: str) -> dict[str, dict[str, Any]]:
-    """The flat keys of each group of a config."""
-    return {name: flatten({f"{before}.{name}": value}) for name, value in config.items()}
+    """The flat keys of each group of a config. Most groups are equal in most runs of a folder, and then one object."""
+    made = {}
+    for name, value in config.items():
+        key = (before, name, marshal.dumps(value, 2))  # the fastest that tells whether two are equal
+        if (flat := _pieces.get(key)) is None:
+            flat = _pieces[key] = flatten({f"{before}.{name}": value})
+        made[name] = flat
+    return made
 
 
-def read(path: Path) -> Row:
+def read(path: Path, with_config: bool = True) -> Row:
     """One run as a flat dict: path, name, state, tags, choices of groups, config keys, and the metrics of its best and
     last epoch.
+
+    Args:
+        with_config: False leaves the config keys in row.groups, where a table finds those that it shows.
     """
     folder = str(path)
     try:
@@ -109,7 +122,7 @@ def read(path: Path) -> Row:
     record["choices"] = record["choices"] or choices_of(path)
     for group, choice in record["choices"].items():
         row[f"choices.{group}"] = choice
-    for flat in row.groups.values():
+    for flat in row.groups.values() if with_config else ():
         row.update(flat)
     for which in ("best", "last"):
         for key, value in record[which].items():
@@ -119,7 +132,7 @@ def read(path: Path) -> Row:
     return row
 
 
-def runs(*folders: Path) -> list[Row]:
+def runs(*folders: Path, with_config: bool = True) -> list[Row]:
     """Every run below the folders that can be read, as read() gives it; the others are named (runner.notices). A run
     that lies in several of them is there once.
 
@@ -135,7 +148,7 @@ def runs(*folders: Path) -> list[Row]:
     rows, bad = [], []
     for path in shown(paths, "reading runs"):
         try:
-            rows.append(read(path))
+            rows.append(read(path, with_config))
         except InputError as error:
             bad.append(error)
     if not rows:
