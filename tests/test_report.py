@@ -236,6 +236,7 @@ def test_the_summary_is_cell_by_cell_what_the_terminal_prints(tmp_path):
     state = [column["label"] for column in runs["columns"]].index("state")
     assert sorted(row["cells"][state]["t"] for row in runs["rows"]) == ["diverged", *["done"] * 7, "interrupted"]
     assert {run for row in table["rows"] for run in row["runs"]} == set(range(9))
+    assert runs["lines"] == ["optimizer.lr=0.1,seed=1: not finite"]
 
 
 def test_the_mean_is_of_the_finished_seeds_and_the_band_from_the_lowest_to_the_highest(tmp_path):
