@@ -19,7 +19,7 @@ from generated_runs import HOSTILE, config_of, rows_of, write_big_sweep, write_r
 from runner import notices
 from runner.cli import evaluate, report
 from runner.errors import InputError
-from runner.report import confusion, curves, keys
+from runner.report import confusion, curves, examples, keys
 from runner.report.page import page
 from runner.storage import shapes
 from runner.sweep import show, statistics, summary
@@ -488,14 +488,12 @@ def test_examples_are_of_ones_own_run_and_those_that_evaluate_counts(tmp_path, c
 
     record = runner.run([*TINY, "seed=1"], run_dir=tmp_path / "run")
     found = data(tmp_path / "run")
-    examples, mistakes = block(found, "examples"), block(found, "images")
-    counts = examples["matrix"]["counts"]
+    shown, mistakes = block(found, "examples"), block(found, "images")
+    counts = shown["matrix"]["counts"]
     right = sum(counts[at][at] for at in range(len(counts)))
     total = record["examples"]["test"]
     assert sum(map(sum, counts)) == total and right / total == pytest.approx(record["test"]["best"]["accuracy"])
-    assert examples["lines"] == [
-        f"test part, best weights: {right} of {total} examples are right, {total - right} wrong."
-    ]
+    assert shown["lines"] == [f"test part, best weights: {right} of {total} examples are right, {total - right} wrong."]
     first = mistakes["items"][0]
     image = Image.open(io.BytesIO(base64.b64decode(first["src"].partition(",")[2])))
     assert image.format == "PNG" and image.size == (4, 6) and image.mode == "L"
@@ -516,11 +514,15 @@ def test_examples_are_of_ones_own_run_and_those_that_evaluate_counts(tmp_path, c
     (tmp_path / "run" / "run.json").write_text(json.dumps(text))
     (said,) = block(data(tmp_path / "run"), "lines", "Confusion")["lines"]
     assert "was not written by you on this machine" in said
-    assert block(data(tmp_path / "run", "--examples"), "examples") == examples  # asked for, and all of it is admissible
+    assert block(data(tmp_path / "run", "--examples"), "examples") == shown  # asked for, and all of it is admissible
 
 
-def test_where_the_weights_are_damaged_the_page_says_so_and_is_made_all_the_same(tmp_path):
+def test_examples_that_take_too_long_or_have_no_weights_are_a_sentence(tmp_path, monkeypatch):
     runner.run(TINY, run_dir=tmp_path / "run")
+    monkeypatch.setattr(examples, "SECONDS", -1.0)
+    assert "they take longer than" in block(data(tmp_path / "run"), "lines", "Confusion")["lines"][0]
+    assert block(data(tmp_path / "run", "--examples"), "examples")
+    monkeypatch.undo()
     (tmp_path / "run" / "checkpoints" / "best.pt").write_bytes(b"damaged")
     (said,) = block(data(tmp_path / "run"), "lines", "Confusion")["lines"]
     assert said.startswith("Without confusion matrix, accuracy per class and mistakes: ") and "best.pt" in said

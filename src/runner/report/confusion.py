@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 WORST = 10  # how many of the worst mistakes are shown
 PIXELS = 96  # of an image's longer side on a page, at most
 MOST_CLASSES = 60  # of a matrix on a page; of more the most frequent confusions
-UNUSABLE = "needs scores (N, C) and integer targets (N,)"
+UNUSABLE = "the confusion matrix needs scores (N, C) and integer targets (N,)"
 
 
 class TooLong(Exception):
@@ -72,7 +72,7 @@ def confusion(built: "Built", loader: Any, part: Any, seconds: float = math.inf)
                 scores = as_fp32(model(data)).cpu()
             targets = targets.cpu()
             if scores.dim() != 2 or targets.dim() != 1 or targets.is_floating_point():
-                raise InputError(f"--confusion: {UNUSABLE}")
+                raise InputError(UNUSABLE)
             if matrix is None:
                 matrix = torch.zeros(scores.shape[1], scores.shape[1], dtype=torch.int64)
             matrix.index_put_((targets, scores.argmax(dim=1)), torch.tensor(1), accumulate=True)
@@ -83,7 +83,7 @@ def confusion(built: "Built", loader: Any, part: Any, seconds: float = math.inf)
             if time.monotonic() > until:
                 raise TooLong
     if matrix is None:
-        raise InputError(f"--confusion: {UNUSABLE}; there is no example")
+        raise InputError(f"{UNUSABLE}; there is no example")
     names = [str(name) for name in getattr(part.dataset, "classes", range(len(matrix)))]
     names += [str(number) for number in range(len(names), len(matrix))]
     return Confusion(names, matrix.tolist(), int(matrix.sum() - matrix.trace()), worst)
