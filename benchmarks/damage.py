@@ -3,7 +3,7 @@
     python -m benchmarks.damage [--seed 0] [--every 1]
 
 A run, a sweep and a search are made once. Each kind of damage is done to a copy, and each verb that reads it runs in a
-child forked from this process, which has imported torch. Judged: a traceback; a hang (20 s); a silent difference (exit
+child forked from this process, which has imported torch. Judged: a traceback; a hang (60 s); a silent difference (exit
 0, another output than of the undamaged copy, and no word on stderr); a lost file.
 """
 
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-LIMIT = 20  # seconds for a verb
+LIMIT = 60  # seconds for a verb
 WORDS = [
     *("dataset=fake", "dataset.train_size=40", "dataset.val_size=10", "dataset.eval_size=10", "model=mlp"),
     *("model.hidden=[4]", "trainer.epochs=2", "quiet=true", "device.threads=1", "dataset.input_shape=[1,4,4]"),

@@ -2,10 +2,11 @@
 
     python -m benchmarks.kill9 --runs 200
 
-For each run a random model, optimizer, scheduler, loss, placement or number of workers, precision, ... is drawn; it
-is trained once without a fault, and once with one to four kills: at a random time, or right before a random system
-call of a write (os.replace, os.fsync, os.link, os.unlink, os.open), which only this campaign's child patches. Every
-tensor and value of the final checkpoints and every row of the metrics must then be equal.
+For each run a random model, optimizer, scheduler, loss, task, placement or number of workers, precision, ... is drawn;
+it is trained once without a fault, and once with one to four faults: SIGKILL at a random time, for the process or its
+whole group, or right before a random system call of a write (os.replace, os.fsync, os.link, os.unlink, os.open), which
+only this campaign's child patches; or SIGTERM. A resumed run may have another number of workers. Every tensor and value
+of the final checkpoints and every row of the metrics must then be equal.
 
 The children are forked from a process that has imported torch, so that 200 runs take minutes and not hours.
 """
@@ -20,8 +21,11 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from runner.errors import Interrupted
 
 CALLS = ("replace", "fsync", "link", "unlink", "open", "ftruncate")
 MODELS = {
@@ -45,6 +49,27 @@ STEPS = {
     "accumulate and clip": ["trainer.accumulate=4", "trainer.grad_clip=0.5"],
     "channels_last": ["trainer.channels_last=true"],
 }
+FAKE = ["dataset=fake", "dataset.train_size=120", "dataset.val_size=24", "dataset.eval_size=24"]
+FAKE += ["dataset.input_shape=[1,8,8]", "dataset.num_classes=4"]
+ALONE = ["metrics=none", "trainer.monitor=val/loss"]
+BARE = ["dataset.test_size=0", *(f"~dataset.{key}" for key in ("train.mean", "train.std", "mean", "std"))]
+BARE += ["dataset.num_classes=4", "trust=[benchmarks]"]
+PAIRS = [*BARE, "dataset.train._target_=benchmarks.own_task.Pairs", "dataset.val_size=20", "loss=none", *ALONE]
+PAIRS += [f"dataloader.{key}={{_target_: benchmarks.own_task.collate}}" for key in ("collate_fn", "eval_collate_fn")]
+TASKS = {  # each with its data; those of images (N, C, H, W) and classes may be augmented
+    "supervised": FAKE,
+    "mixup": [*FAKE, "task=mixup", "task.mixup=1.0", "task.cutmix=1.0"],
+    "reconstruction": [*FAKE, "task=reconstruction", "loss=squared_error", "model=autoencoder", *ALONE],
+    "next token": [
+        *("dataset=text", "dataset.context=8", "model=gpt", "model.width=8", "model.dropout=0.1", "task=next_token"),
+        *("trainer.limit_batches=15", "loss=cross_entropy", "metrics=perplexity", "trainer.monitor=val/perplexity"),
+    ],
+    "nested batches": [*PAIRS, "task._target_=benchmarks.own_task.Contrastive"],
+    "a stream": [
+        *(*BARE, "dataset.train._target_=benchmarks.own_task.Numbers", "dataset.val_size=0", "metrics=none"),
+        *("trainer.monitor=train/loss", "trainer.limit_batches=15", "dataloader.shuffle=false"),
+    ],
+}
 AUGMENTATIONS = {
     "none": "[]",
     "own": "[{_target_: runner.augment.RandomCrop, padding: 2}, {_target_: runner.augment.RandomErasing}]",
@@ -65,7 +90,17 @@ def draw(rng: random.Random) -> dict[str, Any]:
             ["each epoch", "each epoch", "every 3 batches", "every epoch kept", "best only", "last only"]
         ),
         "loss": rng.choice(list(LOSSES)),
+        "task": rng.choice(["supervised", *TASKS]),
     }
+    task = choice["task"]
+    if task != "supervised":
+        choice["loss"] = "the task's"
+    if task in ("next token", "a stream", "nested batches"):
+        choice["augment"] = "none"
+    if task == "a stream":
+        choice["workers"] = None
+    own = {"mixup": ["loss=cross_entropy"], "a stream": ["loss=cross_entropy"]}
+    augment = [] if task == "next token" else [f"dataset.augment={AUGMENTATIONS[choice['augment']]}"]
     saves = {
         "each epoch": [],
         "every 3 batches": ["checkpoint.every_batches=3"],
@@ -74,23 +109,21 @@ def draw(rng: random.Random) -> dict[str, Any]:
         "last only": ["checkpoint.save=last"],
     }[choice["saves"]]
     words = [
-        *("dataset=fake", "dataset.train_size=120", "dataset.val_size=24", "dataset.eval_size=24"),
-        *("dataset.input_shape=[1,8,8]", "dataset.num_classes=4", "dataloader.batch_size=8", "device.threads=1"),
-        *MODELS[choice["model"]],
+        *([] if task in ("reconstruction", "next token") else MODELS[choice["model"]]),
+        *TASKS[task],
+        *("dataloader.batch_size=8", "device.threads=1"),
         *(f"optimizer={choice['optimizer']}", f"scheduler={choice['scheduler']}", f"seed={rng.randrange(1000)}"),
-        *(
-            f"dataloader.num_workers={'null' if choice['workers'] is None else choice['workers']}",
-            f"dataset.augment={AUGMENTATIONS[choice['augment']]}",
-        ),
+        *(f"dataloader.num_workers={'null' if choice['workers'] is None else choice['workers']}",),
+        *augment,
         *("trainer.epochs=4", "trainer.log_every=5", "quiet=true", "deterministic=false"),
         *saves,
         *STEPS[choice["step"]],
-        *LOSSES[choice["loss"]],
+        *LOSSES.get(choice["loss"], own.get(task, [])),
     ]
     return {"choice": choice, "words": words}
 
 
-def child(run: Path, words: list[str], kill_before: tuple[str, int] | None) -> None:
+def child(run: Path, words: list[str], kill_before: tuple[str, int] | None, changes: list[str]) -> None:
     """Starts or resumes the run; dies right before the n-th use of one system call, if asked to."""
     from runner.job.launch import launch
     from runner.job.resuming import resume
@@ -119,21 +152,35 @@ def child(run: Path, words: list[str], kill_before: tuple[str, int] | None) -> N
 
         setattr(os, name, patched)
     if (run / "run.json").exists():
-        resume(run, [])
+        resume(run, changes)
     else:
         launch(words, train, run_dir=str(run))
 
 
-def fork(run: Path, words: list[str], kill_before: tuple[str, int] | None, kill_after: float | None) -> int:
-    """Runs child() in a forked process, kills it after a while if asked to; returns its exit code or -signal."""
+def fork(
+    run: Path,
+    words: list[str],
+    kill_before: tuple[str, int] | None,
+    kill_after: float | None,
+    by: str = "SIGKILL",
+    changes: Sequence[str] = (),
+) -> int:
+    """Runs child() in a forked process, stops it after a while if asked to; returns its exit code or -signal.
+
+    Args:
+        by: SIGKILL, SIGTERM, or "group": SIGKILL for the child and its loader's workers.
+    """
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
+            os.setpgid(0, 0)
             out = os.open(run.with_suffix(".out"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(out, 1), os.dup2(out, 2)
-            child(run, words, kill_before)
+            child(run, words, kill_before, list(changes))
             code = 0
+        except Interrupted as stopped:
+            code = 128 + stopped.signum
         except BaseException:
             import traceback
 
@@ -148,7 +195,10 @@ def fork(run: Path, words: list[str], kill_before: tuple[str, int] | None, kill_
             if done:
                 return os.waitstatus_to_exitcode(status)
             time.sleep(0.002)
-        os.kill(pid, signal.SIGKILL)
+        if by == "group":
+            os.killpg(pid, signal.SIGKILL)
+        else:
+            os.kill(pid, signal.SIGTERM if by == "SIGTERM" else signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -183,19 +233,24 @@ def campaign(number: int, base: Path, rng: random.Random, tally: collections.Cou
         by_time = rng.random() < 0.4
         kill_after = rng.uniform(0.05, length) if kills and by_time else None
         kill_before = (rng.choice(CALLS), rng.randrange(1, 16)) if kills and not by_time else None
-        code = fork(killed, drawn["words"], kill_before, kill_after)
+        by = rng.choice(["SIGKILL", "SIGTERM", "group"])
+        takes_workers = "num_workers" in " ".join(drawn["words"]) and drawn["choice"]["workers"] is not None
+        changes = [f"dataloader.num_workers={rng.choice([0, 1, 2])}"] if takes_workers and rng.random() < 0.5 else []
+        code = fork(killed, drawn["words"], kill_before, kill_after, by, changes)
         tally["processes"] += 1
         trained = [int(line) for line in epochs.read_text().split()]
         tally["epochs trained"] += len(trained)
         tally["durable epochs repeated"] += sum(epoch <= durable for epoch in trained)
         if code == 0:
             break
-        if code != -signal.SIGKILL:
+        tally["resumed with another number of workers"] += bool(changes)
+        if code not in (-signal.SIGKILL, 128 + signal.SIGTERM, -signal.SIGTERM):
             tally["other failures"] += 1
             print(f"run {number}: exit {code}: {killed.with_suffix('.out').read_text()[-2000:]}")
             return
         kills = max(0, kills - 1)
-        tally["killed at a random time" if by_time else f"killed before os.{kill_before[0]}"] += 1  # type: ignore[index]
+        at_random = "stopped by SIGTERM" if code != -signal.SIGKILL else f"killed at a random time ({by})"
+        tally[at_random if by_time else f"killed before os.{kill_before[0]}"] += 1  # type: ignore[index]
         durable = durable_epoch(killed)
         tally["unreadable checkpoints"] += durable < 0
         tally["killed before run.json"] += not (killed / "run.json").exists()
@@ -203,6 +258,7 @@ def campaign(number: int, base: Path, rng: random.Random, tally: collections.Cou
     tally["equal" if not found else "different"] += 1
     tally[f"equal: {drawn['choice']['saves']}"] += not found
     tally[f"equal: loss {drawn['choice']['loss']}"] += not found
+    tally[f"equal: task {drawn['choice']['task']}"] += not found
     if found:
         print(f"run {number} ({drawn['choice']}): {found[:3]}")
     else:

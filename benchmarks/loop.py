@@ -39,7 +39,7 @@ def hand_epoch(built: Any) -> None:
     import torch
 
     trainer = built.trainer
-    model, criterion, optimizer = trainer.model, trainer.criterion, trainer.optimizer
+    model, criterion, optimizer = trainer.task.model, trainer.task.criterion, trainer.optimizer
     channels_last = trainer.options.channels_last
     model.train()
     total = torch.zeros(())

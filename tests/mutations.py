@@ -53,8 +53,8 @@ MUTATIONS = {
     "<= for best": (TRAINER, "else value < best", "else value <= best", HERE),
     "the loss's state is not loaded": (
         "train/task.py",
-        "            self.criterion.load_state_dict(saved",
-        "            len(saved",
+        '    for owner in ("model", "criterion"):\n        if isinstance(module := getattr(task, owner, None), nn.Module) and',
+        '    for owner in ("model",):\n        if isinstance(module := getattr(task, owner, None), nn.Module) and',
         HERE,
     ),
     "no finite parameters before a save inside an epoch": (
@@ -84,20 +84,20 @@ MUTATIONS = {
     "every checkpoint is read back": (CHECKPOINT, "            self.is_tried = True\n", "", HERE),
     "the last weights are not put back": (
         TRAINER,
-        "            self.task.load_weights(last)\n",
+        "            load_weights(self.task, last)\n",
         "            pass\n",
         HERE,
     ),
     "the last weights are put back only after success": (
         TRAINER,
-        '        try:\n            return {"best": self.evaluate_on(loader), **results}\n        finally:\n            self.task.load_weights(last)\n',
-        '        found = {"best": self.evaluate_on(loader), **results}\n        self.task.load_weights(last)\n        return found\n',
+        '        try:\n            return {"best": self.evaluate_on(loader), **results}\n        finally:\n            load_weights(self.task, last)\n',
+        '        found = {"best": self.evaluate_on(loader), **results}\n        load_weights(self.task, last)\n        return found\n',
         HERE,
     ),
     "the best weights are not copied": (
         TRAINER,
-        "copy.deepcopy(self.task.weights())\n            self.state",
-        "self.task.weights()\n            self.state",
+        "copy.deepcopy(weights_of(self.task))\n            self.state",
+        "weights_of(self.task)\n            self.state",
         HERE,
     ),
     "evaluation is not isolated": (

@@ -1,5 +1,6 @@
 """A `_target_` is judged by its place; a stranger's folder is only data."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from runner.config import admission
 from runner.config.admissible import PLACES
 from runner.config.admission import Policy, Refused, admitted, admitting
 from runner.errors import InputError
+from runner.job.instantiate import instantiate, with_partials
 from runner.storage import signature
 from runner.storage.run_dir import RunDir
 from runner.sweep.plan import known_jobs
@@ -461,3 +463,152 @@ def test_a_signature_is_of_the_whole_record():
     for change in ({"state": "running"}, {"x": []}, {"more": 1}, {"signature": "00"}, {"signature": None}):
         assert not signature.is_mine({**read, **change})
     assert not signature.is_mine([]) and not signature.is_mine(signature.signed({**record, "foreign": True}))
+
+
+# ---- names of admissible modules that lead elsewhere, and what is of another kind than its place
+
+ASIDE_TEXT = """
+torchvision.models.os.system torchvision.models._api.load_state_dict_from_url torchvision.models._api.sys.exit
+torchvision.models.get_model_builder torchvision.models.list_models torchvision.models.resnet.ResNet
+torchvision.models.ResNet18_Weights torchvision.models.resnet._resnet torchvision.models.WeightsEnum
+torchvision.models.detection.FasterRCNN torchvision.models._utils.IntermediateLayerGetter runner.models.nn.Linear
+runner.models.F.relu runner.models.Net.__init__ runner.models.Net.__class__ runner.models.Net.to runner.models.Any
+runner.models.Net.register_forward_hook torch.nn.Module.__class__.__call__ torch.nn.Module.__subclasses__
+torch.nn.Linear.__reduce__ torch.nn.Module.apply torch.nn.Sequential.__init_subclass__ torch.nn.init.torch.load
+torch.nn.utils.parametrize.register_parametrization torch.nn.utils.stateless.functional_call
+torch.nn.parallel.data_parallel torch.nn.Parameter torch.nn.backends torch.nn.functional.importlib.import_module
+torch.nn.functional.handle_torch_function torch.nn.functional.cross_entropy.__globals__ torch.nn.functional.relu
+torch.nn.functional.cross_entropy.__wrapped__ torch._C.import_ir_module torch._C._jit_set_profiling_mode
+torch.optim.lr_scheduler.partial torch.optim.LBFGS.load_state_dict torch.optim.optimizer.cast
+torch.optim.swa_utils.update_bn torch.optim.swa_utils.AveragedModel torch.optim.sgd.sgd torch.optim.optimizer.Path
+runner.schedulers.ast.parse runner.schedulers.math.exp runner.schedulers.FUNCTIONS runner.schedulers.Callable
+runner.schedulers.lambda_lr.__globals__ runner.losses.nn.CrossEntropyLoss runner.losses.Focal.forward
+runner.metrics.InputError runner.data.Path runner.data.gzip.open runner.data.io.open runner.data.importlib.import_module
+runner.data._read_digits runner.data.derive runner.data.np.loadtxt runner.augment.torch.load
+torchvision.datasets.mnist.os.system torchvision.datasets.folder.default_loader torchvision.datasets.MNIST.download
+torchvision.datasets.utils.extract_archive torchvision.datasets.imagenet.parse_train_archive
+torchvision.datasets.cifar.pickle.loads torchvision.datasets.Caltech101 torchvision.datasets.ImageNet
+torchvision.datasets.CocoDetection torchvision.datasets.PCAM torchvision.datasets.VisionDataset
+torchvision.transforms.functional_pil.Image.open torchvision.transforms.functional.to_pil_image
+torchvision.transforms.v2.functional.np.load torch.utils.data.DataLoader torch.utils.data.get_worker_info
+torch.utils.data.datapipes.iter.FileOpener torch.utils.data._utils.worker.os.kill torch.utils.data.Subset
+torchmetrics.image.fid.NoTrainInceptionV3 torchmetrics.image.fid.FrechetInceptionDistance torchmetrics.text.BERTScore
+torchmetrics.text.rouge.ROUGEScore torchmetrics.multimodal.CLIPScore torchmetrics.functional.text.bert.bert_score
+torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity torchmetrics.Metric.load_state_dict
+torchmetrics.utilities.imports.RequirementCache torchmetrics.metric.functools.partial torchmetrics.functional.accuracy
+torchmetrics.audio.dnsmos.DeepNoiseSuppressionMeanOpinionScore optuna.samplers._cmaes.pickle.loads
+optuna.storages.RDBStorage optuna.create_study hydra_plugins.runner_sweep.tempfile.mkdtemp
+hydra_plugins.runner_sweep.need hydra_plugins.runner_sweep.Plugins.instance hydra.core.plugins.Plugins.instance
+hydra._internal.core_plugins.bash_completion.BashCompletion omegaconf.OmegaConf.save omegaconf.OmegaConf.load
+omegaconf.OmegaConf.register_new_resolver runner.config.compose.set_up runner.storage.lock.take runner.cli.prune.main
+runner.__main__.main runner.sweep.sampler_state.pickle.loads simpleeval.SimpleEval torch torch.nn runner runner.models
+"""
+
+
+def test_a_name_in_an_admissible_module_is_not_admissible_for_that(tmp_path):
+    aside = ASIDE_TEXT.split()
+    assert len(set(aside) - set(HARM)) >= 60
+    let_through = []
+    with admitting(Policy(beside=(tmp_path,))):  # which admits more than a stranger's
+        for name in aside:
+            for place in (*IN_THE_CONFIG, *NOWHERE, *HYDRAS, "callbacks", "listeners.x", "trainer.callbacks.0"):
+                with contextlib.suppress(Refused, AttributeError, ImportError):
+                    let_through.append((name, place, admitted(name, place)[1]))
+    assert not let_through
+
+
+# ---- arguments of what may be made
+
+STRICT = Policy(downloads=False)
+WEIGHTS = {"weights": "DEFAULT", "weights_backbone": "DEFAULT", "pretrained": True, "progress": False}
+NO_WEIGHTS = {"weights": None, "weights_backbone": None, "pretrained": False, "progress": False}
+TORCHVISIONS = "torchvision.models.segmentation.fcn_resnet50"
+
+
+@pytest.mark.parametrize(
+    ("path", "node", "built"),
+    [
+        ("dataset.train", {"_target_": "torchvision.datasets.MNIST", "root": "x"}, {"root": "x", "download": False}),
+        *(
+            ("dataset.train", {"_target_": "torchvision.datasets.MNIST", "download": yes}, {"download": False})
+            for yes in (True, 1, "yes", ["x"])
+        ),
+        ("model", {"_target_": "torchvision.models.resnet18", **WEIGHTS}, NO_WEIGHTS),
+        ("model", {"_target_": TORCHVISIONS}, {"weights": None, "weights_backbone": None}),
+        ("model.body.0", {"_target_": TORCHVISIONS}, {"weights": None, "weights_backbone": None}),
+        ("model", {"_target_": "runner.models.resnet18", "weights": "DEFAULT"}, {"weights": None}),
+        ("model", {"_target_": "torch.nn.Linear", "_args_": [1, 2]}, {"_args_": [1, 2]}),
+    ],
+)
+def test_a_strangers_parts_are_built_without_a_download(path, node, built):
+    with admitting(STRICT):
+        assert with_partials(node, path) == {"_target_": node["_target_"], **built}
+    with admitting(Policy()):
+        assert with_partials(node, path) == node, "a command of one's own downloads what it says"
+
+
+@pytest.mark.parametrize("target", ["torchvision.datasets.MNIST", "torchvision.models.resnet18"])
+def test_what_would_download_cannot_hide_in_a_position(target):
+    place = "dataset.train" if "datasets" in target else "model"
+    with admitting(STRICT), pytest.raises(InputError, match="_args_"):
+        with_partials({"_target_": target, "_args_": ["x", True, None, None, True]}, place)
+
+
+SYSTEM = {"_target_": "os.system", "command": "touch PWNED"}
+
+
+@pytest.mark.parametrize("more", [{}, {"_partial_": False}, {"_partial_": True}, {"_recursive_": False}])
+@pytest.mark.parametrize(
+    ("place", "around"),
+    [
+        ("model", lambda node: node),
+        ("model", lambda node: {"_target_": "torch.nn.Sequential", "_args_": [node]}),
+        ("model", lambda node: {"_target_": "torch.nn.Identity", "_convert_": "object", "x": {"y": [[node]]}}),
+        ("loss", lambda node: {"_target_": "torch.nn.CrossEntropyLoss", "_partial_": False, "weight": node}),
+        ("optimizer", lambda node: {"_target_": "torch.optim.SGD", "_partial_": True, "lr": node}),
+        ("dataset.train.transform", lambda node: {"_target_": "torchvision.transforms.Lambda", "lambd": node}),
+        ("metrics.x", lambda node: {"_target_": "torchmetrics.MetricCollection", "metrics": [node]}),
+        (
+            "hydra.sweeper.sampler",
+            lambda node: {"_target_": "optuna.samplers.PartialFixedSampler", "base_sampler": node},
+        ),
+    ],
+)
+def test_every_target_is_judged_once_more_where_it_is_made(place, around, more):
+    """What a resolver makes (oc.decode, oc.create) stands nowhere in the config that was checked."""
+    with admitting(Policy(beside=(Path.cwd(),))), pytest.raises(InputError, match=r"os\.system"):
+        instantiate(around({**SYSTEM, **more}), place)
+    assert not Path("PWNED").exists()
+
+
+def test_a_resolver_brings_no_target_into_a_command(tmp_path, monkeypatch):
+    monkeypatch.setenv("NODE", "{_target_: os.system, _partial_: false, command: touch PWNED}")
+    word = "model.hidden=${oc.decode:${oc.env:NODE}}"
+    with pytest.raises(InputError):
+        runner.run([*WORDS, word], run_dir=tmp_path / "run")
+    assert not Path("PWNED").exists() and not (tmp_path / "run" / "run.json").exists()
+
+
+TEXTS = {
+    "a tag of Python's": "model: !!python/object/apply:os.system ['touch PWNED']\n",
+    "a tag of Python's name": "model: {_target_: !!python/name:os.system ''}\n",
+    "a list": "- 1\n",
+    "an interpolation of the environment": "notes: ${oc.env:A_SECRET}\n",
+    "an interpolated target": "model: {_target_: '${notes}'}\nnotes: os.system\n",
+    "a resolver of a node": "model: '${oc.decode:\"{_target_: os.system, command: touch PWNED}\"}'\n",
+    "hydra's": "notes: ${hydra:runtime.cwd}\n",
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_strangers_text_is_no_more_than_a_config(name, made, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("A_SECRET", "hunter2")
+    folder = tmp_path / "run"
+    shutil.copytree(made, folder)
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**record, "config_yaml": TEXTS[name]}))
+    for verb in every_verb(folder):
+        with pytest.raises(InputError) as refused:
+            verb()
+        assert "\n" not in str(refused.value) and "hunter2" not in str(refused.value)
+    assert not Path("PWNED").exists() and not (tmp_path / "PWNED").exists()

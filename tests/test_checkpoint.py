@@ -155,3 +155,153 @@ def test_a_file_that_has_two_names_is_never_written_into(tmp_path):
     os.link(checkpoints.path("best"), tmp_path / "c" / "last.pt.tmp")
     checkpoints.write(state(2), is_epoch_end=True, is_best=False)
     assert {p.stem: load(p)["epoch"] for p in (tmp_path / "c").iterdir()} == {"best": 1, "last": 2, "last-1": 1}
+
+
+def refusal(call, *arguments, kind=Damaged, **options):
+    with pytest.raises(kind) as refused:
+        call(*arguments, **options)
+    return str(refused.value)
+
+
+def test_what_is_wrong_with_a_file_is_said_whole(tmp_path):
+    path = tmp_path / "a.pt"
+    assert refusal(load, path) == f"{path}: cannot be read (No such file or directory)"
+    path.write_bytes(b"x" * 100)
+    assert refusal(load, path) == f"{path}: not a whole checkpoint of the runner (100 bytes, without its digest)"
+    save(path, state())
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    assert refusal(load, path) == f"{path}: damaged, its SHA-256 is not the one that was written"
+    for content in ({"epoch": 1}, [1]):
+        save(path, content)
+        assert refusal(load, path) == f"{path}: not a checkpoint of the runner"
+    save(path, state(format_version=2))
+    assert refusal(load, path) == f"{path}: has format version 2, this runner reads version 1"
+    save(path, state(odd=Payload(tmp_path / "pwned")))
+    assert refusal(load, path) == f"{path}: refused, it holds more than tensors and plain values"
+    path.write_text("text")
+    assert refusal(checkpoint.torch_load, path).startswith(f"{path}: ")
+
+
+def test_weights_that_are_none_are_said_whole_with_the_key_that_named_them(tmp_path):
+    path = tmp_path / "a.pt"
+    for key in ("model_weights", "init_from"):
+        options = {"key": key, "kind": InputError} if key != "model_weights" else {"kind": InputError}
+        said = refusal(read_weights, tmp_path, **options)
+        assert said == f"{key}: is a folder; a run's last weights are init_from={tmp_path}"
+        assert refusal(read_weights, path, **options) == f"{key}: {path} cannot be read (No such file or directory)"
+        os.mkfifo(path)
+        assert refusal(read_weights, path, **options) == f"{key}: {path} is not a regular file"
+        path.unlink()
+        path.write_bytes(b"")
+        assert refusal(read_weights, path, **options) == f"{key}: {path}: cannot be read as a torch file"
+        for content in ({}, [torch.ones(1)], {"w": 1}, {"w": torch.ones(1), "v": "x"}, {"model_state_dict": {}}):
+            torch.save(content, path)
+            assert refusal(read_weights, path, **options) == (
+                f"{key}: {path} holds neither a checkpoint of the runner nor a state_dict"
+            )
+        save(path, state())
+        path.write_bytes(b"x" + path.read_bytes()[1:])
+        said = refusal(read_weights, path, **options)
+        assert said == f"{key}: {path}: damaged, its SHA-256 is not the one that was written"
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"save": "some"}, "save=some: unknown; choices: all, best, last, none"),
+        ({"save": "none", "every": 1}, "every=1: saves nothing with checkpoint.save=none"),
+        ({"save": "none", "every_minutes": 2.0}, "every_minutes=2.0: saves nothing with checkpoint.save=none"),
+        ({"save": "best", "every_batches": 3}, "every_batches=3: saves nothing with checkpoint.save=best"),
+        ({"save": "best", "every_minutes": 3}, "every_minutes=3: saves nothing with checkpoint.save=best"),
+    ],
+)
+def test_settings_that_save_nothing_are_refused_whole(settings, said):
+    assert refusal(Checkpoints, kind=ValueError, **settings) == said
+
+
+def test_the_defaults_save_all_and_keep_two():
+    made = Checkpoints()
+    assert (made.save, made.every, made.keep, made.state_dict, made.whole_model) == ("all", None, 2, False, False)
+    assert (made.every_batches, made.every_minutes, made.directory, made.is_tried) == (None, None, None, False)
+    Checkpoints(save="best", every=2), Checkpoints(save="last", every_batches=1, every_minutes=0.1), Checkpoints(keep=1)
+
+
+@pytest.mark.parametrize("save", ["all", "best", "last", "none"])
+def test_what_is_saved_follows_from_the_choice_and_needs_a_folder(tmp_path, save):
+    inside = {"every_batches": 2} if save in ("all", "last") else {}
+    made = Checkpoints(save=save, **inside)
+    assert not (made.saves_last or made.saves_best or made.saves_inside_epochs)
+    made.write(state(), is_epoch_end=True, is_best=True)  # without a folder nothing is written
+    made.open(tmp_path / "c")
+    assert made.saves_last == made.saves_inside_epochs == (save in ("all", "last"))
+    assert made.saves_best == (save in ("all", "best"))
+    if inside:
+        minutes = Checkpoints(save=save, every_minutes=1)
+        minutes.open(tmp_path / "c")
+        assert minutes.saves_inside_epochs
+    plain = Checkpoints(save=save)
+    plain.open(tmp_path / "c")
+    assert not plain.saves_inside_epochs
+
+
+def test_inside_an_epoch_only_last_is_written(tmp_path):
+    made = Checkpoints(every=1)
+    made.open(tmp_path / "c")
+    made.write(state(1), is_epoch_end=False, is_best=True)
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {"last.pt"}
+
+
+def test_the_newest_three_are_kept_in_order_and_an_adopted_file_is_the_newest(tmp_path):
+    made = Checkpoints(keep=4)
+    made.open(tmp_path / "c")
+    for epoch in range(1, 7):
+        made.write(state(epoch), is_epoch_end=True, is_best=epoch == 2)
+    epochs = {path.stem: load(path)["epoch"] for path in (tmp_path / "c").iterdir()}
+    assert epochs == {"last": 6, "last-1": 5, "last-2": 4, "last-3": 3, "best": 2}
+    made.adopt(made.path("best"))
+    epochs = {path.stem: load(path)["epoch"] for path in (tmp_path / "c").iterdir()}
+    assert epochs == {"last": 2, "last-1": 6, "last-2": 5, "last-3": 4, "best": 2}
+    made.adopt(made.path("last"))
+    assert load(made.path("last-1"))["epoch"] == 6
+    one = Checkpoints(keep=1)
+    one.open(tmp_path / "c")
+    one.adopt(made.path("last-1"))
+    assert load(made.path("last"))["epoch"] == 6 and load(made.path("last-1"))["epoch"] == 6
+
+
+def test_the_bytes_are_synced_before_they_have_a_name_and_the_names_after(tmp_path, monkeypatch):
+    told = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, name=name, real=real: (told.append(name), real(*a))[1])
+    save(tmp_path / "a.pt", state())
+    assert told == ["fsync", "fsync", "replace", "fsync"]  # one of them beside the digest, to spare time
+    (tmp_path / "b.pt.tmp").symlink_to(tmp_path / "a.pt")
+    before = (tmp_path / "a.pt").read_bytes()
+    assert checkpoint.write_temporary(tmp_path / "b.pt", state(9)) == tmp_path / "b.pt.tmp"
+    assert (tmp_path / "a.pt").read_bytes() == before and load(tmp_path / "b.pt.tmp")["epoch"] == 9
+
+
+def test_a_disk_that_is_full_is_said_as_the_disk_says_it_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(self, content):
+        self.error = OSError(28, "No space left on device")
+        raise self.error
+
+    monkeypatch.setattr(checkpoint._Writing, "write", full)
+    said = refusal(checkpoint.write_temporary, tmp_path / "a.pt", state(), kind=OSError)
+    assert said == "[Errno 28] No space left on device" and os.listdir(tmp_path) == []
+
+
+def test_without_hard_links_a_second_name_is_a_durable_copy(tmp_path, monkeypatch):
+    synced = []
+
+    def no_links(source, target):
+        raise OSError(1, "no links here")
+
+    save(tmp_path / "a.pt", state(5))
+    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
+    checkpoint._link(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert load(tmp_path / "b.pt")["epoch"] == 5 and synced == [(tmp_path / "b.pt").stat().st_ino]
+    assert sorted(os.listdir(tmp_path)) == ["a.pt", "b.pt"]

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import runner
 from conftest import CONF
 from runner.config.compose import compose
 from runner.errors import InputError
 from runner.job.launch import launch
+from runner.tasks import Step
 
 GROUPS = sorted(p for p in CONF.glob("*/*.yaml"))
 FAST = ["trainer.dry_run=true", "device.threads=1", "quiet=true"]
@@ -40,9 +42,45 @@ def overrides_for(path: Path, data: Path) -> list[str]:
     return words
 
 
+# What a choice needs beside it.
+TEXT = ["dataset=text", "dataset.context=8", "model=gpt", "model.width=8", "loss=cross_entropy", "task=next_token"]
+TEXT += ["metrics=perplexity", "trainer.monitor=val/loss", "task.sample_length=5"]
+LOSS_ALONE = ["metrics=none", "trainer.monitor=val/loss"]
+TABLE = ["dataset=diabetes", "model=mlp", "loss=squared_error", *LOSS_ALONE]
+IMAGES = ["model=autoencoder", "task=reconstruction", "loss=squared_error", *LOSS_ALONE]
+OWN = [f"task._target_={__name__}.OwnLoss"]
+TOGETHER = {
+    **dict.fromkeys(("dataset=text", "model=gpt", "task=next_token", "metrics=perplexity"), TEXT),
+    **dict.fromkeys(("dataset=diabetes", "loss=squared_error", "loss=huber"), TABLE),
+    "metrics=regression": [*TABLE, "metrics=regression"],
+    "metrics=none": LOSS_ALONE,
+    **dict.fromkeys(("model=autoencoder", "task=reconstruction"), IMAGES),
+    "loss=none": OWN,
+    "task=mixup": ["loss=cross_entropy"],
+    **{key: ["task.teacher=teacher"] for key in ("task=distillation", "experiment=digits_distilled")},
+    "experiment=text_gpt": ["model.width=8", "task.sample_length=5"],
+    "experiment=diabetes": [],
+}
+TOGETHER["loss=huber"] = [*TABLE, "loss=huber"]
+
+
+class OwnLoss(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch):
+        scores = self.model(batch[0])
+        return Step(scores.square().mean(), len(scores), scores, batch[1])
+
+
 @pytest.mark.parametrize("path", GROUPS, ids=lambda p: f"{p.parent.name}={p.stem}")
 def test_every_yaml_composes_builds_and_trains_one_batch(path, tiny_data, torchvision_unchecked, tmp_path):
-    words = overrides_for(path, tiny_data)
+    words, name = overrides_for(path, tiny_data), f"{path.parent.name}={path.stem}"
+    if name in TOGETHER:
+        words = [name, *FAST, *TOGETHER[name]]
+    if "task.teacher=teacher" in words:
+        runner.run([*FAST, "model=mlp", "model.hidden=[16]"], run_dir="teacher")
     if path.parent.name == "device" and not NO_GPU.get(path.stem, True):
         with pytest.raises(InputError, match=f"device={path.stem}"):
             runner.run(words, run_dir=tmp_path / "run")

@@ -18,6 +18,7 @@ from test_readme import FILE, PAGES, README, ROOT, blocks, commands, words_or_pa
 
 DOCS = ROOT / "docs"
 OWN = DOCS / "add-your-own.md"
+METHOD = DOCS / "your-own.md"
 FAST = ["trainer.dry_run=true", "quiet=true", "device.threads=1"]
 
 
@@ -27,6 +28,7 @@ def trains(words):
 
 
 EXAMPLES = [(OWN, words) for words in commands(OWN) if words and trains(words)]
+EXAMPLES += [(METHOD, words) for words in commands(METHOD) if words and trains(words)]
 EXAMPLES += [(README, words) for words in commands(README) if "--config-dir" in words and trains(words)]
 
 
@@ -69,7 +71,7 @@ def test_every_example_of_an_own_part_trains_one_batch(page, words, train):
             assert target in json.dumps(record["config"])
 
 
-@pytest.mark.parametrize("page", [OWN, README], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [OWN, METHOD, README], ids=lambda page: page.stem)
 def test_every_file_of_the_page_is_used_by_an_example(page):
     files = dict(FILE.findall(page.read_text()))
     used = {name for other, words in EXAMPLES if other == page for name in own_files(page, words)}

@@ -19,6 +19,7 @@ import pytest
 import runner
 from runner.errors import InputError
 from runner.job.resuming import choose, resume
+from runner.storage import signature
 from runner.storage.checkpoint import Checkpoints, Damaged, load
 from runner.storage.rows import Rows
 from runner.storage.run_dir import RunDir
@@ -213,7 +214,7 @@ def check(image: Image, moment: Moment, place: Path) -> str | None:
     if not run_dir.checkpoints.exists():
         return "checkpoints/ is gone"
     try:
-        resumed, _ = choose(run_dir, record)
+        resumed, _ = choose(run_dir, {"known": {}, **record})
     except InputError as error:
         return str(error)
     progress = resumed.state["progress"] if resumed.state else {"epoch": 0, "batch": 0, "step": 0}
@@ -236,6 +237,7 @@ def first_fault(moments: list[Moment], place: Path, without: str = "", every: in
 def recorded(tmp_path_factory):
     """A run of two epochs, moment by moment."""
     root = tmp_path_factory.mktemp("recorded")
+    signature.key()  # made before: its file lies elsewhere
     with pytest.MonkeyPatch.context() as monkeypatch:
         recorder = Recorder(root, monkeypatch)
         runner.run(WORDS, run_dir=root / "run")

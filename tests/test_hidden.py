@@ -10,8 +10,9 @@ from torch import nn
 
 import runner
 from runner.storage.checkpoint import Checkpoints, load
+from runner.tasks import Supervised
 from runner.train import hidden
-from runner.train.task import Supervised
+from runner.train.weights import load_weights, weights_of
 from test_trainer import Interrupted, StopAfter, assert_equal_states, make, rows_of
 
 
@@ -79,7 +80,7 @@ def test_buffers_of_any_kind_are_put_back():
     with hidden.untouched(one):
         pass
     for saved in (hidden.buffers(one), hidden.buffers(one)):
-        two.load_weights({**two.weights(), "unsaved_buffers": saved})
+        load_weights(two, {**weights_of(two), "unsaved_buffers": saved})
         assert two.model.wide.tolist() == [1, 1, 1] and list(two.model.state_dict()) == ["weight", "bias"]
     one.model.not_a_buffer = torch.tensor([torch.nan])
     assert hidden.changed(hidden.attributes(one), one) == []

@@ -11,7 +11,8 @@ from runner.batches.loaders import MemoryLoader
 from runner.batches.memory import jobs_at_once
 from runner.batches.settings import GIB, LoaderSettings
 from runner.cli.verify import differences
-from runner.data import Digits, Fake, Part
+from runner.data import Digits, Fake
+from runner.parts import Part
 from runner.storage.run_dir import RunDir
 
 CPU = torch.device("cpu")

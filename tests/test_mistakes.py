@@ -10,9 +10,10 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 import runner
-from runner.data import Digits, Part, Parts
+from runner.data import Digits
 from runner.errors import InputError
 from runner.job.shared_examples import are_the_same, check_shared, rows_of, shared
+from runner.parts import Part, Parts
 from runner.train.hidden import untouched
 
 FAST = ["trainer.dry_run=true", "device.threads=1", "quiet=true"]

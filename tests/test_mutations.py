@@ -30,7 +30,8 @@ from runner.storage.run_dir import RunDir
 from runner.sweep import plan
 from runner.sweep.plan import Job
 from runner.sweep.run import finished_state
-from runner.train.task import Supervised
+from runner.tasks import Supervised
+from runner.train.weights import load_weights, weights_of
 from test_checkpoint import state
 from test_trainer import Explodes, StopAfter, assert_equal_states, make, rows_of
 
@@ -105,7 +106,7 @@ def test_evaluation_draws_the_same_whatever_was_drawn_before_and_leaves_the_gene
             assert torch.equal(torch.rand(2), expected)
     assert values[0] == values[1]
     other = make(model=noisy(), seed=4)
-    other.model.load_state_dict(trainer.model.state_dict())
+    other.task.model.load_state_dict(trainer.task.model.state_dict())
     assert other.evaluate()["val/loss"] != values[0]["val/loss"]
 
 
@@ -116,9 +117,9 @@ def test_training_is_the_same_with_and_without_an_evaluated_part():
 
     evaluated, bare = drawing(), drawing()
     bare.eval_loader = None
-    bare.model.load_state_dict(evaluated.model.state_dict())
+    bare.task.model.load_state_dict(evaluated.task.model.state_dict())
     evaluated.fit(), bare.fit()
-    assert_equal_states(dict(evaluated.model.state_dict()), dict(bare.model.state_dict()))
+    assert_equal_states(dict(evaluated.task.model.state_dict()), dict(bare.task.model.state_dict()))
 
 
 def test_the_last_weights_are_put_back_after_the_test_also_when_it_is_stopped():
@@ -126,20 +127,20 @@ def test_the_last_weights_are_put_back_after_the_test_also_when_it_is_stopped():
         epochs=2, monitor="val/odd", mode="max", metrics=scripted(1.0, 0.0, 0.0, 0.0, 0.0, 0.0), loss=Counting()
     )
     trainer.fit()
-    last = copy.deepcopy(trainer.task.weights())
+    last = copy.deepcopy(weights_of(trainer.task))
     assert trainer.progress.best_epoch == 1
     best = trainer.load_best_weights()
     assert not torch.equal(best["model_state_dict"]["1.weight"], last["model_state_dict"]["1.weight"])
     seen = []
-    trainer.model.register_forward_hook(lambda *_: seen.append(trainer.model[1].weight.clone()))
+    trainer.task.model.register_forward_hook(lambda *_: seen.append(trainer.task.model[1].weight.clone()))
     trainer.test(trainer.eval_loader)
     assert torch.equal(seen[0], last["model_state_dict"]["1.weight"])
     assert torch.equal(seen[-1], best["model_state_dict"]["1.weight"])
-    assert_equal_states(last, trainer.task.weights())
+    assert_equal_states(last, weights_of(trainer.task))
     trainer.stop = StopAfter(3)  # two batches of the last weights, then one of the best
     with pytest.raises(Interrupted):
         trainer.test(trainer.eval_loader)
-    assert_equal_states(last, trainer.task.weights())
+    assert_equal_states(last, weights_of(trainer.task))
 
 
 def test_the_losss_state_is_saved_and_loaded(tmp_path):
@@ -150,19 +151,19 @@ def test_the_losss_state_is_saved_and_loaded(tmp_path):
         stopped.fit()
     resumed = make(tmp_path / "stopped", loss=Counting())
     resumed.state.load_state_dict(load(tmp_path / "stopped" / "checkpoints" / "last.pt"))
-    assert resumed.criterion.count == 4 and resumed.criterion.scale != 1
+    assert resumed.task.criterion.count == 4 and resumed.task.criterion.scale != 1
     resumed.fit()
-    assert whole.criterion.count == 18
-    assert_equal_states(dict(whole.criterion.state_dict()), dict(resumed.criterion.state_dict()))
+    assert whole.task.criterion.count == 18
+    assert_equal_states(dict(whole.task.criterion.state_dict()), dict(resumed.task.criterion.state_dict()))
     other = Supervised(nn.Linear(2, 2), Counting())
-    other.load_weights({**other.weights(), "criterion_state_dict": dict(whole.criterion.state_dict())})
+    load_weights(other, {**weights_of(other), "criterion_state_dict": dict(whole.task.criterion.state_dict())})
     assert other.criterion.count == 18
 
 
 def test_nothing_that_is_not_finite_is_saved_inside_an_epoch(tmp_path):
     def explode(progress, num_batches):
         if progress.batch == 2:
-            trainer.model[1].weight.data.fill_(math.inf)
+            trainer.task.model[1].weight.data.fill_(math.inf)
 
     trainer = make(tmp_path, checkpoints=Checkpoints(every_batches=2), log_every=0)
     trainer.listeners.batch.append(explode)

@@ -1,6 +1,9 @@
 """Whose code runs: a run's own modules come from where they were, and another file is other code."""
 
+import hashlib
+import importlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import pytest
 import torch
 
 import runner
+from runner.config import admission
 from runner.errors import InputError
 from runner.job import own_code
 from runner.storage import shapes
@@ -180,6 +184,148 @@ def test_what_is_imported_relatively_or_inside_functions_is_own_too(tmp_path):
     assert {name for name, _ in found} == {"pack", "pack.a", "pack.b", "c"}
 
 
+def sha(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def entry(path):
+    return {"file": str(path), "sha256": sha(path)}
+
+
+@pytest.fixture
+def imported(projects, monkeypatch):
+    """Project A, with its model imported in this process."""
+    monkeypatch.syspath_prepend(str(projects / "A"))
+    importlib.invalidate_caches()
+    importlib.import_module("model")
+    return projects / "A"
+
+
+def test_the_own_modules_of_a_config_are_what_it_names_and_what_these_import(imported):
+    assert own_code.targets({"a": {"_target_": "x.Y", "b": [{"_target_": "z"}]}, "c": ({"_target_": 5}, 1)}) == {
+        "x.Y",
+        "z",
+    }
+    (imported / "pack").mkdir()
+    (imported / "pack" / "__init__.py").write_text("from pack.inner import Net as Shown\n")
+    (imported / "pack" / "inner.py").write_text("class Net: ...\n")
+    importlib.import_module("pack")
+    config = {
+        "model": {"_target_": "model.Net", "act": [{"_target_": "torch.nn.ReLU"}]},
+        "loss": {"_target_": "pack.Shown"},
+    }
+    expected = {name: entry(imported / f"{name}.py") for name in ("layers", "model")}
+    expected |= {"pack": entry(imported / "pack" / "__init__.py"), "pack.inner": entry(imported / "pack" / "inner.py")}
+    found = own_code.find(config)
+    assert found == expected and list(found) == sorted(expected)
+    assert own_code.digests(found) == {name: facts["sha256"] for name, facts in expected.items()}
+    assert own_code.find({}) == {} and own_code.find({"_target_": "torch.nn.ReLU"}) == {}
+    before = expected["model"]["sha256"]
+    (imported / "model.py").write_text("# another\n")
+    assert own_code.find(config)["model"]["sha256"] == before  # what runs is what was imported
+
+
+def test_the_module_that_really_defines_a_target_is_found(imported):
+    names = [name for name, _ in own_code.modules_of("model.act")]  # defined in layers, seen in model
+    assert names == ["model", "layers"]
+    assert list(own_code.modules_of("model.Net")) == [("model", imported / "model.py")] * 2
+    assert list(own_code.modules_of("nowhere.Net")) == []
+
+
+def test_relative_imports_are_followed_from_packages_and_from_the_level_they_name(tmp_path):
+    for folder in ("top", "top/sub"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").write_text("")
+    for name in ("top/a.py", "top/sub/b.py", "top/sub/c.py", "a.py", "b.py"):
+        (tmp_path / name).write_text("")
+    deep = tmp_path / "top" / "sub" / "net.py"
+    deep.write_text("from .. import a\nfrom . import b\nimport top.sub.c, json\n")
+    found = dict(own_code.imported_from_the_same_folder("top.sub.net", deep))
+    expected = {"top": "top/__init__.py", "top.a": "top/a.py", "top.sub": "top/sub/__init__.py"}
+    expected |= {"top.sub.b": "top/sub/b.py", "top.sub.c": "top/sub/c.py"}
+    assert found == {name: (tmp_path / path).resolve() for name, path in expected.items()}
+    package = tmp_path / "top" / "sub" / "__init__.py"
+    package.write_text("from .b import x\nfrom ..a import y\n")
+    found = dict(own_code.imported_from_the_same_folder("top.sub", package))
+    assert set(found) == {"top", "top.a", "top.sub", "top.sub.b"}
+    for broken in (b"def", b"\0"):
+        deep.write_bytes(broken)
+        assert own_code.imported_from_the_same_folder("top.sub.net", deep) == []
+    deep.unlink()
+    assert own_code.imported_from_the_same_folder("top.sub.net", deep) == []
+
+
+def recorded(folder, own, **more):
+    return {"own_code": own, "working_directory": str(folder), "config": {"model": {"_target_": "model.Net"}}, **more}
+
+
+def test_a_run_of_before_own_code_was_kept_takes_what_lay_where_it_was_started(projects):
+    record = recorded(projects / "A", None)
+    assert own_code._own_of(record) == {"model": {"file": str(projects / "A" / "model.py")}}
+    for target in ("runner.models.MLP", "absent.Net"):
+        assert own_code._own_of({**record, "config": {"_target_": target}}) == {}
+    assert own_code.changed(record) == []
+    with own_code.again(record, is_mine=True):
+        assert importlib.import_module("model").__file__ == str(projects / "A" / "model.py")
+
+
+def test_an_own_file_that_is_not_what_it_was_is_named(projects):
+    paths = [projects / "A" / f"{name}.py" for name in ("layers", "model")]
+    record = recorded(projects / "A", {path.stem: entry(path) for path in paths})
+    assert own_code.changed(record) == []
+    paths[0].write_text("# another\n")
+    assert own_code.changed(record) == [f"{paths[0]} has changed since (layers)"]
+    paths[1].unlink()
+    assert own_code.changed(record) == [f"{paths[0]} has changed since (layers)"]  # one that is gone is an error
+
+
+def test_a_file_that_is_gone_is_taken_from_where_the_command_is_started_if_it_is_the_same(projects, monkeypatch):
+    path, kept = projects / "A" / "model.py", entry(projects / "A" / "model.py")
+    assert own_code._place_of("model", kept) == path
+    path.rename(projects / "model.py")
+    (projects / "C").mkdir()
+    monkeypatch.chdir(projects / "C")
+    with pytest.raises(InputError) as refused:
+        own_code._place_of("model", kept)
+    assert str(refused.value) == (
+        f"model: this run's own file {path} is gone; put it back, or start the command in the folder that holds it"
+    )
+    monkeypatch.chdir(projects)
+    assert own_code._place_of("model", kept) == projects / "model.py"
+    monkeypatch.chdir(projects / "B")
+    with pytest.raises(InputError) as refused:
+        own_code._place_of("model", kept)
+    other = projects / "B" / "model.py"
+    assert str(refused.value) == f"model: this run's own file {path} is gone, and {other} is not the same"
+
+
+def test_a_stranger_says_neither_where_modules_come_from_nor_where_the_process_works(projects, monkeypatch):
+    record = recorded(projects / "A", {"model": entry(projects / "A" / "model.py")})
+    path, folder = list(sys.path), os.getcwd()
+    with own_code.as_it_was_started(record, is_mine=False):
+        assert sys.path == path and os.getcwd() == folder
+    with own_code.as_it_was_started(record, is_mine=True):
+        assert sys.path == [str(projects / "A"), *path] and os.getcwd() == str(projects / "A")
+    assert sys.path == path and os.getcwd() == folder
+    with own_code.as_it_was_started({**record, "working_directory": str(projects / "gone")}, is_mine=True):
+        assert sys.path == [str(projects / "A"), *path] and os.getcwd() == folder
+    with own_code.as_it_was_started({**record, "working_directory": str(projects)}, is_mine=True):
+        assert sys.path == [str(projects / "A"), str(projects), *path]
+    with admission.granting(["model"]):
+        assert own_code.is_followed("model.sub", False) and not own_code.is_followed("other", False)
+        assert not own_code.is_followed(None, False)
+    monkeypatch.setattr(admission, "granted", lambda: (frozenset(), True))
+    assert own_code.is_followed("other", False) and own_code.is_followed(None, False)
+
+
+def test_a_record_admits_what_it_trusts_and_its_own_modules(tmp_path):
+    for trust, named in (({"trust": ["timm"]}, ["timm"]), ({"trust": None}, []), ({}, [])):
+        record = {"config": trust, "own_code": {"model": {}}, "working_directory": str(tmp_path)}
+        for is_mine in (True, False):
+            expected = admission.of_record(is_mine, [*named, "model"], tmp_path.resolve())
+            assert own_code.policy_of(record, is_mine) == expected
+
+
 def test_what_is_installed_is_nobodys_own():
     assert not own_code.is_own(Path(torch.__file__)) and not own_code.is_own(Path(json.__file__))
     assert not own_code.is_own(Path(runner.__file__)) and own_code.is_own(Path(__file__))
@@ -194,3 +340,30 @@ def test_the_console_script_beside_a_users_runner_py_says_so(tmp_path, cli):
     if sys.version_info < (3, 11):
         pytest.skip("python -P came with 3.11")
     assert done.returncode == 2 and "runner.py" in done.stderr and "rename" in done.stderr, done.stderr
+
+
+def test_a_module_that_nobody_has_imported_yet_is_own_by_its_file(imported):
+    (imported / "lazy.py").write_text("")
+    (imported / "late.py").write_text("def f():\n    import lazy\n")
+    importlib.import_module("late")
+    assert own_code.find({"_target_": "late.f"})["lazy"] == entry(imported / "lazy.py")
+    assert "lazy" not in sys.modules
+
+
+def test_a_module_of_the_same_name_from_elsewhere_is_another(imported, projects):
+    assert not own_code._is_another("model", imported / "model.py")
+    assert own_code._is_another("model", projects / "B" / "model.py")
+    for name in "AB":
+        (projects / name / "pack").mkdir()
+        (projects / name / "pack" / "__init__.py").write_text("")
+        (projects / name / "pack" / "inner.py").write_text("")
+    assert not own_code._is_another("pack.inner", projects / "B" / "pack" / "inner.py")  # nothing has its name
+    importlib.import_module("pack")
+    assert not own_code._is_another("pack.inner", imported / "pack" / "inner.py")
+    assert own_code._is_another("pack.inner", projects / "B" / "pack" / "inner.py")
+
+
+def test_what_an_import_would_find_here_may_stay(imported, monkeypatch):
+    assert own_code._is_found_here("model") and own_code._is_found_here("never_imported_by_anyone")
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(imported)])
+    assert not own_code._is_found_here("model")

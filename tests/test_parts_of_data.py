@@ -9,11 +9,12 @@ import torch
 
 import runner
 from runner.config.compose import compose
-from runner.data import Digits, Part, hold_out, split
+from runner.data import Digits
 from runner.errors import InputError
 from runner.job.data_parts import make_parts
 from runner.job.resuming import resume
 from runner.job.saved import open_saved, rebuilt
+from runner.parts import Part, hold_out, split
 from runner.seeding import derive
 
 FAST = ["trainer.dry_run=true", "device.threads=1", "quiet=true"]

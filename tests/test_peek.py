@@ -132,3 +132,45 @@ def test_a_resume_among_many_checkpoints_ends_as_the_run_that_never_stopped(run)
     again = torch.load(run.checkpoints / "last.pt", weights_only=True)["model_state_dict"]
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     assert "continuing from last-1.pt" in run.log.read_text() or "continuing from epoch_0007.pt" in run.log.read_text()
+
+
+def test_what_is_wrong_with_a_file_is_said_whole(saved, tmp_path):
+    whole = saved.read_bytes()
+    for look in (peek, verify):
+        with pytest.raises(Damaged) as refused:
+            look(tmp_path / "absent.pt")
+        assert str(refused.value) == f"{tmp_path / 'absent.pt'}: cannot be read (No such file or directory)"
+        for content in (b"", b"x" * 70, whole[:-1]):
+            saved.write_bytes(content)
+            with pytest.raises(Damaged) as refused:
+                look(saved)
+            said = f"not a whole checkpoint of the runner ({len(content)} bytes, without its digest)"
+            assert str(refused.value) == f"{saved}: {said}"
+    for at, look, said in (
+        (100, peek, "values do not have the CRC-32"),
+        (len(whole) // 2, verify, "SHA-256 is not the one"),
+    ):
+        saved.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(Damaged) as refused:
+            look(saved)
+        assert str(refused.value) == f"{saved}: damaged, its {said} that was written" or look is peek
+        assert str(refused.value).startswith(f"{saved}: damaged, its {said}")
+    saved.write_bytes(whole[-79:])  # a trailer alone: nothing before it
+    with pytest.raises(Damaged, match="damaged, its values do not have"):
+        peek(saved)
+    with pytest.raises(Damaged, match="damaged, its SHA-256"):
+        verify(saved)
+
+
+def test_a_file_of_several_pieces_is_verified_to_its_last_byte(saved, monkeypatch):
+    from runner.storage import peek as module
+
+    assert module.PIECE == 2**20
+    monkeypatch.setattr(module, "PIECE", 100)
+    digest = verify(saved)
+    assert digest.encode() == saved.read_bytes()[-64:]
+    whole = saved.read_bytes()
+    at = len(whole) - module.TRAILER_LENGTH - 1  # the last byte before the trailer
+    saved.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with pytest.raises(Damaged):
+        verify(saved)

@@ -11,9 +11,9 @@ import runner
 from runner.job.resuming import resume
 from runner.losses import NLL
 from runner.storage import checkpoint
+from runner.tasks import Supervised
 from runner.train.precision import Precision, as_fp32
 from runner.train.steps import StepOptions, train_step
-from runner.train.task import Supervised
 from test_resume import WORDS, assert_equal_runs, crash_at
 from test_trainer import Interrupted, StopAfter, assert_equal_states, make, rows_of
 
@@ -27,7 +27,7 @@ def step_of(options, seed=0, batch=64, loss=None):
     model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 5))
     data, target = torch.randn(batch, 20), torch.randint(5, (batch,))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    step = train_step(Supervised(model, loss or NLL(), options.precision), optimizer, (data, target), options)
+    step = train_step(Supervised(model, loss or NLL()), optimizer, (data, target), options)
     return [p.detach() for p in model.parameters()], step.outputs, step.loss
 
 
@@ -94,7 +94,7 @@ def test_bf16_computes_in_bf16_and_keeps_weights_and_loss_in_fp32():
     model = Watching()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     options = StepOptions(Precision("bf16"))
-    task = Supervised(model, NLL(), options.precision)
+    task = Supervised(model, NLL())
     step = train_step(task, optimizer, (torch.randn(4, 20), torch.randint(5, (4,))), options)
     assert seen == [torch.bfloat16]
     assert step.outputs.dtype == step.loss.dtype == model.layer.weight.dtype == torch.float32
@@ -124,7 +124,7 @@ def test_the_scale_of_fp16_is_in_the_checkpoint(tmp_path, looks):
     resumed.fit()
     assert resumed.options.precision.state_dict() == scales
     assert after == expected[len(expected) - len(after) :]
-    assert_equal_states(dict(whole.model.state_dict()), dict(resumed.model.state_dict()))
+    assert_equal_states(dict(whole.task.model.state_dict()), dict(resumed.task.model.state_dict()))
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -140,11 +140,11 @@ def test_a_first_step_that_fp16_leaves_out_leaves_nothing_behind(momentum):
         data, target = torch.randn(8, 20), torch.arange(8) % 5
         if overflows:
             torch.utils.deterministic.fill_uninitialized_memory = True
-            infinite = Supervised(model, lambda out, y: NLL()(out, y) * torch.inf, options.precision)
+            infinite = Supervised(model, lambda out, y: NLL()(out, y) * torch.inf)
             train_step(infinite, optimizer, (data, target), options)
             options.precision.scaler.update(2.0**10)
         for _ in range(2):
-            train_step(Supervised(model, NLL(), options.precision), optimizer, (data, target), options)
+            train_step(Supervised(model, NLL()), optimizer, (data, target), options)
         weights.append(model.weight.detach())
     assert torch.equal(*weights)
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import runner
+from runner import notices
 from runner.__main__ import main
 from runner.errors import InputError
-from runner.storage import records
+from runner.storage import records, shapes
 
 WORDS = ["dataset=fake", "dataset.train_size=40", "dataset.val_size=10", "dataset.eval_size=10", "model=mlp"]
 WORDS += ["trainer.epochs=2", "quiet=true", "device.threads=1", "dataset.input_shape=[1,4,4]"]
@@ -150,3 +151,132 @@ def test_conditions_compare_as_json_or_as_text():
     assert records.where(rows, ["a=null"]) == [rows[2]]
     with pytest.raises(InputError):
         records.where(rows, ["b=1"])
+
+
+def row(**columns):
+    return {"path": "p", "monitor": "val/loss", "mode": "min", "modes": {}, "best_value": None, **columns}
+
+
+def run_in(folder, **more):
+    folder.mkdir(parents=True)
+    record = {"state": "done", "epochs": 2, "epochs_done": 2, "config": {"seed": 1, "optimizer": {"lr": 0.5}}}
+    record |= {"monitor": "loss", "mode": "min", "best_epoch": 1, "best_value": 0.25, "seconds": 3.5, "tags": ["a"]}
+    record |= {"best": {"lr": 0.1, "val/loss": 0.25}, "last": {"val/loss": 0.5}, "threads": 2, "modes": {"acc": "max"}}
+    record |= {"test": {"best": {"loss": 0.75}, "last": {"loss": 1.0}}, "error": None, "name": None, **more}
+    shapes.write(folder / "run.json", record)
+    return folder
+
+
+def test_a_run_is_one_flat_row(tmp_path):
+    expected = {"path": str(tmp_path / "r"), "name": "r", "state": "done", "tags": ["a"], "epochs_done": 2, "epochs": 2}
+    expected |= {"monitor": "loss", "mode": "min", "modes": {"acc": "max"}, "best_epoch": 1, "best_value": 0.25}
+    expected |= {"seconds": 3.5, "error": None, "threads": 2, "config.seed": 1, "config.optimizer.lr": 0.5}
+    expected |= {"best/lr": 0.1, "best/val/loss": 0.25, "test/best/loss": 0.75, "last/val/loss": 0.5}
+    assert records.read(run_in(tmp_path / "r")) == {**expected, "test/last/loss": 1.0}
+    assert records.read(run_in(tmp_path / "s", name="mine", error="odd"))["name"] == "mine"
+    assert records.read(tmp_path / "s")["error"] == "odd"
+
+
+def test_runs_are_found_at_any_depth_and_what_is_none_is_named(tmp_path):
+    for name in ("b/deep/er", "a", "c"):
+        run_in(tmp_path / name)
+    run_in(tmp_path / "a" / "inside")  # of a run's own folder: not searched
+    run_in(tmp_path / ".hidden" / "x")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "metrics.jsonl").touch()
+    (tmp_path / "e" / "run.json").mkdir(parents=True)
+    notices.take()
+    assert records.find(tmp_path) == [tmp_path / "a", tmp_path / "b" / "deep" / "er", tmp_path / "c", tmp_path / "e"]
+    assert notices.take() == [f"{tmp_path / 'd'}: left out, its run.json is gone"]
+    assert [row["path"] for row in records.runs(tmp_path)] == [str(tmp_path / n) for n in ("a", "b/deep/er", "c")]
+    assert [line for line in notices.take() if "left out: " in line] == [
+        f"left out: {tmp_path / 'e' / 'run.json'}: cannot be read (is a folder, not a file)"
+    ]
+    assert records.find(tmp_path / "a") == [tmp_path / "a"]
+    for path, said in ((tmp_path / "e", "run.json: cannot be read"), (tmp_path / "no", "there is no such folder")):
+        with pytest.raises(InputError, match=said):
+            records.runs(path)
+    with pytest.raises(InputError) as refused:
+        records.find(tmp_path / "d")
+    assert str(refused.value) == f"{tmp_path / 'd'}: holds no run"
+
+
+def test_configs_are_flat_and_what_varies_is_what_a_user_set():
+    assert records.flatten({"a": {"b": {"c": 1}, "d": [1, {"e": 2}]}, 3: None}) == {
+        "a.b.c": 1,
+        "a.d": [1, {"e": 2}],
+        "3": None,
+    }
+    ours = ("derived.x", "name", "tags", "notes", "quiet", "sweep.name")
+    rows = [
+        row(**{f"config.{key}": number for key in (*ours, "lr", "seed")}, **{"config.same": 1}) for number in (1, 2)
+    ]
+    assert records.varying(rows) == ["config.lr", "config.seed"]
+    assert records.varying([*rows[:1], {**rows[0], "config.new": 3}]) == ["config.new"]
+    assert records.varying(rows[:1]) == records.varying([]) == []
+
+
+def test_a_column_is_found_by_the_name_that_a_user_gives_it():
+    one = row(**{"config.lr": 0.1, "best/val/acc": 0.5, "state": "done", "lr": 9, "best/lr": 8})
+    assert [records.value_of(one, key) for key in ("lr", "val/acc", "state", "no")] == [0.1, 0.5, "done", None]
+    assert [records.has([row(), one], key) for key in ("lr", "val/acc", "state", "no")] == [True, True, True, False]
+    assert records.columns([row(), one]) == ["val/acc", "lr"]
+
+
+def test_rows_are_sorted_the_better_first():
+    def sorted_by(key, rows):
+        return [
+            row["best/" + key] if "best/" + key in row else row.get("config." + key)
+            for row in records.ordered(rows, key)
+        ]
+
+    def of(key, values, **more):
+        return [row(**({key: value} if value is not None else {}), **more) for value in values]
+
+    assert sorted_by("val/loss", of("best/val/loss", [2, None, 1, 3])) == [1, 2, 3, None]
+    assert sorted_by("val/acc", of("best/val/acc", [2, None, 1, 3])) == [3, 2, 1, None]
+    assert sorted_by("val/acc", of("best/val/acc", [2, 1, 3], modes={"acc": "min"})) == [1, 2, 3]
+    assert sorted_by("lr", of("config.lr", [2, 10, 1])) == [10, 2, 1]
+    assert sorted_by("lr", of("config.lr", ["b", "a", 10])) == [10, "a", "b"]
+    with pytest.raises(InputError) as refused:
+        records.ordered([row(**{"config.lr": 1, "best/val/loss": 2})], "foo")
+    assert str(refused.value) == "--sort foo: no run has this key; choices: val/loss, lr"
+
+
+def test_which_way_a_metric_is_better_is_what_the_run_says_else_what_its_name_says():
+    said = row(monitor="val/odd", mode="max", modes={"val/f1": "min", "acc": "min"})
+    for key, mode in (("val/odd", "max"), ("val/f1", "min"), ("test/acc", "min"), ("acc", "min"), ("macc", "max")):
+        assert records.mode_of(said, key) == mode
+    assert records.mode_of(said, "train/loss") == "min" and records.mode_of(said, "other") == "max"
+
+
+def test_the_best_run_is_that_of_the_best_value_in_the_runs_own_direction():
+    rows = [row(best_value=value) for value in (0.5, None, 0.2, 0.3)]
+    assert records.best(rows) is rows[2]
+    assert records.best([{**row, "mode": "max"} for row in rows])["best_value"] == 0.5
+    with pytest.raises(InputError) as refused:
+        records.best([row(), row(monitor="acc", mode="max")])
+    assert str(refused.value) == "the runs monitor different metrics: acc, val/loss"
+    with pytest.raises(InputError) as refused:
+        records.best([row(), row()])
+    assert str(refused.value) == "no run has completed an epoch with a value of its monitored metric"
+
+
+def test_conditions_that_are_none_are_said_whole():
+    rows = [row(**{"config.a": 1, "best/b": 2})]
+    for condition, said in (
+        ("a", "--where a: must be KEY=VALUE"),
+        ("c=1", "--where c=1: no run has the key 'c'; choices: b, a"),
+    ):
+        with pytest.raises(InputError) as refused:
+            records.where(rows, [condition])
+        assert str(refused.value) == said
+    assert records.where(rows, ["a=1", "b=2"]) == rows and records.where(rows, ["a=1", "b=3"]) == []
+    assert records.where([row(**{"config.a": "1=2"})], ["a=1=2"]) != []
+
+
+def test_rows_of_epochs_that_are_lost_are_named(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\nodd\n{"epoch": 3}\n')
+    notices.take()
+    assert list(records.epochs(tmp_path)) == [{"epoch": 1}]
+    assert notices.take() == [f"{tmp_path / 'metrics.jsonl'}: line 2 is no row; it and what follows are not read"]

@@ -28,12 +28,14 @@ ROOMS = {
     "metrics": "errors",
     "augment": "seeding",
     "data": "errors seeding",
+    "parts": "errors seeding",
+    "tasks": "errors losses",
     # the rooms
-    "config": "errors models losses schedulers metrics augment data values",  # most by name: what a target may be
+    "config": "errors models losses schedulers metrics augment data tasks values",  # most by name: what a target may be
     "storage": "errors notices printable values",
-    "batches": "errors processes torch_adapter values seeding augment data",
-    "train": "errors processes torch_adapter seeding losses metrics storage batches",
-    "job": "errors processes torch_adapter seeding device models losses schedulers metrics data"
+    "batches": "errors processes torch_adapter values seeding augment parts",
+    "train": "errors processes torch_adapter seeding metrics tasks storage batches",
+    "job": "errors processes torch_adapter seeding device values models losses schedulers metrics parts tasks"
     " printable config storage batches train",
     "sweep": "errors notices printable tables processes seeding batches config storage job",
     "report": "errors notices printable tables config storage train job sweep",

@@ -2,14 +2,20 @@
 
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
+import time
+from datetime import datetime
 
 import pytest
 
-from runner.errors import InputError
+from runner.errors import Held, InputError
+from runner.storage import lock, shapes
+from runner.storage.lease import Taken
 from runner.storage.rows import Rows
-from runner.storage.run_dir import RunDir
+from runner.storage.run_dir import OURS, RunDir, holder, is_locked, now
 
 HOLD = """
 import sys, time
@@ -109,3 +115,203 @@ def test_a_folder_with_files_of_something_else_is_refused_and_keeps_them(tmp_pat
     with pytest.raises(InputError, match="of something else"):
         RunDir(tmp_path / "run").claim()
     assert [p for p in (tmp_path / "run").rglob("*") if p.is_file()] == [path]
+
+
+def refusal(call, *arguments):
+    with pytest.raises(InputError) as refused:
+        call(*arguments)
+    return str(refused.value)
+
+
+def test_refusals_of_a_folder_say_it_whole(tmp_path, monkeypatch):
+    path = tmp_path / "a b"
+    first = RunDir(path)
+    first.claim()
+    shapes.write(first.run_json, {"state": "running"})
+    me = f"host {socket.gethostname()}, pid {os.getpid()}"
+    assert holder(first) == os.getpid() and is_locked(first)
+    rest = f"which is never overwritten; choose another folder, or continue it: python -m runner resume '{path}'"
+    start = f"hydra.run.dir={path}: already holds a run"
+    assert refusal(RunDir(path).claim) == f"{start} (and is running: {me}), {rest}"
+    assert refusal(RunDir(path).lock) == f"{path}: this process is already running it (this process)"
+    first.release()
+    assert holder(first) is None and not is_locked(first)
+    assert refusal(RunDir(path).claim) == f"{start}, {rest}"
+
+    def busy(*_):
+        raise lock.Busy("host h, pid 9")
+
+    monkeypatch.setattr(lock, "take", busy)
+    with pytest.raises(Held) as held:
+        RunDir(path).lock()
+    assert str(held.value) == f"{path}: another process is running it (host h, pid 9)"
+
+
+@pytest.mark.parametrize("error", [Taken("host b, pid 2, heard of 3 s ago"), OSError(5, "odd")])
+def test_a_lease_that_cannot_be_taken_gives_the_lock_back(tmp_path, monkeypatch, error):
+    def refuse(path):
+        raise error
+
+    monkeypatch.setattr("runner.storage.run_dir.Lease", refuse)
+    with pytest.raises(Held if isinstance(error, Taken) else OSError) as refused:
+        RunDir(tmp_path).lock()
+    if isinstance(error, Taken):
+        said = f"{tmp_path}: a process of another host is running it (host b, pid 2, heard of 3 s ago)"
+        assert str(refused.value) == said
+    monkeypatch.undo()
+    RunDir(tmp_path).lock()
+    RunDir(tmp_path).release()
+
+
+def test_a_folder_leased_by_another_host_is_running_though_no_lock_says_so(tmp_path):
+    place = RunDir(tmp_path)
+    place.lease_file.write_text("host elsewhere, pid 7, abc\n")
+    assert is_locked(place) and holder(place) is None
+    os.utime(place.lease_file, (1, 1))
+    assert not is_locked(place)
+    place.lock_file.write_text("host elsewhere, pid 7\n")
+    place.lock()
+    assert holder(place) == os.getpid()
+    place.lock_file.write_text("host elsewhere, pid 7\n")
+    assert holder(place) is None  # not on this machine
+    place.lock_file.write_text(f"host {socket.gethostname()}, pid x\n")
+    assert holder(place) is None
+    place.release()
+
+
+def test_what_is_in_the_way_of_a_writer_is_named(tmp_path):
+    for name, make, said in (
+        ("checkpoints", lambda path: path.touch(), "must be a folder"),
+        ("runner.log", lambda path: path.mkdir(), "cannot be written (is a folder, not a file)"),
+        ("run.json", os.mkfifo, "is no regular file (a FIFO, socket or device); it is not opened"),
+        ("study.journal", lambda path: path.symlink_to("/etc"), LINK),
+        (".hydra", lambda path: path.symlink_to("/etc"), LINK),
+        ("job.json", lambda path: path.symlink_to("nowhere"), LINK),
+    ):
+        place = RunDir(tmp_path / f"of {name}")
+        place.path.mkdir()
+        make(place.path / name)
+        assert refusal(place.lock) == f"{place.path / name}: {said}"
+        assert os.listdir(place.path) == [name]  # nothing was written before
+    place = RunDir(tmp_path / "inside")
+    place.checkpoints.mkdir(parents=True)
+    (place.checkpoints / "last.pt").symlink_to("/etc/passwd")
+    assert refusal(place.refuse_links) == f"{place.checkpoints / 'last.pt'}: {LINK}"
+    (tmp_path / "by a link").symlink_to(tmp_path / "good")
+    (tmp_path / "good").mkdir()
+    RunDir(tmp_path / "by a link").lock()
+    RunDir(tmp_path / "good").release()  # one folder by two names
+
+
+LINK = "is a link, which might lead out of the run's folder; it is not followed"
+
+
+def test_a_start_that_dies_leaves_what_was_there_and_nothing_else(tmp_path):
+    place = RunDir(tmp_path / "run")
+    (place.path / ".hydra").mkdir(parents=True)
+    for name in ("run.lock", ".hydra/config.yaml", "mine.txt"):
+        (place.path / name).touch()
+    place.claim()
+    for name in (".hydra/hydra.yaml", ".hydra/other.txt", "runner.log", "git.diff"):
+        (place.path / name).touch()
+    place.checkpoints.mkdir()
+    place.release()
+    place.discard()
+    left = {str(path.relative_to(place.path)) for path in place.path.rglob("*")}
+    assert left == {".hydra", ".hydra/config.yaml", ".hydra/other.txt", "run.lock", "mine.txt"}
+    begun = RunDir(tmp_path / "begun")
+    begun.claim()
+    begun.log.touch()
+    begun.write_run({})
+    begun.release()
+    begun.discard()
+    assert {"runner.log", "run.json", "run.lock"} <= set(os.listdir(begun.path))
+    kept = RunDir(tmp_path / "kept")
+    kept.claim()
+    (kept.path / "other").touch()
+    kept.release()
+    kept.discard()
+    assert os.listdir(kept.path) == ["other"]
+
+
+def test_files_of_ours_that_no_start_of_ours_has_left_are_named(tmp_path):
+    for names, is_free in (
+        (["run.lock", "runner.log", "git.diff"], True),
+        (["job.json", "runner.log"], True),
+        (["runner.log", "git.diff"], False),
+        (["run.lock", "metrics.jsonl"], False),
+        (["notes.txt"], True),
+    ):
+        place = RunDir(tmp_path / names[0] / names[-1])
+        place.path.mkdir(parents=True)
+        for name in names:
+            (place.path / name).touch()
+        if is_free:
+            place.check_free()
+        else:
+            found = ", ".join(sorted(names, key=OURS.index))
+            said = f"holds {found} of something else, which would be overwritten; choose another folder"
+            assert refusal(place.claim) == f"hydra.run.dir={place.path}: {said}"
+    place = RunDir(tmp_path / "with checkpoints")
+    place.checkpoints.mkdir(parents=True)
+    place.lock_file.touch()
+    place.check_free()
+    (place.checkpoints / "last.pt").touch()
+    assert "holds run.lock, checkpoints of something else" in refusal(place.claim)
+
+
+def test_what_holds_no_run_says_so(tmp_path):
+    (tmp_path / "file").touch()
+    assert refusal(RunDir(tmp_path).read_run) == f"{tmp_path}: holds no run (there is no run.json)"
+    assert refusal(RunDir(tmp_path / "file").read_run) == f"{tmp_path / 'file'}: is a file; give the folder of a run"
+    (tmp_path / "run.json").write_text("{")
+    assert refusal(RunDir(tmp_path).read_run).startswith(f"{tmp_path / 'run.json'}: cannot be read (")
+    assert "cannot be written (File exists)" in refusal(RunDir(tmp_path / "file").claim)
+
+
+def test_whose_a_record_is_stays_so_whoever_writes_it_again(tmp_path):
+    mine, theirs = RunDir(tmp_path / "mine"), RunDir(tmp_path / "theirs")
+    for place in (mine, theirs):
+        place.path.mkdir()
+        place.write_run({"value": float("nan")})
+        assert place.is_mine()
+    record = json.loads(theirs.run_json.read_text())
+    theirs.run_json.write_text(json.dumps({**record, "value": 5}))
+    again = RunDir(theirs.path)
+    assert not again.is_mine()
+    for _ in range(2):
+        again.write_run({"value": 6})
+        assert not again.is_mine() and json.loads(theirs.run_json.read_text()) == {"value": 6, "foreign": True}
+    again = RunDir(mine.path)
+    again.write_run({"value": 6})
+    assert again.is_mine() and "foreign" not in json.loads(mine.run_json.read_text())
+    assert not RunDir(tmp_path / "none").is_mine()
+
+
+def test_times_are_with_their_zone_to_the_millisecond():
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d", now())
+    assert abs(datetime.fromisoformat(now()).timestamp() - time.time()) < 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_rows_are_made_durable_once_by_their_name_and_each_time_by_their_content(tmp_path, monkeypatch):
+    synced, folders = [], []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    monkeypatch.setattr("runner.storage.rows.fsync_directory", folders.append)
+    rows = Rows(tmp_path / "steps.jsonl", "step")
+    rows.sync()
+    assert not rows.path.exists() and synced == folders == []
+    rows.append({"step": 1}, durable=False)
+    assert synced == folders == []
+    rows.sync(), rows.sync()
+    rows.append({"step": 2})
+    assert synced == [str(rows.path)] * 3 and folders == [tmp_path]
+    assert rows.read() == [{"step": 1}, {"step": 2}] and rows.problem() is None
+    rows.replace([{"step": 3, "x": (1.0, float("inf"))}])
+    assert rows.path.read_text() == '{"step": 3, "x": [1.0, null]}\n'
+    rows.path.write_text('{"step": 1}\n{"step"\n{"step": 3}\n{"st')
+    assert rows.read() == [{"step": 1}]
+    assert rows.problem() == f"{rows.path}: line 2 is no row; it and what follows are not read"
+    rows.path.unlink()
+    rows.path.mkdir()
+    assert refusal(rows.read) == f"{rows.path}: cannot be read (is a folder, not a file)"

@@ -103,7 +103,11 @@ def test_a_changed_digit_is_said(folder, say):
     path.write_text(text.replace(f'"best_value": {value}', '"best_value": 0.9999'))
     code, out, err = say("ls", folder)
     assert code == 0 and "0.9999" in out and "run.json: was changed since it was written" in err
-    path.write_text(json.dumps(json.loads(path.read_text())))  # by other hands: no seal, no word
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record))  # the seal is gone, which is written together with the signature
+    assert "run.json: was changed since it was written (its CRC-32 is missing)" in say("ls", folder)[2]
+    del record["signature"]
+    path.write_text(json.dumps(record))  # by other hands: neither, and no word
     assert say("ls", folder)[2] == ""
 
 

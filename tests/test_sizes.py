@@ -10,9 +10,9 @@ from torch import nn
 import runner
 from runner.errors import InputError
 from runner.losses import NLL, CrossEntropy, Focal, OneHotMSE
-from runner.train.sizes import examples, is_mean, size_of
+from runner.tasks import Supervised
+from runner.tasks.sizes import examples, is_mean, size_of
 from runner.train.steps import MeanLoss, StepOptions, evaluate, train_step
-from runner.train.task import Supervised
 from test_trainer import CPU
 
 WEIGHT = torch.tensor([1.0, 10.0, 0.0, 0.1])

@@ -15,9 +15,10 @@ from runner.job.resuming import resume
 from runner.losses import NLL
 from runner.storage.checkpoint import load
 from runner.storage.run_dir import RunDir
+from runner.tasks import Supervised
 from runner.train.precision import Precision
 from runner.train.steps import StepOptions, evaluate, train_step
-from runner.train.task import Supervised
+from runner.train.weights import load_weights
 from test_resume import assert_equal_runs, crash_at
 from test_trainer import CPU, Interrupted, StopAfter, assert_equal_states, make, rows_of
 
@@ -49,15 +50,15 @@ def test_the_parameters_of_a_loss_are_trained_and_clipped_with_the_models():
 
 def test_a_loss_is_in_eval_mode_where_the_model_is():
     trainer = make(loss=Centred(), epochs=1)
-    before = trainer.criterion.centre.clone()
+    before = trainer.task.criterion.centre.clone()
     trainer.evaluate()
-    assert torch.equal(trainer.criterion.centre, before)
-    assert trainer.criterion.training
+    assert torch.equal(trainer.task.criterion.centre, before)
+    assert trainer.task.criterion.training
     seen = []
-    trainer.criterion.register_forward_hook(lambda module, args, out: seen.append(module.training))
+    trainer.task.criterion.register_forward_hook(lambda module, args, out: seen.append(module.training))
     trainer.fit()
     assert seen == [True] * 6 + [False] * 2
-    assert not torch.equal(trainer.criterion.centre, before)
+    assert not torch.equal(trainer.task.criterion.centre, before)
 
 
 @pytest.mark.parametrize("looks", [1, 4, 7, 9, 16, 23])
@@ -85,7 +86,7 @@ def test_the_loss_of_the_best_epoch_is_part_of_the_best(tmp_path, saved):
     seen, states = [], []
     trainer.listeners.epoch.append(lambda end: seen.append(end.metrics))
     trainer.listeners.epoch.append(lambda end: states.append({k: v.clone() for k, v in criterion.state_dict().items()}))
-    criterion = trainer.criterion
+    criterion = trainer.task.criterion
     trainer.fit()
     best = trainer.progress.best_epoch
     trainer.state.progress = trainer.progress.__class__(**{**vars(trainer.progress), "epoch": 99})
@@ -101,7 +102,7 @@ def test_the_loss_of_the_best_epoch_is_part_of_the_best(tmp_path, saved):
 def test_a_parameter_of_the_loss_that_is_not_finite_is_named(tmp_path):
     trainer = make(tmp_path, loss=Centred(), epochs=1)
     trainer.listeners.batch.append(
-        lambda progress, count: trainer.criterion.scale.data.fill_(torch.inf) if progress.batch == count else None
+        lambda progress, count: trainer.task.criterion.scale.data.fill_(torch.inf) if progress.batch == count else None
     )
     with pytest.raises(runner.errors.Diverged, match="loss.scale is not finite in epoch 1"):
         trainer.fit()
@@ -110,7 +111,7 @@ def test_a_parameter_of_the_loss_that_is_not_finite_is_named(tmp_path):
 def test_a_checkpoint_without_the_losss_best_weights_still_loads():
     task = Supervised(nn.Linear(6, 4), Centred())
     saved = {"model_state_dict": nn.Linear(6, 4).state_dict()}
-    task.load_weights(saved)
+    load_weights(task, saved)
     assert torch.equal(task.model.weight, saved["model_state_dict"]["weight"])
 
 
@@ -121,9 +122,9 @@ def test_the_model_computes_in_the_precision_and_the_loss_in_fp32():
         seen.append(output.dtype)
         return NLL()(output, target)
 
-    task = Supervised(nn.Linear(6, 4), loss, Precision("bf16"))
+    task = Supervised(nn.Linear(6, 4), loss)
     task.model.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
-    evaluate(task, [(torch.randn(2, 6), torch.arange(2))], 1, {}, CPU, StepOptions())
+    evaluate(task, [(torch.randn(2, 6), torch.arange(2))], 1, {}, CPU, StepOptions(Precision("bf16")))
     assert seen == [torch.bfloat16, torch.float32]
 
 

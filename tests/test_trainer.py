@@ -11,17 +11,18 @@ from torch.optim.lr_scheduler import StepLR
 
 import runner
 from runner.batches.settings import LoaderSettings
-from runner.data import Fake, Part
+from runner.data import Fake
 from runner.errors import Diverged, InputError, Interrupted
 from runner.losses import NLL
 from runner.metrics import Accuracy
+from runner.parts import Part
 from runner.processes import StopRequest
 from runner.seeding import derive, seed_everything
 from runner.storage.checkpoint import Checkpoints, load
+from runner.tasks import Supervised
 from runner.train.events import Listeners
 from runner.train.state import Schedule
 from runner.train.steps import StepOptions, evaluate, train_step
-from runner.train.task import Supervised
 from runner.train.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -45,7 +46,7 @@ def make(
     seed_everything(derive(seed, "model"))
     model = model or nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.Dropout(0.3), nn.ReLU(), nn.Linear(16, 4))
     loss = loss or NLL()
-    task = Supervised(model, loss, settings["options"].precision if "options" in settings else None)
+    task = Supervised(model, loss)
     optimizer = torch.optim.SGD(task.parameters(), lr=lr, momentum=0.9)
     loading = LoaderSettings(8, eval_batch_size=6)
     checkpoints = settings.pop("checkpoints", None) or Checkpoints(save="all" if tmp_path else "none")
@@ -98,14 +99,14 @@ def test_the_same_run_twice_gives_equal_tensors():
     assert rows[0] == rows[1]
     other = make(seed=4)
     other.fit()
-    assert not torch.equal(other.model[1].weight, first.model[1].weight)
+    assert not torch.equal(other.task.model[1].weight, first.model[1].weight)
 
 
 def test_an_epoch_is_the_plain_loop():
     trainer, by_hand = make(epochs=1), make(epochs=1)
     rows = rows_of(trainer)
     trainer.fit()
-    model, optimizer, losses = by_hand.model, by_hand.optimizer, []
+    model, optimizer, losses = by_hand.task.model, by_hand.optimizer, []
     seed_everything(derive(3, "epoch", 0))
     model.train()
     for data, target in by_hand.train_loader.batches(0):
@@ -114,7 +115,7 @@ def test_an_epoch_is_the_plain_loop():
         loss.backward()
         optimizer.step()
         losses.append((loss.item(), len(target)))
-    assert torch.equal(model[1].weight, trainer.model[1].weight)
+    assert torch.equal(model[1].weight, trainer.task.model[1].weight)
     assert [n for _, n in losses] == [8, 8, 8, 8, 8, 3]  # the short batch counts per example
     assert rows[0]["train/loss"] == pytest.approx(sum(x * n for x, n in losses) / 43, rel=1e-12)
     assert rows[0]["lr"] == 0.1
@@ -126,10 +127,10 @@ class StopAfter(StopRequest):
     def __init__(self, looks):
         self.looks = looks
 
-    def check(self):
+    @property
+    def signum(self):
         self.looks -= 1
-        if self.looks == 0:
-            raise Interrupted(15)
+        return 15 if self.looks <= 0 else None
 
 
 @pytest.mark.parametrize("looks", [1, 4, 5, 6, 7, 8, 9, 13, 16, 23, 24])
@@ -205,7 +206,7 @@ def test_a_parameter_that_is_not_finite_is_never_saved(tmp_path):
 
     def explode(progress, num_batches):
         if progress.batch == num_batches:  # after the last loss
-            trainer.model[1].weight.data.fill_(math.inf)
+            trainer.task.model[1].weight.data.fill_(math.inf)
 
     trainer.listeners.batch.append(explode)
     with pytest.raises(Diverged, match="1.weight is not finite in epoch 1, after batch 6 of 6"):
@@ -238,12 +239,12 @@ def test_the_test_is_made_on_the_best_and_on_the_last_weights(tmp_path):
     trainer.listeners.epoch.append(lambda end: seen.append(end.metrics))
     trainer.fit()
     assert trainer.progress.best_epoch < 3, "the best must not be the last, or nothing has to be put back"
-    last = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    last = {k: v.clone() for k, v in trainer.task.model.state_dict().items()}
     results = trainer.test(trainer.eval_loader)
     best = seen[trainer.progress.best_epoch - 1]
     assert results["best"] == {"loss": best["val/loss"], "accuracy": best["val/accuracy"]}
     assert results["last"] == {"loss": seen[-1]["val/loss"], "accuracy": seen[-1]["val/accuracy"]}
-    assert_equal_states(last, dict(trainer.model.state_dict()))
+    assert_equal_states(last, dict(trainer.task.model.state_dict()))
 
 
 def test_the_best_weights_are_there_without_best_pt():
@@ -297,7 +298,7 @@ def test_step_rows_hold_the_mean_loss_since_the_last_one():
     trainer = make(epochs=1, log_every=2, listeners=Listeners(steps=[rows.append]))
     trainer.fit()
     loss = trainer.state.loss
-    losses, sizes = loss.losses.values(0, 6), loss.sizes.values(0, 6)
+    losses, sizes = loss.values(0, 6)
     assert [row["step"] for row in rows] == [2, 4, 6]
     assert rows[2]["train/loss"] == float((losses[4:] * sizes[4:]).sum() / 11)
 

@@ -1,10 +1,10 @@
-"""Datasets, and how one is parted: only what torch and torchvision have not got."""
+"""Datasets: only what torch and torchvision have not got."""
 
 import gzip
 import importlib.util
 import io
+import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,48 +17,36 @@ from runner.errors import InputError
 from runner.seeding import derive
 
 
-@dataclass(frozen=True)
-class Part:
-    """The examples of a dataset that one part of the run sees, by their indices in it."""
-
-    dataset: Any  # map-style: __getitem__ and __len__
-    indices: Tensor  # int64, (N,)
-    is_held_out: bool = False  # of the training set; False: all that a set of its own holds, or the training part
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def spread(self, count: int) -> Tensor:
-        """The indices of `count` examples (or all, where there are fewer), evenly spread over the part."""
-        return self.indices[torch.linspace(0, len(self) - 1, min(count, len(self)), dtype=torch.float64).round().long()]
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a run trains on, chooses its best epoch by, and is tested on. val or test may be missing."""
-
-    train: Part
-    val: Part | None
-    test: Part | None
-
-    @property
-    def eval_split(self) -> str:
-        """The part that is evaluated each epoch."""
-        return "val" if self.val is not None else "test" if self.test is not None else "train"
+def _packaged(name: str, delimiter: str = ",") -> np.ndarray[Any, Any]:
+    """A table of numbers that scikit-learn carries, fp64, less its title line; its import would take a second."""
+    spec = importlib.util.find_spec("sklearn")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder, "datasets", "data", name)
+        if path.is_file():
+            return np.loadtxt(io.BytesIO(gzip.decompress(path.read_bytes())), delimiter=delimiter)
+    raise FileNotFoundError(f"scikit-learn keeps no {name} here")
 
 
 def _read_digits() -> np.ndarray[Any, Any]:
-    """scikit-learn's packaged file, 1797 rows of 64 pixels (0 to 16) and a label; its import would take a second."""
-    spec = importlib.util.find_spec("sklearn")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(folder, "datasets", "data", "digits.csv.gz")
-        if path.is_file():
-            text = gzip.decompress(path.read_bytes())
-            return np.loadtxt(io.BytesIO(text), delimiter=",", dtype=np.int64)
-    from sklearn.datasets import load_digits  # a scikit-learn that keeps the file elsewhere
+    """1797 rows of 64 pixels (0 to 16) and a label."""
+    try:
+        return _packaged("digits.csv.gz").astype(np.int64)
+    except FileNotFoundError:  # a scikit-learn that keeps the file elsewhere
+        from sklearn.datasets import load_digits
 
-    images, labels = load_digits(return_X_y=True)
-    return np.column_stack([images, labels]).astype(np.int64)
+        images, labels = load_digits(return_X_y=True)
+        return np.column_stack([images, labels]).astype(np.int64)
+
+
+def _read_diabetes() -> np.ndarray[Any, Any]:
+    """442 rows of 10 measurements and the progression of the disease."""
+    try:
+        table = _packaged("diabetes_data_raw.csv.gz", " "), _packaged("diabetes_target.csv.gz")
+    except FileNotFoundError:
+        from sklearn.datasets import load_diabetes
+
+        table = load_diabetes(return_X_y=True, scaled=False)
+    return np.column_stack(table)
 
 
 class Digits(Dataset[tuple[Tensor, int]]):
@@ -80,6 +68,95 @@ class Digits(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.images[index], self.targets[index]
+
+
+class Diabetes(Dataset[tuple[Tensor, Tensor]]):
+    """scikit-learn's 442 patients: 10 measurements (10,), and the progression of their disease after a year (1,).
+
+    Both are standardised by the means and standard deviations given.
+
+    Source: Efron et al., "Least Angle Regression", 2004.
+    """
+
+    is_deterministic = True
+
+    def __init__(
+        self,
+        mean: Sequence[float] = (0.0,) * 10,
+        std: Sequence[float] = (1.0,) * 10,
+        target_mean: float = 0.0,
+        target_std: float = 1.0,
+    ) -> None:
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) != 10:
+                raise ValueError(f"{name}={list(values)}: must hold 10 numbers, one a measurement")
+        if min(*std, target_std) <= 0:
+            raise ValueError(f"std={list(std)}, target_std={target_std}: all must be above 0")
+        table = torch.from_numpy(_read_diabetes())
+        self.data = ((table[:, :10] - torch.tensor(list(mean))) / torch.tensor(list(std))).float()
+        self.values = ((table[:, 10:] - target_mean) / target_std).float()
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.data[index], self.values[index]
+
+
+class Text(Dataset[tuple[Tensor, Tensor]]):
+    """Characters of a text in pieces that do not overlap: (tokens, following), both int64 (context,).
+
+    `classes` holds the distinct characters, in order; a token is an index in it.
+
+    Args:
+        path: a file of UTF-8; None: sentences made by generated_text().
+        context: tokens of a piece.
+    """
+
+    is_deterministic = True
+
+    def __init__(self, path: str | None = None, context: int = 64) -> None:
+        if context < 1:
+            raise ValueError(f"context={context}: must be at least 1")
+        try:
+            text = generated_text() if path is None else Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "is no UTF-8"
+            raise InputError(f"dataset.path={path}: cannot be read as text ({reason})") from error
+        if len(text) <= context:
+            raise InputError(f"dataset.path={path}: holds {len(text)} characters; context={context} needs more")
+        self.classes = sorted(set(text))
+        index = {character: at for at, character in enumerate(self.classes)}
+        self.tokens, self.context = torch.tensor([index[character] for character in text]), context
+
+    def __len__(self) -> int:
+        return (len(self.tokens) - 1) // self.context
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        at = index * self.context
+        return self.tokens[at : at + self.context], self.tokens[at + 1 : at + 1 + self.context]
+
+
+def generated_text(sentences: int = 2500, seed: int = 0) -> str:
+    """Sentences of a small grammar, the same for the same seed: a plural noun has a plural verb."""
+    generator = random.Random(derive(seed, "generated text"))
+    nouns = ("cat", "dog", "bird", "fox", "horse", "child", "river", "stone", "cloud", "tree")
+    verbs = ("see", "like", "follow", "find", "hear", "forget", "call", "leave")
+    adjectives = ("small", "old", "red", "quiet", "quick", "tall")
+
+    def noun_phrase() -> tuple[str, bool]:
+        noun, is_plural = generator.choice(nouns), generator.random() < 0.4
+        many = {"fox": "foxes", "child": "children"}.get(noun, f"{noun}s")
+        words = [generator.choice(("the", "some", "two") if is_plural else ("the", "a", "one"))]
+        words += [generator.choice(adjectives)] * (generator.random() < 0.3)
+        return " ".join([*words, many if is_plural else noun]), is_plural
+
+    lines = []
+    for _ in range(sentences):
+        (subject, is_plural), (thing, _) = noun_phrase(), noun_phrase()
+        verb = generator.choice(verbs)
+        lines.append(f"{subject} {verb if is_plural else f'{verb}s'} {thing}.")
+    return "\n".join(lines)
 
 
 class Fake(Dataset[tuple[Tensor, int]]):
@@ -126,106 +203,3 @@ def image_folder(root: str | None, transform: Callable[[Any], Any] | None = None
             f" choose dataset.root={root}/train{val} and dataset.test_root={root}/test"
         )
     return made
-
-
-def integer_targets(dataset: Any) -> Tensor | None:
-    """The dataset's `targets` (as torchvision names them) where they are one integer an example, else None."""
-    targets = getattr(dataset, "targets", None)
-    return None if targets is None else integers(targets, len(dataset))
-
-
-def integers(values: Any, count: int) -> Tensor | None:
-    """`count` integers as a tensor (count,); None where the values are something else."""
-    try:
-        tensor = torch.as_tensor(values)
-    except (TypeError, ValueError, RuntimeError):
-        return None
-    fits = tensor.dim() == 1 and len(tensor) == count
-    return tensor.long() if fits and not tensor.is_floating_point() and not tensor.is_complex() else None
-
-
-def known_labels(dataset: Any) -> Tensor | None:
-    """The integer label of every example, where the dataset seems to tell: `targets`, `labels`, or a tensor of them."""
-    tensors = getattr(dataset, "tensors", None)
-    named = [getattr(dataset, name, None) for name in ("targets", "labels")]
-    for labels in [*named, tensors[-1] if isinstance(tensors, tuple) and tensors else None]:
-        if labels is not None:
-            return integers(labels, len(dataset))
-    return None
-
-
-def count_classes(dataset: Any) -> int | None:
-    """The number of classes: len(dataset.classes), else the highest integer target + 1, else None."""
-    if hasattr(dataset, "classes"):
-        return len(dataset.classes)
-    targets = integer_targets(dataset)
-    return None if targets is None else int(targets.max()) + 1
-
-
-def hold_out(part: Part, size: float, purpose: str) -> tuple[Part, Part]:
-    """Parts a Part into (kept, held out): at random, but the same for every seed; stratified by integer targets.
-
-    Args:
-        size: a float is a fraction of the part (rounded), an int a number of examples.
-        purpose: "test" or "val": names the key in errors, and makes the two draws independent.
-
-    Raises:
-        InputError: a size that is negative or leaves nothing on one of the sides.
-    """
-    total = len(part)
-    count = round(size * total) if isinstance(size, float) else size
-    if (isinstance(size, float) and not 0 <= size < 1) or not 0 < count < total:
-        raise InputError(
-            f"dataset.{purpose}_size={size}: must hold out at least one and fewer than all of the {total} examples"
-            f" (a fraction below 1.0, or a count of 1 to {total - 1}; 0: none)"
-        )
-    generator = torch.Generator().manual_seed(derive(0, "hold out", purpose))
-    order = torch.randperm(total, generator=generator)
-    targets = integer_targets(part.dataset)
-    if targets is None:
-        held = order[:count]
-    else:
-        # Each class in turn spreads its examples evenly over [0, 1); the lowest `count` keys hold out the same
-        # share of every class, to within one example.
-        labels = targets[part.indices][order]
-        by_class = labels.argsort(stable=True)
-        sizes = torch.unique_consecutive(labels[by_class], return_counts=True)[1]
-        nth = torch.arange(total) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)  # of its class, from 0
-        keys = torch.empty(total, dtype=torch.float64)
-        keys[by_class] = (nth.double() + 0.5) / sizes.repeat_interleave(sizes)
-        held = order[keys.argsort(stable=True)[:count]]
-    is_held = torch.zeros(total, dtype=torch.bool)
-    is_held[held] = True
-    return Part(part.dataset, part.indices[~is_held]), Part(part.dataset, part.indices[is_held])
-
-
-def split(
-    train: Any, test: Any, test_size: float = 0, val_size: float = 0, val: Any = None, plain: Any = None
-) -> Parts:
-    """Makes the parts of a run from a training set and, where there are some, official validation and test sets.
-
-    Args:
-        plain: the same examples as train's, as they are evaluated (without what is done to training images only);
-            what is held out of train is taken from it. None: train itself.
-
-    Raises:
-        InputError: see hold_out; a val_size beside val; a plain of another length than train.
-    """
-    if val is not None and val_size != 0:
-        raise InputError(
-            f"dataset.val_size={val_size}: dataset.val is given, so nothing is held out for validation; set"
-            " dataset.val_size=0"
-        )
-    if plain is not None and len(plain) != len(train):
-        raise InputError(
-            f"dataset.transform_train: with it dataset.train has {len(train)} examples, without it {len(plain)}"
-        )
-    rest, val_part, test_part = (None if d is None else Part(d, torch.arange(len(d))) for d in (train, val, test))
-    assert rest is not None
-    if test_part is None and test_size != 0:
-        rest, held = hold_out(rest, test_size, "test")
-        test_part = Part(train if plain is None else plain, held.indices, is_held_out=True)
-    if val_size != 0:
-        rest, held = hold_out(rest, val_size, "val")
-        val_part = Part(train if plain is None else plain, held.indices, is_held_out=True)
-    return Parts(rest, val_part, test_part)

@@ -1,9 +1,11 @@
 """Metrics with torchmetrics' protocol: update(output, target), compute(), reset(), state_dict, to(device)."""
 
+import math
 import re
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from runner.errors import InputError
@@ -18,6 +20,7 @@ HIGH = (
     " dice r2 psnr ssim bleu rouge meteor chrf mrr ndcg kappa mcc pearson spearman kendall"
 )
 TURNS_ROUND = "neg negative negated minus inverse"
+MOST_EXPONENT = 700.0  # exp() of more is no float
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -82,6 +85,111 @@ class Accuracy:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.correct = state["correct"].to(self.correct.device)
         self.total = state["total"]
+
+
+class Mean:
+    """A metric that is a mean over something: subclasses add to `total` and `count`, which stay on the device."""
+
+    higher_is_better = False
+
+    def __init__(self) -> None:
+        self.total, self.count = torch.zeros((), dtype=torch.float64), 0
+
+    def to(self, device: torch.device) -> Any:
+        # fp64 where the device has it
+        self.total = self.total.to(device, torch.float32 if device.type == "mps" else torch.float64)
+        return self
+
+    def compute(self) -> float:
+        return self.total.item() / self.count if self.count else float("nan")
+
+    def reset(self) -> None:
+        self.total, self.count = torch.zeros_like(self.total), 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"total": self.total.clone(), "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.total, self.count = state["total"].to(self.total), state["count"]
+
+
+class MeanAbsoluteError(Mean):
+    """The mean of |output - target| over all numbers; both have one shape.
+
+    Args:
+        scale: the unit's size: what a target of 1 stands for, where the targets were standardised.
+    """
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        if not 0 < scale < float("inf"):
+            raise ValueError(f"scale={scale}: must be above 0")
+        self.scale = scale
+
+    def update(self, output: Tensor, target: Tensor) -> None:
+        refuse_other_shapes("MeanAbsoluteError", output, target)
+        self.total += (output - target).abs().sum() * self.scale
+        self.count += target.numel()
+
+
+class R2:
+    """The coefficient of determination: 1 - (squared errors) / (squared deviations from the targets' mean).
+
+    Over all numbers of a part together. Of targets that are all equal it is NaN.
+    """
+
+    higher_is_better = True
+
+    def __init__(self) -> None:
+        # squared errors, sum of targets, sum of their squares: in fp64, since two large numbers are subtracted
+        self.sums, self.count = torch.zeros(3, dtype=torch.float64), 0
+
+    def to(self, device: torch.device) -> "R2":
+        self.sums = self.sums.to(device, torch.float32 if device.type == "mps" else torch.float64)
+        return self
+
+    def update(self, output: Tensor, target: Tensor) -> None:
+        refuse_other_shapes("R2", output, target)
+        wanted, off = target.to(self.sums.dtype), (output - target).to(self.sums.dtype)
+        self.sums += torch.stack([off.square().sum(), wanted.sum(), wanted.square().sum()])
+        self.count += target.numel()
+
+    def compute(self) -> float:
+        errors, total, squares = self.sums.tolist()
+        deviations = squares - total * total / self.count if self.count else 0.0
+        return 1 - errors / deviations if deviations > 0 else float("nan")
+
+    def reset(self) -> None:
+        self.sums, self.count = torch.zeros_like(self.sums), 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self.sums.clone(), "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sums, self.count = state["sums"].to(self.sums), state["count"]
+
+
+class Perplexity(Mean):
+    """exp of the mean cross entropy of scores (N, C) against targets (N,); targets of -100 do not count."""
+
+    def update(self, output: Tensor, target: Tensor) -> None:
+        self.total += F.cross_entropy(output, target, reduction="sum")
+        self.count += int((target != -100).sum())
+
+    def compute(self) -> float:
+        mean = super().compute()
+        return math.exp(mean) if mean < MOST_EXPONENT else float("inf") if mean == mean else mean
+
+
+def refuse_other_shapes(name: str, output: Tensor, target: Tensor) -> None:
+    """
+    Raises:
+        InputError: (N,) and (N, 1), which torch would make (N, N) of, or others that differ.
+    """
+    if output.shape != target.shape:
+        raise InputError(
+            f"{name} is for outputs and targets of one shape; got {list(output.shape)} and {list(target.shape)}"
+        )
 
 
 def usual_mode(name: str) -> str | None:

@@ -1,5 +1,7 @@
-"""Networks for images (N, C, H, W) that return raw scores (N, num_classes)."""
+"""Networks for images (N, C, H, W) that return raw scores (N, num_classes); an autoencoder, and one for tokens."""
 
+import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -124,6 +126,88 @@ def resnet18(
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     model.load_state_dict({k: v for k, v in trained.items() if shapes.get(k) == v.shape}, strict=False)
     return model
+
+
+class Autoencoder(nn.Sequential):
+    """Dense layers down to `code` numbers and up again, with ReLU between them; out comes the input's shape."""
+
+    def __init__(
+        self, input_shape: Sequence[int] = (1, 28, 28), hidden: Sequence[int] = (128,), code: int = 16
+    ) -> None:
+        if code < 1 or any(width < 1 for width in hidden):
+            raise ValueError(f"hidden={list(hidden)}, code={code}: each width must be at least 1")
+        widths = [math.prod(input_shape), *hidden, code, *reversed(hidden), math.prod(input_shape)]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        super().__init__(*layers[:-1], nn.Unflatten(1, tuple(input_shape)))
+
+
+class GPT(nn.Module):
+    """A small decoder of the Transformer: tokens int64 (N, T) to scores (N, T, num_classes), each of what follows.
+
+    Learned positions, layer norm before each part, no bias in the attention; the scores share the tokens' embedding.
+
+    Args:
+        num_classes: distinct tokens.
+        context: T at most.
+
+    Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        context: int = 64,
+        width: int = 64,
+        depth: int = 2,
+        heads: int = 4,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("context", context), ("width", width), ("depth", depth), ("heads", heads)):
+            if value < 1:
+                raise ValueError(f"{name}={value}: must be at least 1")
+        if width % heads:
+            raise ValueError(f"heads={heads}: must divide width={width}")
+        self.context = context
+        self.tokens, self.positions = nn.Embedding(num_classes, width), nn.Embedding(context, width)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        for embedding in (self.tokens, self.positions):
+            nn.init.normal_(embedding.weight, std=0.02)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if tokens.shape[1] > self.context:
+            raise ValueError(f"{tokens.shape[1]} tokens are more than the model's context={self.context}")
+        x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x)
+        return F.linear(self.norm(x), self.tokens.weight)
+
+
+class Block(nn.Module):
+    """Attention to what came before, then two dense layers, each added to what came in: (N, T, width)."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.queries_keys_values = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.dense = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.queries_keys_values(self.norm1(x)).chunk(3, dim=-1)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        dropout = self.dropout if self.training else 0.0
+        seen = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        x = x + self.out(seen.transpose(1, 2).flatten(2))
+        return x + self.dense(self.norm2(x))  # type: ignore[no-any-return]
 
 
 def layer_table(model: nn.Module) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Batches from any position of an epoch: out of memory, or by torch's DataLoader."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +22,10 @@ class Loader(Protocol):
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
+        ...
+
+    def num_examples(self, start: int = 0) -> int:
+        """Examples of an epoch's batches from `start` on."""
         ...
 
     def examples(self, count: int) -> Any:
@@ -46,23 +50,32 @@ class MemoryLoader:
     def __len__(self) -> int:
         return self.order.num_batches
 
+    def num_examples(self, start: int = 0) -> int:
+        return self.order.num_examples(start)
+
     def examples(self, count: int) -> Any:
         indices = self.order.part.spread(count)
-        return self._taken(indices, indices.to(self.store.device), 0)
+        return next(self._taken(indices, 0, [slice(None)]))
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Any]:
-        indices = self.order.indices(epoch)
-        on_device = indices.to(self.store.device)  # once an epoch
-        for batch in range(start, self.order.num_batches):
-            rows = self.order.rows(batch)
-            yield self._taken(indices[rows], on_device[rows], epoch)
+        size = self.order.batch_size
+        rows = [slice(at * size, (at + 1) * size) for at in range(start, self.order.num_batches)]
+        return self._taken(self.order.indices(epoch), epoch, rows)
 
-    def _taken(self, indices: Tensor, on_device: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        self.store.fill(indices)
-        images, targets = self.store.take(on_device)
-        if self.augment:
-            images = self.augment(images, self.augment.table(epoch, self.store.device)[on_device])
-        return images, targets
+    def _taken(self, indices: Tensor, epoch: int, rows: Sequence[slice]) -> Iterator[tuple[Any, Any]]:
+        """(images, targets) of some rows of indices after the other: one generator, so that a batch costs no call."""
+        store, on_device = self.store, indices.to(self.store.device)  # once an epoch
+        is_filled = store.holds(indices)
+        draws = self.augment.table(epoch, store.device) if self.augment else None
+        for at in rows:
+            if not is_filled:
+                store.fill(indices[at])
+            wanted = on_device[at]
+            images = store.images.index_select(0, wanted)
+            for step in store.steps:
+                images = step(images)
+            targets = store.targets.index_select(0, wanted)
+            yield (images if draws is None else self.augment(images, draws[wanted])), targets
 
     def close(self) -> None:
         """Nothing runs."""
@@ -97,6 +110,9 @@ class WorkersLoader:
 
     def __len__(self) -> int:
         return self.order.num_batches
+
+    def num_examples(self, start: int = 0) -> int:
+        return self.order.num_examples(start)
 
     def examples(self, count: int) -> Any:
         return self._loader.dataset[BatchIndex(0, self.order.part.spread(count).tolist())]

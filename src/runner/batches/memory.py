@@ -108,14 +108,16 @@ class Store:
                 for row in (self._row, self._target)
             ]
             self.images, self.targets = made
-        self._filled = None if whole is not None else torch.zeros(self.count, dtype=torch.bool)  # None: all
-        self._steps = _batched(self._finish, self.device)
+        self._filled = torch.full((self.count,), whole is not None)
+        self.steps = _batched(self._finish, self.device)  # what is left to be done to a batch of images
         return self
+
+    def holds(self, indices: Tensor) -> bool:
+        """Whether all rows among indices (int64, on the CPU) were decoded."""
+        return bool(self._filled[indices].all())
 
     def fill(self, indices: Tensor) -> None:
         """Decodes the rows among indices (int64, on the CPU) that are not there yet."""
-        if self._filled is None:
-            return
         missing = indices[~self._filled[indices]]
         if not len(missing):
             return
@@ -132,15 +134,6 @@ class Store:
         rows = missing.to(self.device)
         self.images[rows], self.targets[rows] = images.to(self.device), targets.to(self.device)
         self._filled[missing] = True
-        if bool(self._filled.all()):
-            self._filled = None
-
-    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """(images, targets) of rows (int64, on the store's device) that were filled."""
-        images = self.images.index_select(0, rows)
-        for step in self._steps:
-            images = step(images)
-        return images, self.targets.index_select(0, rows)
 
 
 def _collated(dataset: Any, indices: list[int]) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset, Sampler, default_collate
 
 from runner.augment import Augmentations
 from runner.batches.memory import is_deterministic
-from runner.data import Part
+from runner.errors import InputError
+from runner.parts import Part
 from runner.seeding import derive, rng_state, seed_cpu, set_rng_state
 
 CPU = torch.device("cpu")
@@ -51,6 +52,10 @@ class EpochOrder(Sampler[BatchIndex]):
         generator = torch.Generator().manual_seed(derive(self.seed, "order", epoch))
         return self.part.indices[torch.randperm(len(self.part), generator=generator)]
 
+    def num_examples(self, start: int = 0) -> int:
+        """Examples of the batches from `start` on."""
+        return min(self.num_batches * self.batch_size, len(self.part)) - start * self.batch_size
+
     def rows(self, batch: int) -> slice:
         """Where the batch lies in `indices`."""
         return slice(batch * self.batch_size, (batch + 1) * self.batch_size)
@@ -82,10 +87,11 @@ class BatchDataset(Dataset[Any]):
 
     def __getitem__(self, batch: BatchIndex) -> Any:
         if self.is_deterministic:
-            data, target = default_collate([self.dataset[i] for i in batch.indices])
+            made = default_collate([self.dataset[i] for i in batch.indices])
             if not self.augment:
-                return data, target
-            return self.augment(data, self.augment.table(batch.epoch, CPU)[batch.indices]), target
+                return made
+            data, *rest = images_first(made)
+            return self.augment(data, self.augment.table(batch.epoch, CPU)[batch.indices]), *rest
         before = rng_state(CPU)
         try:
             samples = [self._seeded_sample(batch.epoch, index) for index in batch.indices]
@@ -100,4 +106,18 @@ class BatchDataset(Dataset[Any]):
         if not self.augment:
             return sample
         draws = self.augment.table(epoch, CPU)[index : index + 1]
-        return self.augment(sample[0].unsqueeze(0), draws).squeeze(0), *sample[1:]
+        data, *rest = images_first(sample)
+        return self.augment(data.unsqueeze(0), draws).squeeze(0), *rest
+
+
+def images_first(sample: Any) -> Any:
+    """A sample or batch, where its first part is a tensor.
+
+    Raises:
+        InputError: it is something else, which no augmentation can be done to.
+    """
+    if not isinstance(sample, (tuple, list)) or not sample or not isinstance(sample[0], Tensor):
+        raise InputError(
+            f"dataset.augment: is done to the image of (image, target), and these samples are {type(sample).__name__}"
+        )
+    return sample

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from runner.batches.loaders import Loader, WorkersLoader
+from runner.batches.nested import equal
 from runner.errors import InputError
 
 log = logging.getLogger("runner")
@@ -171,19 +172,3 @@ def put_back(generator: Any, state: Any) -> None:
         generator.set_state(pickle.loads(state))
     else:
         getattr(generator, "bit_generator", generator).state = pickle.loads(state)
-
-
-def equal(one: Any, other: Any) -> bool:
-    """Whether two samples or batches are the same, to the last bit of every tensor."""
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.dtype == other.dtype and torch.equal(one.nan_to_num(), other.nan_to_num())
-    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-        return one.dtype == other.dtype and bool(np.array_equal(one, other))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(equal(a, b) for a, b in zip(one, other, strict=True))
-    compares: Any = type(one).__eq__
-    if compares is object.__eq__:
-        return type(one) is type(other)  # objects that cannot be compared
-    return bool(one == other)

@@ -10,14 +10,17 @@ from runner.augment import Augmentations
 from runner.batches.loaders import Loader, MemoryLoader, WorkersLoader
 from runner.batches.memory import Store, Unfit, free_bytes, jobs_at_once, may_draw, name_of
 from runner.batches.order import BatchDataset, EpochOrder
-from runner.data import Part
+from runner.batches.stream import StreamLoader
 from runner.errors import InputError
+from runner.parts import Part, Stream
 from runner.seeding import derive
 from runner.values import is_number
 
 GIB = 2**30
 PLACEMENTS = ("auto", "memory", "workers")
-WORKERS_ONLY = ("num_workers", "pin_memory", "collate_fn", "persistent_workers", "prefetch_factor")
+WORKERS_ONLY = (
+    *("num_workers", "pin_memory", "collate_fn", "eval_collate_fn", "persistent_workers", "prefetch_factor"),
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class LoaderSettings:
     Args:
         placement: "memory" decodes the datasets once into tensors on the device; "workers" is torch's DataLoader;
             "auto" takes memory where that gives the same tensors and fits, and none of WORKERS_ONLY is given.
+        collate_fn: makes a batch of a list of training samples; eval_collate_fn: of samples that are evaluated.
         memory_limit: GiB that "memory" may take; None: a quarter of what is free, shared by a sweep's jobs at once.
 
     Raises:
@@ -51,6 +55,7 @@ class LoaderSettings:
     num_workers: int | None = None
     pin_memory: bool | None = None
     collate_fn: Callable[[list[Any]], Any] | None = None
+    eval_collate_fn: Callable[[list[Any]], Any] | None = None
     persistent_workers: bool | None = None
     prefetch_factor: int | None = None
 
@@ -85,12 +90,19 @@ class LoaderSettings:
         given = [name for name in WORKERS_ONLY if getattr(self, name) is not None]
         return f"{given[0]}={getattr(self, given[0])}" if given else None
 
+    def differs(self, key: str) -> bool:
+        """Whether a part ("dataset.val") has another collate function than the training part."""
+        return key != "dataset.train" and self.collate_fn is not self.eval_collate_fn
+
     def place(self, parts: Sequence[Part], augment: Sequence[Any], device: torch.device) -> Placement:
         """Where batches are made, and why.
 
         Raises:
             ValueError: placement=memory, where it is not possible.
         """
+        streams = [part for part in parts if isinstance(part, Stream)]
+        if streams:
+            return self.for_streams(streams[0], parts)
         datasets = list({id(part.dataset): part.dataset for part in parts}.values())
         try:
             if self.placement == "workers" or self.for_workers:
@@ -115,37 +127,79 @@ class LoaderSettings:
         by_dataset = {id(dataset): store.open() for dataset, store in zip(datasets, stores, strict=True)}
         return Placement("memory", sizes, by_dataset)
 
+    def for_streams(self, stream: Stream, parts: Sequence[Any]) -> Placement:
+        """Where a part is a stream, all are read in this process.
+
+        Raises:
+            ValueError: a setting that has no meaning then.
+        """
+        name = name_of(stream.dataset)
+        if isinstance(parts[0], Stream) and self.shuffle:
+            raise ValueError(f"shuffle=true: {name} is iterable and comes in its own order; set it to false")
+        if self.placement == "memory":
+            raise ValueError(f"placement=memory: {name} is iterable; choices: auto, workers")
+        for key in ("num_workers", "memory_limit"):
+            if getattr(self, key):
+                raise ValueError(f"{key}={getattr(self, key)}: {name} is iterable and read in the run's own process")
+        return Placement("workers", f"{name} is iterable", {})
+
     def training(
         self,
-        part: Part,
+        part: Part | Stream,
         augment: Sequence[Any],
         seed: int,
         device: torch.device,
         limit: int | None,
         placement: Placement | None = None,
     ) -> Loader:
+        if isinstance(part, Stream):
+            if augment:
+                raise InputError(
+                    f"dataset.augment: is drawn by an example's index, and {name_of(part.dataset)} is iterable: its own"
+                    " random transforms belong into it"
+                )
+            return self._stream(part, self.batch_size, self.collate_fn, seed, limit, False)
         if self.drop_last and len(part) < self.batch_size:
             raise ValueError(f"batch_size={self.batch_size}: with drop_last no batch is left of {len(part)} examples")
         order = EpochOrder(part, self.batch_size, self.shuffle, self.drop_last, seed, limit)
-        return self._loader(order, augment, seed, device, placement)
+        return self._loader(order, augment, self.collate_fn, seed, device, placement)
 
     def evaluation(
-        self, part: Part, seed: int, device: torch.device, limit: int | None, placement: Placement | None = None
+        self,
+        part: Part | Stream,
+        seed: int,
+        device: torch.device,
+        limit: int | None,
+        placement: Placement | None = None,
     ) -> Loader:
+        if isinstance(part, Stream):
+            seed = derive(seed, "evaluation")
+            return self._stream(part, self.eval_batch_size, self.eval_collate_fn, seed, limit, True)
         order = EpochOrder(part, self.eval_batch_size, False, False, seed, limit)
-        return self._loader(order, (), derive(seed, "evaluation"), device, placement)
+        return self._loader(order, (), self.eval_collate_fn, derive(seed, "evaluation"), device, placement)
+
+    def _stream(
+        self, stream: Stream, size: int, collate_fn: Any, seed: int, limit: int | None, is_restarted: bool
+    ) -> Loader:
+        if limit is None:
+            name = name_of(stream.dataset)
+            raise InputError(
+                f"trainer.limit_batches=null: {name} is iterable and has no length: give the batches of an epoch"
+            )
+        return StreamLoader(stream, size, limit, collate_fn, seed, is_restarted)
 
     def _loader(
         self,
         order: EpochOrder,
         augment: Sequence[Any],
+        collate_fn: Callable[[list[Any]], Any] | None,
         seed: int,
         device: torch.device,
         placement: Placement | None,
     ) -> Loader:
         if placement is None or placement.where == "workers":
             return WorkersLoader(
-                BatchDataset(order.part.dataset, augment, self.collate_fn, seed),
+                BatchDataset(order.part.dataset, augment, collate_fn, seed),
                 order,
                 num_workers=self.num_workers or 0,
                 pin_memory=device.type == "cuda" if self.pin_memory is None else self.pin_memory,

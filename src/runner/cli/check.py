@@ -59,6 +59,7 @@ def of_folder(folder: Path) -> dict[str, Any]:
     from runner.job.explain import RECORD, explained
     from runner.job.own_code import policy_of
     from runner.storage import shapes
+    from runner.storage.inside import refuse_link
     from runner.storage.records import flatten
     from runner.storage.run_dir import RunDir
     from runner.sweep.multirun import check_words
@@ -71,6 +72,7 @@ def of_folder(folder: Path) -> dict[str, Any]:
         except InputError as error:
             said["error"] = str(error)
         for path in sorted(folder.glob("*/run.json")):
+            refuse_link(path.parent, "sweep")
             of_job = of_folder(path.parent)
             said["targets"] += [{**row, "place": f"{path.parent.name}: {row['place']}"} for row in of_job["targets"]]
             if "error" in of_job:

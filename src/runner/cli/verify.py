@@ -28,7 +28,9 @@ import os, signal, sys
 from pathlib import Path
 from runner.config import admission
 from runner.errors import InputError
+from runner.job import listening
 from runner.job.resuming import resume
+listening.is_unheard = True
 admission.grant([name for name in sys.argv[3].split(",") if name], sys.argv[4] == "1")
 path, step = Path(sys.argv[1]), int(sys.argv[2])
 def kill(progress, num_batches):

@@ -63,24 +63,23 @@ def named(*names: str) -> Callable[[Any], bool]:
 
 
 def is_metric(found: Any) -> bool:
-    """Whether an object is a Metric of torchmetrics, or its front for several, as torchmetrics.Accuracy."""
-    return inspect.isclass(found) and found.__module__.startswith("torchmetrics.")
+    """Whether an object is a Metric of torchmetrics that works with what it is given alone: others download networks
+    or lists of words, and load files that their arguments name.
+    """
+    is_one = a("torchmetrics.Metric")(found) or named("MetricCollection", "MetricTracker")(found)
+    return is_one and not LOADING_METRICS.match(found.__module__)
 
 
+LOADING_METRICS = re.compile(
+    r"torchmetrics\.((multimodal|video)\b|text\.(bert|infolm|rouge|sacre_bleu)\b|audio\.(dnsmos|nisqa)\b"
+    r"|image\.(fid|inception|kid|lpip|mifid|perceptual_path_length|arniqa|dists)\b)"
+)
 LOSS_FUNCTIONS = re.compile(r"\w+_loss|(binary_)?cross_entropy(_with_logits)?|linear_cross_entropy|kl_div")
-DATASETS = (  # of torchvision's, those that read images, tables and arrays; LSUN and others unpickle
+# Of torchvision's those that read images, tables and arrays, and CIFAR's pickles, whose digests it checks first. LSUN
+# and others unpickle anything; Caltech101 and 256 make a folder wherever their root says.
+DATASETS = (
     *("MNIST", "FashionMNIST", "KMNIST", "EMNIST", "QMNIST", "CIFAR10", "CIFAR100", "SVHN", "STL10", "USPS"),
-    *(
-        "ImageFolder",
-        "FakeData",
-        "Caltech101",
-        "Caltech256",
-        "Country211",
-        "DTD",
-        "EuroSAT",
-        "FGVCAircraft",
-        "Flowers102",
-    ),
+    *("ImageFolder", "FakeData", "Country211", "DTD", "EuroSAT", "FGVCAircraft", "Flowers102"),
     *("Food101", "GTSRB", "Imagenette", "OxfordIIITPet", "RenderedSST2", "SEMEION", "StanfordCars", "SUN397"),
 )
 MODELS = (
@@ -102,9 +101,10 @@ LOSSES = (
         lambda found: LOSS_FUNCTIONS.fullmatch(getattr(found, "__name__", "")) is not None,
     ),
 )
+TASKS = (Rule("a task of runner.tasks", ("runner.tasks",), a("torch.nn.Module")),)
 METRICS = (
     Rule("a metric of runner.metrics", ("runner.metrics",), inspect.isclass),
-    Rule("a Metric of torchmetrics", ("torchmetrics",), is_metric),
+    Rule("a Metric of torchmetrics that loads no files", ("torchmetrics",), is_metric),
 )
 PARTS = (
     Rule("a dataset of runner.data", ("runner.data",), is_ours),
@@ -133,6 +133,8 @@ PLACES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
     ("optimizer.**", OPTIMIZERS),
     ("scheduler.**", SCHEDULERS),
     ("loss.**", LOSSES),
+    ("task.**", TASKS),
+    ("listeners.*", ()),
     ("metrics.*.**", METRICS),
     ("dataset.train", PARTS),
     ("dataset.val", PARTS),
@@ -140,6 +142,7 @@ PLACES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
     ("dataset.*.loader", ()),
     ("dataset.**", TRANSFORMS),
     ("dataloader.collate_fn", COLLATE),
+    ("dataloader.eval_collate_fn", COLLATE),
     ("hydra.launcher", LAUNCHERS),
     ("hydra.sweeper.sampler.**", SAMPLERS),
     ("hydra.sweeper", SWEEPERS),

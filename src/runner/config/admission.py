@@ -103,6 +103,27 @@ def granted() -> tuple[frozenset[str], bool]:
     return _granted.get()
 
 
+Carried = tuple[Policy | None, tuple[frozenset[str], bool]]
+NOTHING: Carried = (None, (frozenset(), False))
+
+
+def carried() -> Carried:
+    """What a worker process must be told: what was granted, and the policy where it is a stranger's record's."""
+    now = _policy.get()
+    return (None if now is None or now.downloads else now), _granted.get()
+
+
+@contextmanager
+def carrying(given: Carried) -> Iterator[None]:
+    """With what carried() gave in another process."""
+    tokens = _policy.set(given[0]), _granted.set(given[1])
+    try:
+        yield
+    finally:
+        _policy.reset(tokens[0])
+        _granted.reset(tokens[1])
+
+
 def of_record(is_mine: bool, own: Sequence[str], folder: Path) -> Policy:
     """What is admitted of a record's targets: of a stranger's, the table's and what the command line has granted; of
     the user's own also what it names.
@@ -178,6 +199,8 @@ def check_hydra(node: Any) -> None:
         except Refused as error:
             raise InputError(f"{place}._target_={name}: {error}") from error
         except Exception as error:
+            if isinstance(error, ModuleNotFoundError) and error.name == "optuna":
+                continue  # its sweeper names the line that installs it
             raise InputError(f"{place}._target_={name}: cannot be imported ({error})") from error
 
 
@@ -187,7 +210,7 @@ def targets_below(node: Any, place: str) -> Iterator[tuple[str, str]]:
         for index, item in enumerate(node):
             yield from targets_below(item, f"{place}.{index}")
     if isinstance(node, dict):
-        if "_target_" in node:
+        if node.get("_target_") is not None:
             yield place, str(node["_target_"])
         for name, item in node.items():
             yield from targets_below(item, f"{place}.{name}")

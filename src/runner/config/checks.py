@@ -10,26 +10,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from runner.config import admission
-from runner.config.names import ALIASES
+from runner.config.names import ALIASES, GROUPS
 from runner.config.own_values import check_values, fill_left_out
 from runner.errors import InputError
 from runner.values import fits, hints_of, in_words, shown
 
-GROUPS = (
-    "device",
-    "precision",
-    "dataset",
-    "dataloader",
-    "model",
-    "optimizer",
-    "scheduler",
-    "loss",
-    "metrics",
-    "checkpoint",
-    "trainer",
-)
 ROOT_KEYS = (
     *GROUPS,
+    "listeners",
     *("seed", "deterministic", "quiet", "name", "tags", "notes", "trust"),
     *("model_weights", "init_from", "strict", "derived", "sweep"),
 )
@@ -41,12 +29,16 @@ TRAINER_KEYS = (
     *("epochs", "monitor", "mode", "log_every", "limit_batches", "dry_run"),
     *("grad_clip", "grad_clip_by", "accumulate", "channels_last", "compile"),
 )
+LATER = {"task": {"_target_": "runner.tasks.Supervised"}, "listeners": {}}  # a config of before says nothing of them
 SPECIAL = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 SCHEDULE_KEYS = ("interval", "monitor")  # ours; a scheduler's constructor gets them only if it takes them
 
 
 def check_composed(cfg: DictConfig) -> None:
     """Refuses keys that nothing takes, in a config as composed: resolved, it no longer says what reads a key."""
+    for key, value in LATER.items():
+        if key not in cfg:
+            OmegaConf.update(cfg, key, value, force_add=True)
     refuse_missing_parts(cfg)
     fill_left_out(cfg)
     refuse_missing_values(cfg)
@@ -78,13 +70,13 @@ def check_targets(cfg: DictConfig, is_new: bool = True) -> None:
 def refuse_missing_parts(cfg: DictConfig) -> None:
     """Refuses a config that lacks a part: a group that is null, or a key that was deleted with `~`."""
     for key in ROOT_KEYS:
-        if key not in cfg:
+        if key not in cfg and key not in LATER:
             raise InputError(f"{key}: is missing; it was deleted with ~{key}")
     for group in GROUPS:
         if not isinstance(cfg[group], DictConfig):
             raise InputError(f"{group}={cfg[group]}: must be a group of keys; choose one with {group}=CHOICE")
     required = {"trainer": TRAINER_KEYS, "dataset": ("train",), "device": ("type",)}
-    required |= {group: ("_target_",) for group in ("model", "optimizer", "scheduler", "loss")}
+    required |= {group: ("_target_",) for group in ("model", "optimizer", "scheduler", "loss", "task")}
     for group, keys in required.items():
         for key in keys:
             if key not in cfg[group]:
@@ -135,7 +127,7 @@ def walk_targets(parent: Any, key: str, path: str = "", is_new: bool = True) -> 
         for index in range(len(node)):
             walk_targets(node, index, path, is_new)  # type: ignore[arg-type]
     if isinstance(node, DictConfig):
-        if "_target_" in node:
+        if "_target_" in node and (path != "loss" or node["_target_"] is not None):
             refuse_wrong_arguments(node, path)
             if is_new:
                 refuse_wrong_kinds(node, path)

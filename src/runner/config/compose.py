@@ -19,10 +19,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from runner.config import admission, hydra_adapter
-from runner.config.checks import GROUPS
+from runner.config import hydra_adapter
 from runner.config.conf_dir import conf_dir
-from runner.config.names import ALIASES, nearest
+from runner.config.names import ALIASES, GROUPS, nearest
 from runner.errors import InputError
 
 CONFIG_NAME = "config"
@@ -91,6 +90,8 @@ def _apply_checked(overrides: list[Override], cfg: DictConfig) -> None:
             expected[key] = (override, _kind(cfg, key))
     hydra_adapter.apply_overrides(overrides, cfg)
     if "hydra" in cfg:
+        from runner.config import admission  # here: a wrong key is answered before it is needed
+
         admission.check_hydra(cfg.hydra)
     for override, kind in expected.values():
         given = _kind(cfg, override.key_or_group, must_resolve=True)
@@ -204,12 +205,16 @@ def one_line(error: BaseException) -> str:
 
 
 def refuse_no_choice(overrides: Sequence[str]) -> None:
-    """Refuses GROUP=null and GROUP=[]: Hydra's answers name no group."""
+    """Refuses GROUP=null and GROUP=[], and what is no name: Hydra's answers name no group."""
     for word in overrides:
         group, _, choice = word.partition("=")
-        if group in GROUPS and group != "trainer" and choice in ("null", "[]", "", "''", '""'):
-            found = ", ".join(sorted(path.stem for path in Path(conf_dir(), group).glob("*.yaml")))
+        if group not in (*GROUPS, "listeners") or group == "trainer":
+            continue
+        found = ", ".join(sorted(path.stem for path in Path(conf_dir(), group).glob("*.yaml")))
+        if choice in ("null", "[]", "", "''", '""') and group != "listeners":
             raise InputError(f"{word}: a run needs the group {group}; choices: {found}")
+        if re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|\{.*\}", choice, re.IGNORECASE):
+            raise InputError(f"{word}: must be the name of a choice; choices: {found}")
 
 
 def replaced_files(config_dir: str | None, choices: dict[str, Any]) -> list[str]:

@@ -1,9 +1,13 @@
-"""What other libraries call our keys and choices, and which choice was meant by a wrong one."""
+"""The groups of the config, what other libraries call our keys and choices, and which was meant by a wrong one."""
 
 import difflib
 import re
 from collections.abc import Sequence
 
+GROUPS = (
+    *("device", "precision", "dataset", "dataloader", "model", "optimizer", "scheduler", "loss", "task"),
+    *("metrics", "checkpoint", "trainer"),
+)
 # What other libraries and other people say for a key or a choice of ours; difflib finds the mere slips.
 ALIASES = {
     **dict.fromkeys(("learning_rate", "learningrate", "base_lr", "init_lr", "alpha"), "lr optimizer.lr"),

@@ -109,9 +109,10 @@ def check_values(cfg: DictConfig) -> None:
                 f"{group}._partial_={shown(cfg[group].get('_partial_'))}: must be true: the rest is given"
                 " when the run is built"
             )
-    collate = cfg.dataloader.get("collate_fn")
-    if collate is not None and not isinstance(collate, DictConfig):
-        raise InputError(f"dataloader.collate_fn={shown(collate)}: must be {{_target_: your.function}}, or null")
+    for key in ("collate_fn", "eval_collate_fn"):
+        collate = cfg.dataloader.get(key)
+        if collate is not None and not isinstance(collate, DictConfig):
+            raise InputError(f"dataloader.{key}={shown(collate)}: must be {{_target_: your.function}}, or null")
 
 
 def values_of(node: Any, key: str = "", is_foreign: bool = False) -> Iterator[tuple[str, Any, bool]]:

@@ -16,10 +16,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from runner.config import admission
-from runner.data import Parts
 from runner.errors import InputError
 from runner.job.build import Built, build, settings
 from runner.job.process_state import as_if_alone
+from runner.parts import Parts
 from runner.seeding import isolated
 
 CPU = torch.device("cpu")

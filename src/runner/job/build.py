@@ -4,11 +4,9 @@ Everything is checked before anything slow is made: names and arguments first, t
 """
 
 import functools
-import logging
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
@@ -17,15 +15,13 @@ from runner.batches.loaders import Loader
 from runner.batches.own_state import check_own_state
 from runner.batches.settings import LoaderSettings, Placement
 from runner.config import admission
-from runner.config.checks import check_targets, complaint
-from runner.data import Parts
+from runner.config.checks import check_targets
 from runner.errors import InputError
 from runner.job.data_parts import fill_classes, make_parts
 from runner.job.instantiate import call, containers, make
 from runner.job.mistakes import check_data, check_outputs, check_shape
 from runner.job.model_parts import (
     check_accumulate,
-    make_loss,
     make_metrics,
     make_model,
     make_optimizer,
@@ -35,20 +31,14 @@ from runner.job.model_parts import (
 from runner.job.modes import mode_of, monitoring
 from runner.job.process_state import importing, targets_in
 from runner.job.shared_examples import check_shared
-from runner.job.smallest_batch import check_smallest_batch, smallest
+from runner.job.task_parts import check_smallest_batch, is_supervised, make_loss, make_task, probe
+from runner.parts import Part, Parts, Stream
 from runner.processes import StopRequest
-from runner.seeding import derive, isolated, seed_everything
+from runner.seeding import derive, seed_everything
 from runner.storage.checkpoint import Checkpoints
-from runner.train import precision, sizes
 from runner.train.events import Listeners
-from runner.train.hidden import untouched
-from runner.train.steps import StepOptions, to_device
-from runner.train.task import Supervised
+from runner.train.steps import StepOptions
 from runner.train.trainer import Trainer
-
-log = logging.getLogger("runner")
-
-EXAMPLES = 8  # that show whether a loss is a mean
 
 
 @dataclass
@@ -89,7 +79,7 @@ def settings(cfg: DictConfig) -> Settings:
     """
     where = call(device.resolve, cfg.device, "device")
     options = make_options(cfg, where.torch)
-    loading = call(LoaderSettings, {**cfg.dataloader, "collate_fn": make(cfg.dataloader, "collate_fn", "dataloader")})
+    loading = call(LoaderSettings, loader_arguments(cfg))
     checkpoints = call(Checkpoints, cfg.checkpoint, "checkpoint")
     epochs, limit = run_limits(cfg)
     check_accumulate(options.accumulate, loading.batch_size)
@@ -130,7 +120,7 @@ def _build(
     device.set_deterministic(cfg.deterministic)
 
     is_known = parts is not None
-    parts = parts or make_parts(cfg)
+    parts = parts or make_parts(cfg, is_new)
     fill_classes(cfg, parts)
     if is_new and not is_known:
         check_data(cfg, parts)
@@ -151,7 +141,7 @@ def _build(
     if is_new:
         check_shape(resolved["dataset"].get("input_shape"), train_loader)
     model = make_model(cfg, where.torch)
-    task = Supervised(model, make_loss(cfg, where.torch), options.precision)
+    task = make_task(cfg, model, make_loss(cfg, where.torch), parts.train.dataset, where.torch)
     optimizer = make_optimizer(cfg, task)
     options.precision.prepare(optimizer)
     schedule = make_schedule(cfg, optimizer, is_new)
@@ -179,16 +169,28 @@ def _build(
     )
     built = Built(trainer, parts, test_loader, where, placement, resolved)
     if is_new:
-        check_own_state({"dataset.train": train_loader, "dataset.val": val_loader, "dataset.test": test_loader})
-        check_outputs(resolved, model, task.criterion, train_loader, parts.train, options)
-        probe(built, make_metrics(cfg, where.torch))
-        size = smallest(len(parts.train), loading.batch_size, loading.drop_last, limit)
-        if size == 1:
+        loaders = {"dataset.train": train_loader, "dataset.val": val_loader, "dataset.test": test_loader}
+        check_own_state(loaders)
+        if is_supervised(task):
+            check_outputs(resolved, model, getattr(task, "criterion", None), train_loader, parts.train, options)
+        others = {key: each for key, each in loaders.items() if each is not None and loading.differs(key)}
+        new_metrics = functools.partial(make_metrics, cfg, where.torch)
+        probe(resolved, task, {"dataset.train": train_loader, **others}, options, new_metrics)
+        if smallest(parts.train, loading.batch_size, loading.drop_last, limit) == 1:
             check_smallest_batch(task, train_loader, loading.batch_size, options)
     if mode := cfg.trainer.get("compile"):
         # Each shape gets code of its own: what a shape computes must not depend on the ones that came before.
         model.compile(mode="default" if mode is True else mode, dynamic=False)
     return built
+
+
+def loader_arguments(cfg: DictConfig) -> dict[str, Any]:
+    """The dataloader group, its functions made. A run of an older version evaluated with its collate_fn, too."""
+    given = dict(cfg.dataloader)
+    given["collate_fn"] = make(cfg.dataloader, "collate_fn", "dataloader")
+    has_own = "eval_collate_fn" in given
+    given["eval_collate_fn"] = make(cfg.dataloader, "eval_collate_fn", "dataloader") if has_own else given["collate_fn"]
+    return given
 
 
 def run_limits(cfg: DictConfig) -> tuple[int, int | None]:
@@ -199,6 +201,15 @@ def run_limits(cfg: DictConfig) -> tuple[int, int | None]:
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise InputError(f"trainer.limit_batches={limit}: must be a whole number of at least 1, or null")
     return (1, 1) if cfg.trainer.dry_run else (epochs, limit)
+
+
+def smallest(part: Part | Stream, batch_size: int, drop_last: bool, limit: int | None) -> int:
+    """The examples of the smallest training batch of an epoch."""
+    if isinstance(part, Stream):
+        return batch_size  # one that ends begins again
+    whole, rest = divmod(len(part), batch_size)
+    is_last_taken = rest and not drop_last and (limit is None or whole < limit)
+    return rest if is_last_taken else batch_size
 
 
 def fill_derived(cfg: DictConfig, eval_split: str, epochs: int, batches_per_epoch: int) -> None:
@@ -215,77 +226,26 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     return containers({"config": cfg}, "config")  # type: ignore[no-any-return]
 
 
-def probe(built: Built, metrics: dict[str, Any]) -> None:
-    """Takes two training examples through the parts, so that those that do not fit are said at once.
-
-    Nothing that counts is changed: eval mode, no gradients, the task's state and the generators are put back.
-
-    Args:
-        metrics: a set of them to throw away.
-
-    Raises:
-        InputError: names the part that refused them.
-    """
-    trainer, task, part = built.trainer, built.trainer.task, "dataset"
-    try:
-        with isolated(0, built.device.torch), torch.no_grad(), untouched(task):
-            examples = trainer.train_loader.examples(2)
-            data, target = to_device(examples, built.device.torch, trainer.options.channels_last)
-            part = "model"
-            task.eval()
-            with task.precision.autocast():
-                output = precision.as_fp32(task.model(data))
-            if not isinstance(output, torch.Tensor):
-                raise InputError(
-                    f"model: {built.config['model'].get('_target_')} must give one tensor, got {type(output).__name__}"
-                )
-            part = "loss"
-            loss = task.criterion(output, target)
-            if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
-                shape = list(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
-                raise InputError(f"loss: must give one number for a batch, a tensor without dimensions; got {shape}")
-            sizes.check(task.size_of(output, target))
-            several = to_device(
-                trainer.train_loader.examples(EXAMPLES), built.device.torch, trainer.options.channels_last
-            )
-            with task.precision.autocast():
-                outputs = precision.as_fp32(task.model(several[0]))
-            if not sizes.is_mean(task.criterion, task.size_of, outputs, several[1]):
-                log.warning(
-                    "the loss of a batch does not follow from the loss of each example: an evaluation's figure depends"
-                    " on dataloader.eval_batch_size; a loss that is a mean over something else than examples says so by"
-                    " a method size(output, target)"
-                )
-            for name, metric in metrics.items():
-                part = f"metrics.{name}"
-                metric.update(output, target)
-    except InputError as error:
-        if part.startswith("metrics."):
-            raise InputError(f"{part}: {error}") from error
-        raise
-    except Exception as error:
-        node = OmegaConf.select(OmegaConf.create(built.config), part)
-        target_name = str(node.get("_target_", ""))
-        shapes = f" (an input of shape {list(data.shape)})" if part != "dataset" else ""
-        raise InputError(f"{complaint(part, target_name, error, node)}{shapes}") from error
-
-
 def describe(built: Built) -> list[str]:
     """The lines that a person sees before the first epoch."""
     trainer, parts = built.trainer, built.parts
     sizes = {"train": parts.train, "val": parts.val, "test": parts.test}
-    rows = models.layer_table(trainer.model)
+    task, model = trainer.task, trainer.model
+    rows = models.layer_table(model)
     width = max(len(row["name"]) for row in rows)
     lines = [f"{row['name']:{width}}  {row['type']:18}{row['parameters']:>12,}" for row in rows]
-    of_loss = count_parameters(trainer.task) - count_parameters(trainer.model)
-    more = f", and {of_loss:,} of the loss" if of_loss else ""
-    lines.append(f"{count_parameters(trainer.model):,} parameters{more}")
+    of_task = count_parameters(task) - count_parameters(model)
+    more = f", and {of_task:,} of the {'loss' if is_supervised(task) else 'task'}" if of_task else ""
+    lines.append(f"{count_parameters(model):,} parameters{more}")
     precision_type = trainer.options.precision.type
     lines.append(
         f"device {built.device.name}, {precision_type}, {built.device.threads} CPU threads, seed {trainer.seed}"
     )
     lines.append(f"batches from {built.placement.where}: {built.placement.reason}")
-    lines.append("examples: " + ", ".join(f"{name} {len(part):,}" for name, part in sizes.items() if part))
+    counts = {
+        name: "a stream" if isinstance(part, Stream) else f"{len(part):,}" for name, part in sizes.items() if part
+    }
+    lines.append("examples: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
     return lines
 
 

@@ -8,17 +8,18 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from runner.batches.stream import check_stream
 from runner.config.checks import locate
-from runner.data import Parts, count_classes, integer_targets, split
 from runner.errors import InputError
 from runner.job.instantiate import containers, instantiate, make
+from runner.parts import Parts, Stream, count_classes, integer_targets, is_stream, split
 
 SETS = ("train", "val", "test")  # the keys of the dataset group that are datasets
 
 
-def make_parts(cfg: DictConfig) -> Parts:
+def make_parts(cfg: DictConfig, is_new: bool = False) -> Parts:
     """The dataset group: its training set and what is official of validation and test set, parted."""
-    sets = {name: opened(cfg, name) for name in SETS}
+    sets = {name: opened(cfg, name, is_new=is_new) for name in SETS}
     if sets["train"] is None:
         raise InputError("dataset.train: must be a map-style dataset, as {_target_: your.Dataset}; got null")
     sizes = {key: cfg.dataset.get(key) or 0 for key in ("test_size", "val_size")}
@@ -31,15 +32,20 @@ def make_parts(cfg: DictConfig) -> Parts:
     return split(sets["train"], sets["test"], **sizes, val=sets["val"], plain=plain)
 
 
-def opened(cfg: DictConfig, name: str, node: Any = None) -> Any:
-    """dataset.NAME, made: a map-style dataset, or None where there is no such part."""
+def opened(cfg: DictConfig, name: str, node: Any = None, is_new: bool = False) -> Any:
+    """dataset.NAME, made; None where there is no such part. A new run's iterable one is looked at."""
     try:
         made = make(cfg.dataset, name, "dataset") if node is None else instantiate(node, f"dataset.{name}")
     except InputError as error:
         raise data_error(cfg, name, error) from error
-    if made is not None and not (hasattr(made, "__getitem__") and hasattr(made, "__len__")):
-        kind = type(made).__name__
-        raise InputError(f"dataset.{name}: must be a map-style dataset (__getitem__ and __len__), got {kind}")
+    if made is not None and is_stream(made):
+        if is_new:
+            check_stream(f"dataset.{name}", made)
+    elif made is not None and not (hasattr(made, "__getitem__") and hasattr(made, "__len__")):
+        raise InputError(
+            f"dataset.{name}: must be a map-style dataset (__getitem__ and __len__), or an iterable one with a state;"
+            f" got {type(made).__name__}"
+        )
     return made
 
 
@@ -100,6 +106,8 @@ def fill_classes(cfg: DictConfig, parts: Parts) -> None:
         cfg.dataset.num_classes = count_classes(parts.train.dataset)
         if cfg.dataset.num_classes is None:
             raise InputError("dataset.num_classes=null: this dataset has no classes or targets to count; set it")
+    if isinstance(parts.train, Stream):
+        return
     classes, targets = cfg.dataset.get("num_classes"), integer_targets(parts.train.dataset)
     is_mapped = getattr(parts.train.dataset, "target_transform", None) is not None  # its samples have other targets
     if classes is not None and targets is not None and int(targets.max()) >= classes and not is_mapped:

@@ -71,6 +71,7 @@ def made(task: DictConfig) -> dict[str, Any]:
         InputError: what would keep it from training.
     """
     from runner.job.beforehand import examined
+    from runner.job.record import count_of
 
     check_composed(task)
     with admission.of_config(task):
@@ -79,7 +80,7 @@ def made(task: DictConfig) -> dict[str, Any]:
     several = {"train": parts.train, "val": parts.val, "test": parts.test}
     rates = [group[0] for group in trainer.schedule.rates]
     return {
-        "examples": {name: len(part) for name, part in several.items() if part is not None},
+        "examples": {name: count_of(part) for name, part in several.items() if part is not None},
         "input": built.config["dataset"].get("input_shape"),
         "classes": built.config["dataset"].get("num_classes"),
         "batches": f"{len(trainer.train_loader)} an epoch, from {built.placement.where}: {built.placement.reason}",

@@ -74,17 +74,43 @@ def said(node: Any, path: str, error: BaseException, cause: BaseException) -> st
 
 
 def with_partials(node: Any, path: str) -> Any:
-    """The node with `_partial_: true` at every function that still lacks arguments: it is meant itself."""
+    """The node with `_partial_: true` at every function that still lacks arguments: it is meant itself. Every target
+    in it is judged here once more: what a resolver has made, say oc.decode, stood nowhere in the config.
+    """
     if isinstance(node, list):
         return [with_partials(item, f"{path}.{i}") for i, item in enumerate(node)]
     if not isinstance(node, dict):
         return node
     marked = {key: with_partials(value, f"{path}.{key}") for key, value in node.items()}
-    if "_target_" in node and "_partial_" not in node and lacks_arguments(locate(node["_target_"], path), node):
+    if "_target_" not in node:
+        return marked
+    target = locate(node["_target_"], path)
+    if "_partial_" not in node and lacks_arguments(target, node):
         marked["_partial_"] = True
-    if node.get("download") is True and path.startswith("dataset.") and not admission.policy().downloads:
-        marked["download"] = False
-    return marked
+    return marked if admission.policy().downloads else without_downloads(target, marked, path)
+
+
+# Arguments by which torchvision's and our builders download; some of their defaults do.
+DOWNLOADING = {"download": False, "weights": None, "weights_backbone": None, "pretrained": False}
+DOWNLOADING |= {"pretrained_backbone": False}
+
+
+def without_downloads(target: Any, node: dict[Any, Any], path: str) -> dict[Any, Any]:
+    """The node as it builds without a download.
+
+    Raises:
+        InputError: whether it would cannot be told from its positions.
+    """
+    top = str(getattr(target, "__module__", "")).split(".")[0]
+    if top not in ("torchvision", "runner") or not path.startswith(("model", "dataset")):
+        return node
+    if node.get("_args_"):
+        raise InputError(f"{path}._args_: of a record that was not written by you here, arguments must have names")
+    try:
+        known = set(inspect.signature(target).parameters)
+    except (TypeError, ValueError):
+        known = set()
+    return {**node, **{name: value for name, value in DOWNLOADING.items() if name in known or name in node}}
 
 
 def lacks_arguments(target: Any, node: Mapping[str, Any]) -> bool:

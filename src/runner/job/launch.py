@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -10,9 +10,11 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.config import hydra_adapter
 from runner.config.compose import CONFIG_NAME, compose, one_line, replaced_files
 from runner.errors import InputError
-from runner.storage.run_dir import RunDir
 
-Task = Callable[[DictConfig, RunDir, list[str]], Any]
+if TYPE_CHECKING:
+    from runner.storage.run_dir import RunDir
+
+Task = Callable[[DictConfig, "RunDir", list[str]], Any]
 
 
 def launch(overrides: Sequence[str], task: Task, config_dir: str | None = None, run_dir: str | None = None) -> Any:
@@ -28,6 +30,8 @@ def launch(overrides: Sequence[str], task: Task, config_dir: str | None = None, 
         if word.lstrip("+").startswith("sweep."):
             raise InputError(f"{word}: is for a sweep; add -m")
     hydra, cfg = compose(overrides, config_dir)
+    from runner.storage.run_dir import RunDir  # here: a wrong key is answered without it
+
     if run_dir is not None:
         with open_dict(cfg):
             cfg.hydra.run.dir = str(run_dir).replace("${", "\\${")

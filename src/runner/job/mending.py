@@ -25,8 +25,10 @@ def whole_config(run_dir: RunDir, record: Mapping[str, Any]) -> str:
     text: str = record["config_yaml"]
     try:
         found = OmegaConf.to_container(OmegaConf.create(text))
-    except (ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
-        what = " ".join(str(error).split())[:200]
+    except (ValueError, RecursionError, AssertionError, YAMLError, OmegaConfBaseException) as error:
+        what = (
+            " ".join(str(error).split())[:200] or "it is a single value"
+        )  # of which OmegaConf asserts that it is none
         raise InputError(f"{run_dir.run_json}: config_yaml cannot be read ({what})") from error
     ours, theirs = flatten(strict_json(found)), flatten(record["config"])
     for key in {**ours, **theirs}:

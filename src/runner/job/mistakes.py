@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from runner import losses
 from runner.batches.loaders import Loader
 from runner.batches.memory import random_transforms
-from runner.data import Part, Parts, integer_targets, known_labels
 from runner.errors import InputError
+from runner.parts import Part, Parts, integer_targets, known_labels
 from runner.seeding import isolated
 from runner.train.hidden import untouched
 from runner.train.precision import as_fp32
@@ -45,7 +45,7 @@ def check_data(cfg: Any, parts: Parts) -> None:
     Raises:
         InputError: parts whose classes differ, or whose targets are no classes.
     """
-    evaluated = {name: part for name, part in (("val", parts.val), ("test", parts.test)) if part is not None}
+    evaluated = {name: part for name, part in (("val", parts.val), ("test", parts.test)) if isinstance(part, Part)}
     for name, part in evaluated.items():
         if not part.is_held_out:
             refuse_other_classes(name, part.dataset, parts.train.dataset)
@@ -115,7 +115,7 @@ def check_outputs(
     try:
         with isolated(0, device), torch.no_grad(), untouched(model):
             data, target = to_device(loader.examples(EXAMPLES), device, options.channels_last)
-            with options.precision.autocast():
+            with options.precision.autocast:
                 output = as_fp32(model.eval()(data))
                 half = as_fp32(model(data[: len(data) // 2])) if len(data) > 3 else None
     except Exception:

@@ -17,6 +17,7 @@ from runner.config.checks import SCHEDULE_KEYS, complaint, locate
 from runner.errors import InputError
 from runner.job import walk
 from runner.job.instantiate import call, containers, instantiate, make
+from runner.job.task_parts import refuse_lazy
 from runner.seeding import derive, seed_everything
 from runner.storage import checkpoint
 from runner.torch_adapter import compile_modes
@@ -71,22 +72,6 @@ def make_model(cfg: DictConfig, where: torch.device) -> nn.Module:
             raise InputError("trainer.channels_last=true: the model has no convolution of images")
         model.to(memory_format=torch.channels_last)
     return model.to(where)
-
-
-def make_loss(cfg: DictConfig, where: torch.device) -> Any:
-    """The loss, on the device where it is a module."""
-    criterion = make(cfg, "loss")
-    if not callable(criterion):
-        raise InputError(f"loss: must be a function or a module of (output, target), got {type(criterion).__name__}")
-    if isinstance(criterion, nn.Module):
-        refuse_lazy(criterion, "loss")
-        criterion.to(where)
-    return criterion
-
-
-def refuse_lazy(module: nn.Module, key: str) -> None:
-    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters()):
-        raise InputError(f"{key}: lazy layers, which take their shape from the first batch, are not supported")
 
 
 def initial_weights(cfg: DictConfig) -> Path | None:

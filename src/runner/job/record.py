@@ -59,7 +59,7 @@ def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
         "precision": trainer.options.precision.type,
         "placement": built.placement.where,
         "deterministic": built.config["deterministic"],
-        "examples": {name: len(part) for name, part in vars(built.parts).items() if part is not None},
+        "examples": {name: count_of(part) for name, part in vars(built.parts).items() if part is not None},
         "parameters": count_parameters(trainer.model),
         "layers": layer_table(trainer.model),
         "git": None,
@@ -70,6 +70,11 @@ def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
         "config_yaml": trainer.state.config,
         "config_source": source,
     }
+
+
+def count_of(part: Any) -> int | None:
+    """The examples of a part; None: a stream's are not known."""
+    return len(part) if hasattr(part, "__len__") else None
 
 
 def record_of_no_run(cfg: "DictConfig", error: Exception) -> dict[str, Any]:

@@ -68,8 +68,9 @@ def resume(
     try:
         is_mine = run_dir.is_mine()
         record = run_dir.read_run(is_to_be_opened=True)  # nobody else writes it from here on
+        text = whole_config(run_dir, record)
         refuse_interpolations(record, is_mine)
-        config = overridden(whole_config(run_dir, record), overrides)
+        config = overridden(text, overrides)
         check_changes(path, record, OmegaConf.to_container(config), overrides)
         if record["state"] == "done" and config.trainer.epochs == record["config"]["trainer"]["epochs"]:
             return told(run_dir, record, OmegaConf.to_container(config), finished)
@@ -148,7 +149,7 @@ class Resumed:
         else:
             run_dir.metrics.replace(self.rows)
         run_dir.steps.cut_back(progress.step)
-        record["resumed"] = [*self.record.get("resumed", []), self.event(progress, record)]
+        record["resumed"] = [*self.record["resumed"], self.event(progress, record)]
         record |= {key: self.record.get(key) for key in KEPT}
         record |= {key: self.record[key] for key in ("replay_of",) if key in self.record}
         record |= {"epochs_done": progress.epoch, "best_epoch": progress.best_epoch, "best_value": progress.best_value}
@@ -157,7 +158,7 @@ class Resumed:
         for which, epoch in (("best", progress.best_epoch), ("last", progress.epoch)):
             record[which] = {k: v for k, v in rows.get(epoch, {}).items() if k == "lr" or "/" in k}
         before, after = (
-            [r["device"], f"{r['threads']} threads", *([r.get("placement")] if r["device"] != "cpu" else [])]
+            [r["device"], f"{r['threads']} threads", *([r["placement"]] if r["device"] != "cpu" else [])]
             for r in (self.record, record)
         )
         if before != after:  # on a CPU the placement changes no bit
@@ -220,7 +221,7 @@ def choose(run_dir: RunDir, record: dict[str, Any]) -> tuple[Resumed, list[str]]
     good |= {path: facts for path in paths if (facts := tried(facts_of, path)) is not None}
     rows = run_dir.metrics.read()
     values = {row["epoch"]: row.get(record["monitor"]) for row in rows}
-    known = {**{int(epoch): value for epoch, value in record.get("known", {}).items()}, **values}
+    known = {**{int(epoch): value for epoch, value in record["known"].items()}, **values}
     left_out: list[Path] = []  # newer, but without their best epoch's weights
     while candidates := [path for path in good if path not in left_out]:
         path = max(candidates, key=lambda p: (good[p].position, p.name == "last.pt"))

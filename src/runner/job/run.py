@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from runner.job.build import Built
+    from runner.job.listening import Listening
     from runner.train.trainer import Trainer
 
 log = logging.getLogger("runner")
@@ -70,31 +71,40 @@ def train(
     ):
         for note in notes:
             log.info(note)
-        built, record = prepare(cfg, run_dir, screen, stop, resumed)
+        built, record, listening = prepare(cfg, run_dir, screen, stop, resumed)
         if not gc.isenabled():  # in our own process, see runner.__main__
             gc.freeze()
             atexit.register(gc.unfreeze)  # what is frozen at exit is never freed, and nanobind calls it leaked
             gc.enable()
         if on_batch is not None:
             built.trainer.listeners.batch.append(on_batch)
-        with closing(built), outcome(run_dir, record, built):
+        with closing(built), listening.until(record), outcome(run_dir, record, built):
             if resumed is not None:
                 resumed.put_back(run_dir, built.trainer, record)
             run_dir.write_run(record)
+            listening.begin(built, record, run_dir.path, resumed is not None)
             built.trainer.fit()
             if built.test_loader is not None:
                 record["test"] = built.trainer.test(built.test_loader)
             save_extras(built)
+            text = sample_of(built)
+            if text is not None:
+                write_atomically(run_dir.sample, f"{text}\n".encode())
         report(run_dir, record)
+        if text is not None:
+            log.log(RESULT, "a sample, written by the last weights (%s):", run_dir.sample.name)
+            for line in text.splitlines():
+                log.log(RESULT, "  %s", line)
     return record
 
 
 def prepare(
     cfg: "DictConfig", run_dir: RunDir, screen: Screen, stop: StopRequest, resumed: Resumed | None
-) -> tuple["Built", dict[str, Any]]:
-    """Builds the run's objects and its record, and puts a resumed run's state back."""
+) -> tuple["Built", dict[str, Any], "Listening"]:
+    """Builds the run's objects and its record, and says who is told what."""
     from runner.config.checks import check_composed
     from runner.job.build import build, describe
+    from runner.job.listening import make_listeners
 
     if resumed is None:
         check_composed(cfg)
@@ -114,7 +124,8 @@ def prepare(
         run_dir.git_diff.write_text(diff, encoding="utf-8", errors="surrogateescape")
     trainer.state.owner = identity.owner(record["id"], built.config)
     trainer.checkpoints.open(run_dir.checkpoints)
-    told.batch.append(screen.on_batch)
+    if screen.live is not None:
+        told.batch.append(screen.on_batch)
     if trainer.log_every:
         told.steps.append(lambda row: run_dir.steps.append(row, durable=False))
         told.saving.append(run_dir.steps.sync)
@@ -123,7 +134,9 @@ def prepare(
         keep_epochs(run_dir, record),
         epoch_table(trainer.epochs),
     ]
-    return built, record
+    listening = make_listeners(cfg, built.device.torch)
+    listening.attach(told)
+    return built, record, listening
 
 
 def save_extras(built: "Built") -> None:
@@ -137,6 +150,25 @@ def save_extras(built: "Built") -> None:
         content = io.BytesIO()
         torch.save(trainer.model if name == "model.pt" else trainer.model.state_dict(), content)
         write_atomically(directory / name, content.getvalue())
+
+
+def sample_of(built: "Built") -> str | None:
+    """The text that a task's sample() gives, where it has one, from the seed alone."""
+    import torch
+
+    from runner.seeding import derive, isolated
+
+    trainer = built.trainer
+    if not callable(sample := getattr(trainer.task, "sample", None)):
+        return None
+    trainer.task.eval()
+    with isolated(derive(trainer.seed, "sample"), trainer.device), torch.no_grad(), trainer.options.precision.autocast:
+        try:
+            text = sample()
+        except Exception as error:  # the run is trained and tested by now
+            log.warning("the task's sample() failed (%s: %s)", type(error).__name__, " ".join(str(error).split()))
+            return None
+    return None if text is None else str(text)
 
 
 def report(run_dir: RunDir, record: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import InputError
 from runner.job import own_code
-from runner.job.mending import WEIGHTS, check_keys, check_owner
+from runner.job.mending import WEIGHTS, check_keys, check_owner, whole_config
 from runner.job.own_code import as_it_was_started
 from runner.job.record import never_began
 from runner.storage import checkpoint
@@ -47,6 +47,7 @@ def open_saved(run_dir: Path, which: str) -> Saved:
     record = RunDir(run_dir).read_run(is_to_be_opened=True)
     if never_began(record):
         raise InputError(f"{run_dir}: holds no run that began ({record['error']})")
+    whole_config(RunDir(run_dir), record)
     named = which in ("best", "last")
     path = run_dir / "checkpoints" / f"{which}.pt" if named else Path(which)
     if not path.exists():
@@ -65,19 +66,15 @@ def open_saved(run_dir: Path, which: str) -> Saved:
 
 
 def refuse_interpolations(record: Mapping[str, Any], is_mine: bool) -> None:
-    """A record's config is resolved. What a stranger's would still have looked up is not: it may be a secret here.
+    """A record's config, a whole one, is resolved. What a stranger's would still have looked up is not: it may be a
+    secret here.
 
     Raises:
         InputError: names the key.
     """
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
 
-    try:
-        found = flatten(OmegaConf.to_container(OmegaConf.create(record["config_yaml"]), resolve=False))
-    except (ValueError, RecursionError, YAMLError, OmegaConfBaseException):
-        return  # it is no config at all, which whoever opens it says
+    found = flatten(OmegaConf.to_container(OmegaConf.create(record["config_yaml"]), resolve=False))
     asking = [key for key, value in found.items() if "${" in json.dumps(value, default=str)]
     if asking and not is_mine:
         raise InputError(
@@ -106,12 +103,13 @@ def keep_placement(config: "DictConfig", record: dict[str, Any]) -> None:
 def rebuilt(saved: Saved) -> "Built":
     """The run's objects, made again from its resolved config, with the checkpoint's weights."""
     from runner.job.build import build
+    from runner.train.weights import load_weights
 
     with as_it_was_started(saved.record, saved.is_mine):
         say_changes(saved.record)
         built = build(saved_config(saved.record, saved.is_mine))
     with fitting(saved):
-        built.trainer.task.load_weights(saved.state)
+        load_weights(built.trainer.task, saved.state)
     return built
 
 
@@ -140,7 +138,8 @@ def open_model(run_dir: Path, which: str) -> "Module":
 
     from runner.job.model_parts import make_model
     from runner.seeding import isolated
-    from runner.train.task import Supervised
+    from runner.tasks import Supervised
+    from runner.train.weights import load_weights
 
     saved = open_saved(run_dir, which)
     cpu = torch.device("cpu")
@@ -151,5 +150,6 @@ def open_model(run_dir: Path, which: str) -> "Module":
         say_changes(saved.record)
         model = make_model(saved_config(saved.record, saved.is_mine), cpu)
     with fitting(saved):
-        Supervised(model, None).load_weights({**saved.state, "criterion_state_dict": {}})
+        others: dict[str, Any] = {"criterion_state_dict": {}, "task_state_dict": {}}
+        load_weights(Supervised(model, None), {**saved.state, **others})
     return model.eval()

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch.utils.data import TensorDataset
 
-from runner.batches.own_state import equal
-from runner.data import Parts
+from runner.batches.nested import equal
 from runner.errors import InputError
+from runner.parts import Part, Parts
 from runner.seeding import derive, isolated
 
 log = logging.getLogger("runner")
@@ -36,7 +36,7 @@ def check_shared(cfg: Any, parts: Parts) -> None:
     Raises:
         InputError: two parts are the same examples as a whole.
     """
-    given = {name: part for name, part in vars(parts).items() if part is not None and not part.is_held_out}
+    given = {name: part for name, part in vars(parts).items() if isinstance(part, Part) and not part.is_held_out}
     names = [name for name in ("train", "val", "test") if name in given]
     for i, one in enumerate(names):
         for other in names[i + 1 :]:

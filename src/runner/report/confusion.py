@@ -58,27 +58,31 @@ def confusion(built: "Built", loader: Any, part: Any, seconds: float = math.inf)
     """
     import torch
 
-    from runner.train.precision import as_fp32
     from runner.train.steps import to_device
 
-    model, options = built.trainer.model.eval(), built.trainer.options
+    task, options = built.trainer.task.eval(), built.trainer.options
     matrix: Tensor | None = None
     worst: list[Mistake] = []
     done, until = 0, time.monotonic() + seconds
     with torch.no_grad():
         for batch in loader.batches():
-            data, targets = to_device(batch, built.device.torch, options.channels_last)
-            with options.precision.autocast():
-                scores = as_fp32(model(data)).cpu()
-            targets = targets.cpu()
-            if scores.dim() != 2 or targets.dim() != 1 or targets.is_floating_point():
+            batch = to_device(batch, built.device.torch, options.channels_last)
+            with options.precision.autocast:
+                step = task(batch)
+            if not isinstance(step.outputs, torch.Tensor) or not isinstance(step.targets, torch.Tensor):
+                raise InputError(f"{UNUSABLE}, which this task has not")
+            scores, targets = step.outputs.float().cpu(), step.targets.cpu()
+            if scores.dim() != 2 or targets.dim() != 1 or targets.is_floating_point() or len(scores) != len(targets):
                 raise InputError(UNUSABLE)
+            if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < scores.shape[1]:
+                raise InputError(f"{UNUSABLE} below C")
             if matrix is None:
                 matrix = torch.zeros(scores.shape[1], scores.shape[1], dtype=torch.int64)
             matrix.index_put_((targets, scores.argmax(dim=1)), torch.tensor(1), accumulate=True)
-            worst = sorted([*worst, *worst_of(scores, targets, data, part, done)], key=lambda one: one.of_target)[
-                :WORST
-            ]
+            worst = sorted(
+                [*worst, *worst_of(scores, targets, inputs_of(batch, len(targets)), part, done)],
+                key=lambda one: one.of_target,
+            )[:WORST]
             done += len(targets)
             if time.monotonic() > until:
                 raise TooLong
@@ -89,6 +93,12 @@ def confusion(built: "Built", loader: Any, part: Any, seconds: float = math.inf)
     return Confusion(names, matrix.tolist(), int(matrix.sum() - matrix.trace()), worst)
 
 
+def inputs_of(batch: Any, count: int) -> Any:
+    """What a batch gives the model, where it begins with a tensor of so many examples; else None."""
+    first: Any = batch[0] if isinstance(batch, (list, tuple)) and batch else None
+    return first if hasattr(first, "dim") and first.dim() > 0 and len(first) == count else None
+
+
 def worst_of(scores: "Tensor", targets: "Tensor", data: Any, part: Any, before: int) -> list[Mistake]:
     """The worst mistakes of one batch, whose first example is number `before` of the part."""
     predicted, probabilities = scores.argmax(dim=1), scores.softmax(dim=1)
@@ -97,7 +107,8 @@ def worst_of(scores: "Tensor", targets: "Tensor", data: Any, part: Any, before: 
     found = []
     for at in wrong[of_target[wrong].argsort(stable=True)][:WORST].tolist():
         guess = int(predicted[at])
-        example, image = int(part.indices[before + at]), data[at].cpu() if hasattr(data, "cpu") else None
+        example = int(part.indices[before + at]) if hasattr(part, "indices") else before + at  # a stream has none
+        image = None if data is None else data[at].cpu()
         chances = float(of_target[at]), float(probabilities[at, guess])
         found.append(Mistake(example, int(targets[at]), guess, *chances, image))
     return found

@@ -26,6 +26,16 @@ def refuse_links(folder: Path, names: tuple[str, ...]) -> None:
             raise InputError(f"{path}: is no regular file (a FIFO, socket or device); it is not opened")
 
 
+def refuse_link(folder: Path, of: str) -> None:
+    """Refuses a folder inside another one that is a link.
+
+    Args:
+        of: whose folder the other one is.
+    """
+    if folder.is_symlink():
+        raise InputError(f"{folder}: is a link, which might lead out of the {of}'s folder; it is not followed")
+
+
 def entries(folder: Path, names: tuple[str, ...]) -> Iterator[Path]:
     for name in names:
         path = folder / name

@@ -61,24 +61,24 @@ def read(path: Path) -> dict[str, Any]:
     record = run_dir.read_run()
     row: dict[str, Any] = {
         "path": str(path),
-        "name": record.get("name") or path.name,
+        "name": record["name"] or path.name,
         "state": state_of(run_dir, record),
-        "tags": record.get("tags", []),
+        "tags": record["tags"],
         "epochs_done": record["epochs_done"],
         "epochs": record["epochs"],
         "monitor": record["monitor"],
         "mode": record["mode"],
-        "modes": record.get("modes", {}),
+        "modes": record["modes"],
         "best_epoch": record["best_epoch"],
         "best_value": record["best_value"],
-        "seconds": record.get("seconds"),
-        "error": record.get("error"),
+        "seconds": record["seconds"],
+        "error": record["error"],
         "threads": record["threads"],
     }
     row |= {f"config.{key}": value for key, value in flatten(record["config"]).items()}
     for which in ("best", "last"):
-        row |= {f"{which}/{key}": value for key, value in record.get(which, {}).items()}
-        row |= {f"test/{which}/{key}": value for key, value in record.get("test", {}).get(which, {}).items()}
+        row |= {f"{which}/{key}": value for key, value in record[which].items()}
+        row |= {f"test/{which}/{key}": value for key, value in record["test"].get(which, {}).items()}
     return row
 
 

@@ -8,7 +8,6 @@ out where the lock does not reach them.
 import os
 import re
 import shlex
-import socket
 import stat
 from collections.abc import Mapping
 from datetime import datetime
@@ -19,7 +18,7 @@ from runner.errors import Held, InputError
 from runner.storage import lock, shapes, signature
 from runner.storage.files import make_directory, not_a_file, read_regular
 from runner.storage.inside import refuse_links
-from runner.storage.lease import Lease, Taken, other_holder
+from runner.storage.lease import Lease, Taken, host, other_holder
 from runner.storage.rows import Rows, strict_json
 
 # What a run writes; only the first three are there (and git.diff, and an empty checkpoints/) when a start dies early.
@@ -33,9 +32,13 @@ OURS = (
     "metrics.jsonl",
     "steps.jsonl",
     "run.json",
+    "sample.txt",
 )
-OF_SWEEPS = ("job.json", "sweep.json", "summary.csv", "summary_long.csv", "summary.json", "study.journal", "study.json")
-FOLDERS = (".hydra", "checkpoints")
+OF_SWEEPS = (
+    *("job.json", "sweep.json", "summary.csv", "summary_long.csv", "summary.json", "study.journal", "study.json"),
+    ".submitit",
+)
+FOLDERS = (".hydra", "checkpoints", ".submitit")
 _leases: dict[Path, Lease] = {}  # that this process holds, by file
 os.register_at_fork(after_in_child=_leases.clear)
 
@@ -51,7 +54,8 @@ def resume_command(path: Path) -> str:
 class RunDir:
     """A run's directory, as a place for its files.
 
-    config, overrides and hydra in .hydra/; runner.log; run.json; metrics.jsonl; steps.jsonl; git.diff; checkpoints/.
+    config, overrides and hydra in .hydra/; runner.log; run.json; metrics.jsonl; steps.jsonl; git.diff; sample.txt;
+    checkpoints/.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,6 +65,7 @@ class RunDir:
         self.steps = Rows(path / "steps.jsonl", "step")
         self.log = path / "runner.log"
         self.git_diff = path / "git.diff"
+        self.sample = path / "sample.txt"
         self.checkpoints = path / "checkpoints"
         self.lock_file = path / "run.lock"
         self.lease_file = path / "run.lease"
@@ -113,7 +118,7 @@ class RunDir:
         self.refuse_links()
         self.check_kinds()
         try:
-            lock.take(self.lock_file, f"host {socket.gethostname()}, pid {os.getpid()}\n")
+            lock.take(self.lock_file, f"host {host()}, pid {os.getpid()}\n")
         except lock.Busy as busy:
             who = "this process is already" if str(busy) == "this process" else "another process is"
             raise Held(f"{self.path}: {who} running it ({busy})") from busy
@@ -136,7 +141,7 @@ class RunDir:
         Raises:
             InputError: names it, also where it is another user's.
         """
-        for name in OURS:
+        for name in (*OURS, *OF_SWEEPS):
             path = self.path / name
             try:
                 mode = path.stat().st_mode
@@ -216,4 +221,4 @@ def _text(path: Path) -> str:
 def holder(run_dir: RunDir) -> int | None:
     """The process that says it is running in the directory, if one is and it is on this machine."""
     found = re.fullmatch(r"host (\S+), pid (\d+)", _text(run_dir.lock_file))
-    return int(found[2]) if found and found[1] == socket.gethostname() and is_locked(run_dir) else None
+    return int(found[2]) if found and found[1] == host() and is_locked(run_dir) else None

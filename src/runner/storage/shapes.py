@@ -1,17 +1,20 @@
 """The written shape of every record on disk, and the one way in which records are read and written.
 
-Contract: a record is read whole or refused with one line that names the file and the key. What a shape does not name is
-kept as it is; what an older version did not write has a default here. A record ends with a blank line of 32 spaces and
-tabs: the bits of the CRC-32 of what stands before, in a form that is no part of the JSON. Where it is another, the file
-has been damaged, which is said (runner.notices). A file without it is of an older version, or by other hands.
+Contract: a record is read whole or refused with one line that names file and key. What a shape does not name is kept
+as it is; what an older version did not write has a default here. A record ends with a blank line of 32 spaces and tabs:
+the bits of the CRC-32 of what stands before. Where it is another, or gone while the signature is there, that is said
+(runner.notices). A file without both is of an older version, or by other hands.
 """
 
 import json
+import math
 import sys
+import types
+import typing
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
 from runner import notices
 from runner.errors import InputError
@@ -19,7 +22,18 @@ from runner.storage import signature
 from runner.storage.files import read_regular, write_atomically
 
 BITS = {"0": " ", "1": "\t"}
+UNSET: Any = object()  # the default of a key that a record may lack, and then goes on without
 _shapes: dict[str, Any] = {}
+_fits: dict[str, dict[str, "Check"]] = {}
+Check = Callable[[Any], bool]
+PLAIN: dict[Any, tuple[type, ...]] = {str: (str,), int: (int,), float: (float, int), types.NoneType: (types.NoneType,)}
+
+
+class Range(NamedTuple):
+    """What a number may be, in an Annotated hint."""
+
+    least: int
+    most: float = math.inf
 
 
 class BadRecord(InputError):
@@ -27,30 +41,19 @@ class BadRecord(InputError):
 
 
 def shapes() -> dict[str, Any]:
-    """The shapes by name. Made when the first record is read: the library costs a start 15 ms."""
+    """The shapes by name: a type hint, or (type hint, default), by key."""
     if _shapes:
         return _shapes
-    from typing import Annotated, Literal
-
-    import msgspec
-
-    # Types made at run time: mypy sees variables.
-    count: Any = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+    count: Any = Annotated[int, Range(0, 2**53)]
     number: Any = float | int | None
     words: Any = list[str]
     facts: Any = dict[str, Any]
     metrics: Any = dict[str, number]
-    event = {"at": str, "epoch": count, "batch": count, "command": (words, []), "code": (facts | None, None)}
-    event = {**event, "changes": (words, [])}
+    resumption: Any = {"at": str, "epoch": count, "batch": count, "command": (words, []), "code": (facts | None, None)}
+    resumption = {**resumption, "changes": (words, [])}
     state: Any = Literal["running", "done", "failed", "interrupted"]
     mode: Any = Literal["min", "max"]
 
-    def shape(name: str, fields: Mapping[str, Any]) -> Any:
-        """Fields are types, or (type, default)."""
-        made = [(key, *kind) if isinstance(kind, tuple) else (key, kind) for key, kind in fields.items()]
-        return msgspec.defstruct(name, [tuple(field) for field in made], kw_only=True)
-
-    resumption: Any = shape("Resumption", event)
     # What a listing and a summary need of a run ...
     listed: Any = {
         "state": state,
@@ -61,7 +64,7 @@ def shapes() -> dict[str, Any]:
         "best_value": number,
         "tags": (list[Any], []),
         "name": (Any, None),
-        "seconds": (Annotated[float, msgspec.Meta(ge=0)] | None, None),
+        "seconds": (Annotated[float, Range(0)] | None, None),
         "test": (dict[str, metrics], {}),
         "best": (metrics, {}),
         "last": (metrics, {}),
@@ -74,7 +77,7 @@ def shapes() -> dict[str, Any]:
         "failure": (str | None, None),
         "id": (str | None, None),
         "command": (words | None, None),
-        "resumed": (list[resumption], []),
+        "resumed": (types.GenericAlias(list, resumption), []),
         "code": (facts | None, None),
         "own_code": (dict[str, dict[str, str]] | None, None),
         "git": (facts | None, None),
@@ -84,38 +87,63 @@ def shapes() -> dict[str, Any]:
         "layers": (list[Any], []),
         "examples": (dict[str, count | None], {}),
         "device": (str, "cpu"),
-        "config_yaml": (str | None, msgspec.UNSET),
+        "config_yaml": (str | None, UNSET),
         "working_directory": (str, ""),
-        "threads": (Annotated[int, msgspec.Meta(ge=1)] | None, None),
+        "threads": (Annotated[int, Range(1)] | None, None),
     }
     never = {**listed, "monitor": (str | None, None), "mode": (str | None, None)}
     summed = {**listed, "monitor": str, "mode": mode}
     figures = {"best_epoch": count | None, "best": metrics, "last": metrics, "test": dict[str, metrics]}
     run = {**summed, **figures}  # a figure that is missing is not one that is null
     # ... and what it takes to open it again.
-    whole = {"config_yaml": str, "device": str, "threads": Annotated[int, msgspec.Meta(ge=1)]}
+    whole = {"config_yaml": str, "device": str, "threads": Annotated[int, Range(1)]}
     whole = {**run, **whole, "working_directory": str, "best_epoch": count | None, "seconds": listed["seconds"]}
     job = {"identity": str, "overrides": words, "settings": dict[str, str], "deaths": (list[facts], [])}
     job |= {"seed": (Any, None), "setting": (facts | None, None), "choices": (dict[str, Any] | None, None)}
     sweep = {"arguments": words, "hydra": (words, []), "config_dir": str | None, "swept": words, "base": facts}
-    sweep |= {
-        "code": (facts | None, None),
-        "working_directory": (str, ""),
-        "command": (words, []),
-        "started": (str, ""),
-    }
-    sweep |= {"own_code": (dict[str, dict[str, str]] | None, None), "jobs": (list[facts], [])}
-    _shapes.update(
-        summed=shape("Summed", summed),
-        run=shape("Run", run),
-        whole=shape("Whole", whole),
-        never_began=shape("NeverBegan", never),
-    )
-    _shapes.update(job=shape("Job", job), sweep=shape("Sweep", sweep))
-    trial: Any = shape("Trial", {"state": str, "value": (number, None), "params": (facts, {})})
-    _shapes.update(study=shape("Study", {"history": list[trial], "importances": (metrics, {})}))
-    _shapes.update(epoch=dict[str, number | list[number]], words=list[str])
+    sweep |= {"code": (facts | None, None), "working_directory": (str, ""), "command": (words, [])}
+    sweep |= {"started": (str, ""), "own_code": (dict[str, dict[str, str]] | None, None), "jobs": (list[facts], [])}
+    trial: Any = {"state": str, "value": (number, None), "params": (facts, {})}
+    study = {"history": types.GenericAlias(list, trial), "importances": (metrics, {})}
+    _shapes.update(summed=summed, run=run, whole=whole, never_began=never, job=job, sweep=sweep, study=study)
     return _shapes
+
+
+def field(kind: Any) -> tuple[Any, Any]:
+    """(type hint, default) of a key; without a default it is required."""
+    return kind if isinstance(kind, tuple) else (kind, ...)
+
+
+def check_of(hint: Any) -> Check:
+    """What tells whether a value of JSON is of a type hint. A whole number is a number, and true is none."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return lambda value: True
+    if isinstance(hint, Mapping):
+        required = [key for key, kind in hint.items() if field(kind)[1] is ...]
+        keys = {key: check_of(field(kind)[0]) for key, kind in hint.items()}
+        return lambda value: (
+            isinstance(value, dict)
+            and all(key in value for key in required)
+            and all(fits(value[key]) for key, fits in keys.items() if key in value)
+        )
+    if origin is Annotated:
+        inner, (least, most) = check_of(parts[0]), parts[1]
+        return lambda value: inner(value) and least <= value <= most
+    if origin in (typing.Union, types.UnionType):
+        kinds = frozenset(kind for part in parts for kind in PLAIN.get(part, ()))
+        others = [check_of(part) for part in parts if part not in PLAIN]
+        return lambda value: type(value) in kinds or any(fits(value) for fits in others)
+    if origin is Literal:
+        return lambda value: type(value) is str and value in parts
+    if origin is list:
+        item = check_of(parts[0])
+        return lambda value: type(value) is list and all(map(item, value))
+    if origin is dict:
+        item = check_of(parts[1])
+        return lambda value: type(value) is dict and all(map(item, value.values()))
+    kinds = frozenset(PLAIN[hint])
+    return lambda value: type(value) in kinds
 
 
 def read(path: Path, name: str) -> dict[str, Any]:
@@ -128,19 +156,20 @@ def read(path: Path, name: str) -> dict[str, Any]:
     """
     try:
         content = read_regular(path)
-    except FileNotFoundError:
-        raise
     except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
         raise BadRecord(f"{path}: cannot be read ({error.strerror or error})") from error
     record = parsed(path, content)
     if not isinstance(record, dict):
         raise BadRecord(f"{path}: is no record of ours: {kind_of(record)} instead of an object")
-    record.pop(signature.FIELD, None)  # of the file, not of what it tells; see is_mine
-    is_changed = not is_sealed(content)
+    is_signed = record.pop(signature.FIELD, None) is not None  # of the file, not of what it tells; see is_mine
+    is_changed = not is_sealed(content) or (is_signed and not has_seal(content))  # written together
     shaped = "never_began" if name in ("run", "whole", "summed") and record.get("config_yaml", "") is None else name
     record = checked(path, record, shaped)
     if is_changed:
-        notices.add(f"{path}: was changed since it was written (its CRC-32 is another); what it says may be wrong")
+        how = "another" if has_seal(content) else "missing"
+        notices.add(f"{path}: was changed since it was written (its CRC-32 is {how}); what it says may be wrong")
     return record
 
 
@@ -154,19 +183,12 @@ def is_mine(path: Path) -> bool:
 
 def parsed(path: Path, content: bytes) -> Any:
     """What the bytes of a JSON file hold."""
-    import msgspec
-
     try:
-        return msgspec.json.decode(content)
+        return json.loads(content.decode())
     except RecursionError as error:
         raise BadRecord(f"{path}: cannot be read (nested too deeply)") from error
     except ValueError as error:
-        if isinstance(error, msgspec.DecodeError) and any(sign in content for sign in (b"Infinity", b"NaN", b"\\ud")):
-            try:  # what JSON has no words for, in older configs; half a character, of a file's name that is no UTF-8
-                return json.loads(content)
-            except (ValueError, RecursionError):
-                pass
-        raise BadRecord(f"{path}: cannot be read ({error or 'not JSON'})") from error
+        raise BadRecord(f"{path}: cannot be read ({error})") from error
 
 
 def checked(path: Path, record: dict[str, Any], name: str) -> dict[str, Any]:
@@ -175,15 +197,19 @@ def checked(path: Path, record: dict[str, Any], name: str) -> dict[str, Any]:
     Raises:
         BadRecord: names the key that is missing or of a wrong kind.
     """
-    import msgspec
-
     shape = shapes()[name]
-    try:
-        made = msgspec.convert(record, shape)
-    except (ValueError, RecursionError) as error:
-        raise BadRecord(f"{path}: {wording(error)}") from error
-    defaults = {key: getattr(made, key) for key in shape.__struct_fields__ if key not in record}
-    whole = {**record, **{key: value for key, value in defaults.items() if value is not msgspec.UNSET}}
+    if name not in _fits:
+        _fits[name] = {key: check_of(field(kind)[0]) for key, kind in shape.items()}
+    whole = dict(record)
+    for key, fits in _fits[name].items():
+        hint, default = field(shape[key])
+        if key not in record:
+            if default is ...:
+                raise BadRecord(f"{path}: missing required field `{key}`")
+            if default is not UNSET:
+                whole[key] = default.copy() if isinstance(default, (dict, list)) else default
+        elif not fits(record[key]):
+            raise BadRecord(f"{path}: `{key}` is {shown(record[key])}: must be {in_words(hint)}")
     if name in ("run", "whole", "summed", "never_began"):
         check_finite(path, whole)
     return whole
@@ -199,29 +225,57 @@ def check_finite(path: Path, record: Mapping[str, Any]) -> None:
             raise BadRecord(f"{path}: {key} is {str(value)[:20]}: not a finite number")
 
 
-def wording(error: BaseException) -> str:
-    """The library's message, without its signs for where in the record it is."""
-    return str(error).replace(" - at `$.", " at `").replace("`$.", "`")
+def shown(value: Any) -> str:
+    """The beginning of a value, as JSON has it; of a container only what it is."""
+    text = kind_of(value) if isinstance(value, (list, dict)) else json.dumps(value)
+    return text if len(text) < 60 else f"{text[:60]}..."
+
+
+def in_words(hint: Any) -> str:
+    """A type hint of a shape, in JSON's words."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(in_words(part) for part in parts)
+    if origin is Annotated:
+        least, most = parts[1]
+        return f"{in_words(parts[0])}, at least {least}" + (f" and at most {most}" if most < math.inf else "")
+    if origin is Literal:
+        return f"one of {', '.join(map(str, parts))}"
+    if origin is list:
+        return "a list" if parts[0] is Any else f"a list, each {in_words(parts[0])}"
+    if origin is dict:
+        return "an object" if parts[1] is Any else f"an object, each {in_words(parts[1])}"
+    words = {str: "a text", int: "a whole number", float: "a number", types.NoneType: "null"}
+    return words.get(hint, "an object") if isinstance(hint, type) else f"an object of {', '.join(hint)}"
 
 
 def kind_of(value: Any) -> str:
-    return {list: "a list", str: "a text", type(None): "null"}.get(type(value), "a number")
+    return {list: "a list", dict: "an object", str: "a text", type(None): "null"}.get(type(value), "a number")
 
 
 def row(line: bytes, key: str) -> dict[str, Any] | None:
     """A line of a .jsonl file as its row, counted by `key`; None: it is no row."""
-    import msgspec
-
     try:
-        found = msgspec.json.decode(line, type=shapes()["epoch"])
+        found = json.loads(line.decode(), parse_constant=refuse)
     except (ValueError, RecursionError):
         return None
-    if any(abs(value) > sys.float_info.max for value in found.values() if isinstance(value, int)):
-        return None  # json has integers of any length
+    if type(found) is not dict or not all(map(is_cell, found.values())):
+        return None
     count = found.get(key)
     if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < 2**53:
         return None
-    return found  # type: ignore[no-any-return]
+    return found
+
+
+def refuse(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no JSON")
+
+
+def is_cell(value: Any) -> bool:
+    """Whether a row may hold it: null, a finite number, or a list of these."""
+    if type(value) is list:
+        return all(type(item) is not list and is_cell(item) for item in value)
+    return value is None or (type(value) in (int, float) and abs(value) <= sys.float_info.max)
 
 
 def write(path: Path, record: Mapping[str, Any]) -> None:
@@ -234,7 +288,10 @@ def seal(body: bytes) -> bytes:
     return "".join(BITS[bit] for bit in f"{zlib.crc32(body):032b}").encode() + b"\n"
 
 
+def has_seal(content: bytes) -> bool:
+    return len(content) > 33 and content[-33:].strip() == b""
+
+
 def is_sealed(content: bytes) -> bool:
     """Whether the bytes are what was written; true of a record without a seal."""
-    body, line = content[:-33], content[-33:]
-    return line.strip() != b"" or line == seal(body)
+    return not has_seal(content) or content[-33:] == seal(content[:-33])

@@ -1,12 +1,14 @@
 """The way into a sweep: Hydra composes what its jobs share, and hands over to a sweeper and a launcher."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from runner.config import admission, hydra_adapter
@@ -15,8 +17,12 @@ from runner.errors import InputError
 from runner.printable import say
 from runner.storage.records import flatten
 
-# Of Hydra's own, what a sweep that was not written here may choose.
-STRANGERS_WORDS = ("hydra/launcher=", "hydra.launcher.", "hydra/sweeper=", "hydra.sweeper.", "hydra/sweeper/sampler=")
+# Of Hydra's own, what a sweep that was not written here may choose: how many at once and of what size, but no commands
+# (a cluster's `parameters` have some), no address, no folder and no database.
+STRANGERS_KEYS = re.compile(
+    r"hydra/launcher|hydra\.launcher\.(jobs|jobs_per_gpu|cpus|gpus|memory|timeout|max_timeouts)"
+    r"|hydra/sweeper|hydra/sweeper/sampler|hydra\.sweeper\.(n_trials|at_once|sampler(\..+)?)"
+)
 
 
 def multirun(overrides: Sequence[str], config_dir: str | None = None) -> Any:
@@ -56,10 +62,9 @@ def check_words(path: Path, record: Mapping[str, Any], is_mine: bool) -> None:
     if is_mine or admission.granted()[1]:
         return
     words = [str(word) for word in (*record["arguments"], *record.get("hydra", []))]
-    wrong = [word for word in words if word.lstrip("+~").startswith("trust")]
-    wrong += [w for w in words if w.lstrip("+~").startswith("hydra") and not w.lstrip("+").startswith(STRANGERS_WORDS)]
-    wrong += [word for word in words if "${" in word]
+    wrong = [word for word in words if "${" in word or not is_strangers_word(word)]
     wrong += [f"{key}={value}" for key, value in record["base"].items() if "${" in str(value)]
+    wrong += [f"trust={value}" for value in [record["base"].get("trust")] if value]
     if record.get("config_dir") is not None:
         wrong.append(f"--config-dir {record['config_dir']}")
     if wrong:
@@ -67,6 +72,18 @@ def check_words(path: Path, record: Mapping[str, Any], is_mine: bool) -> None:
             f"{path}: {wrong[0]}: is not followed, since this sweep was not written by you on this machine; give its"
             " command again yourself, or follow all that it says with --trust-all"
         )
+
+
+def is_strangers_word(word: str) -> bool:
+    """Whether an override is one that a sweep which was not written here may say, judged as Hydra reads it."""
+    try:
+        override = OverridesParser.create().parse_override(word)
+    except (HydraException, ValueError):
+        return False
+    key, package = override.key_or_group, override.package or ""
+    if package or re.split(r"[./]", key)[0] in ("hydra", "trust"):
+        return STRANGERS_KEYS.fullmatch(key) is not None and not package
+    return True
 
 
 def kept_defaults(record: Mapping[str, Any]) -> list[str]:

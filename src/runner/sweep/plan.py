@@ -19,6 +19,7 @@ from runner import notices
 from runner.errors import InputError
 from runner.storage import shapes
 from runner.storage.files import make_directory
+from runner.storage.inside import refuse_link
 from runner.storage.provenance import code_changes
 from runner.storage.records import flatten
 from runner.storage.run_dir import RunDir
@@ -26,12 +27,13 @@ from runner.storage.run_dir import RunDir
 log = logging.getLogger("runner")
 
 NO_RESULT = (
-    *("sweep.", "derived.", "checkpoint.", "name", "tags", "notes", "trust", "quiet", "trainer.log_every"),
+    *("sweep.", "derived.", "checkpoint.", "listeners", "name", "tags", "notes", "trust", "quiet"),
     *("dataloader.placement", "dataloader.memory_limit", "dataloader.num_workers", "dataloader.pin_memory"),
-    *("dataloader.persistent_workers", "dataloader.prefetch_factor"),
+    *("dataloader.persistent_workers", "dataloader.prefetch_factor", "trainer.log_every"),
 )
-# Keys that came later: null, they say what a config without them says, so that older sweeps keep their identities.
-LATER = ("dataset.transform_train", "dataset.val", "dataset.val_root")
+# Keys that came later, and what says the same as a config without them: older sweeps keep their identities.
+LATER = dict.fromkeys(("dataset.transform_train", "dataset.val", "dataset.val_root", "dataloader.eval_collate_fn"))
+LATER |= {"task._target_": "runner.tasks.Supervised"}
 LONGEST_NAME = 120
 SET_ASIDE = ".set-aside"  # the ending of what is kept, and not looked at
 
@@ -60,7 +62,7 @@ class Job:
 def result_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The flat config without what cannot change a result."""
     flat = {key: value for key, value in flatten(config).items() if not key.startswith(NO_RESULT)}
-    return {key: value for key, value in flat.items() if value is not None or key not in LATER}
+    return {key: value for key, value in flat.items() if key not in LATER or value != LATER[key]}
 
 
 def setting_of(config: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,10 +129,7 @@ def known_jobs(place: Path) -> dict[str, dict[str, Any]]:
     for path in sorted(place.glob("*/job.json")):
         if path.parent.name.endswith(SET_ASIDE):
             continue
-        if path.parent.is_symlink():
-            raise InputError(
-                f"{path.parent}: is a link, which might lead out of the sweep's folder; it is not followed"
-            )
+        refuse_link(path.parent, "sweep")
         try:
             known[path.parent.name] = shapes.read(path, "job")
         except InputError as error:  # what its run says tells whose the folder is
@@ -210,6 +209,7 @@ def place_jobs(jobs: Sequence[Job], place: Path) -> None:
                 name = f"{name[: LONGEST_NAME - 9]}-{job.identity[:8]}"
         taken.add(name)
         job.folder = place / name
+        refuse_link(job.folder, "sweep")
 
 
 def is_its(job: Job, name: str, runs: Mapping[str, Mapping[str, Any]], unclaimed: Sequence[str]) -> bool:

@@ -15,6 +15,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+from runner.config import admission
 from runner.errors import InputError
 from runner.processes import allow_children
 from runner.storage.run_dir import RunDir, holder
@@ -68,7 +69,7 @@ def claim_gpu(folder: Path, gpus: Sequence[str], jobs_per_gpu: int) -> str:
 
     for slot in range(jobs_per_gpu):
         for gpu in gpus:
-            descriptor = os.open(folder / f".gpu-{gpu}-{slot}.lock", os.O_RDWR | os.O_CREAT)
+            descriptor = os.open(folder / f".gpu-{gpu}-{slot}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
             try:
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -109,7 +110,8 @@ class LocalEngine:
 
     def start(self, jobs: Sequence[Job]) -> "list[Future[dict[str, Any]]]":
         self._folders |= {job.name: job.folder for job in jobs}
-        return [self._pool.schedule(work, args=(job.composed, str(job.folder), self.threads)) for job in jobs]
+        more = {"admits": admission.carried()}
+        return [self._pool.schedule(work, args=(j.composed, str(j.folder), self.threads), kwargs=more) for j in jobs]
 
     def ended(self, running: "Mapping[str, Future[dict[str, Any]]]") -> list[str]:
         done, _ = wait(running.values(), timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from runner.config import admission
 from runner.errors import InputError
 from runner.sweep.loop import POLL_SECONDS
 from runner.sweep.plan import Job
@@ -69,7 +70,13 @@ def check_port(address: str, wrong: str) -> None:
 
 
 def work_on_node(
-    composed: Any, folder: str, threads: int, cwd: str, at_once: int = 1, gpus: float = 0
+    composed: Any,
+    folder: str,
+    threads: int,
+    cwd: str,
+    at_once: int = 1,
+    gpus: float = 0,
+    admits: admission.Carried = admission.NOTHING,
 ) -> dict[str, Any]:
     """The job on a node: in the sweep's own working directory, where its relative paths and modules are.
 
@@ -85,7 +92,7 @@ def work_on_node(
         os.chdir(cwd)
         if cwd not in sys.path:
             sys.path.insert(0, cwd)
-    return work(composed, folder, threads)
+    return work(composed, folder, threads, admits=admits)
 
 
 class RayEngine:
@@ -125,7 +132,7 @@ class RayEngine:
 
     def start(self, jobs: Sequence[Job]) -> list[Any]:
         self._most = max(self._most, len(jobs))
-        shared = (self.threads, os.getcwd(), self._most, float(self.resources.get("num_gpus", 0)))
+        shared = (self.threads, os.getcwd(), self._most, float(self.resources.get("num_gpus", 0)), admission.carried())
         return [self._remote.remote(job.composed, str(job.folder.absolute()), *shared) for job in jobs]
 
     def ended(self, running: Mapping[str, Any]) -> list[str]:

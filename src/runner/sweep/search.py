@@ -8,6 +8,7 @@ brought to its end first. One that Optuna was killed over while it was asked for
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from runner.errors import InputError
 from runner.printable import say
 from runner.storage.files import read_regular, write_atomically
 from runner.storage.run_dir import RunDir, now
-from runner.sweep import plan
+from runner.sweep import plan, sampler_state
 from runner.sweep.combine import compose_job
 from runner.sweep.plan import Job
 from runner.sweep.ready import check_launcher, check_new
@@ -29,7 +30,7 @@ from runner.sweep.run import (
     sweep_facts,
     write_record,
 )
-from runner.sweep.space import ends, make_sampler, search_space, text_of, try_sampler
+from runner.sweep.space import ends, holds, make_sampler, search_space, text_of, try_sampler
 
 log = logging.getLogger("runner")
 
@@ -61,6 +62,7 @@ def search(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
     with locked(place), screen():
         try:
             study = open_study(sweeper.storage, place, direction(first.config), plan.digest(described))
+            check_study(study, space, sweeper.storage or str(place / "study.journal"))
         except InputError:
             if is_new:
                 RunDir(place).discard()
@@ -116,7 +118,12 @@ class Trials:
             self.study.set_user_attr("generation", end)
         for number in range(count, min(end, total)):
             self.study.sampler = make_sampler(sampler, number, seed)
-            self.study.ask(self.space)
+            try:
+                self.study.ask(self.space)
+            except Exception as error:  # whatever it found in the study, which may be anybody's
+                name = type(self.study.sampler).__name__
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                raise InputError(f"hydra.sweeper.sampler: {name} cannot go on from this study; {reason}") from error
             if self.study.user_attrs.get("exhausted"):
                 break
         return self.begun()
@@ -193,6 +200,7 @@ def open_study(storage: str | None, place: Path, mode: Literal["minimize", "maxi
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sampler_state.read_as_data()
     journal = place / "study.journal"
     where = f"hydra.sweeper.storage={storage}" if storage is not None else str(journal)
     if storage is None and journal.exists():
@@ -201,7 +209,11 @@ def open_study(storage: str | None, place: Path, mode: Literal["minimize", "maxi
         except OSError as error:
             raise InputError(f"{journal}: cannot be read ({error.strerror})") from error
     if storage is None:  # the folder is ours alone now: a lock that a killed process left holds nobody
-        journal.with_name(journal.name + ".lock").unlink(missing_ok=True)
+        lock = journal.with_name(journal.name + ".lock")
+        try:
+            lock.unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"{lock}: cannot be removed ({error.strerror})") from error
     name = place.resolve().name
     try:
         backend = storage if storage is not None else JournalStorage(JournalFileBackend(str(journal.absolute())))
@@ -224,6 +236,26 @@ def open_study(storage: str | None, place: Path, mode: Literal["minimize", "maxi
             " choose another sweep.name or storage"
         )
     return study
+
+
+def check_study(study: Any, space: Mapping[str, Any], where: str) -> None:
+    """Refuses a study that holds what no search of ours has put there: it becomes words of a command, and figures.
+
+    Raises:
+        InputError: names the trial, the key and the value.
+    """
+    generation = study.user_attrs.get("generation", 0)
+    if type(generation) is not int or generation < 0:
+        raise InputError(f"{where}: the study's generation is {generation!r}: must be a whole number")
+    for trial in study.get_trials(deepcopy=False):
+        for key, value in trial.params.items():
+            if key not in space or not holds(space[key], value):
+                raise InputError(
+                    f"{where}: trial {trial.number} has {key}={value!r}, which is not in the search's space"
+                )
+        for value in trial.values or ():
+            if type(value) not in (int, float) or not math.isfinite(value):
+                raise InputError(f"{where}: trial {trial.number} has the value {value!r}: must be a finite number")
 
 
 def importances(study: Any) -> dict[str, float]:

@@ -68,6 +68,14 @@ def ends(distribution: Any) -> list[Any]:
     return list(getattr(distribution, "choices", ())) or [distribution.low, distribution.high]
 
 
+def holds(distribution: Any, value: Any) -> bool:
+    """Whether a value is one that the distribution can give. A study's file may say anything."""
+    if hasattr(distribution, "choices"):
+        return value in distribution.choices
+    kinds = (int,) if isinstance(distribution.low, int) else (int, float)
+    return type(value) in kinds and bool(distribution.low <= value <= distribution.high)
+
+
 def text_of(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from runner.config import admission
 from runner.errors import InputError
 from runner.sweep.loop import POLL_SECONDS
 from runner.sweep.plan import Job
@@ -45,6 +46,7 @@ class Task:
 
     def __init__(self, composed: Any, folder: str, threads: int, cwd: str, at_once: int | None = None) -> None:
         self.composed, self.folder, self.threads, self.cwd, self.at_once = composed, folder, threads, cwd, at_once
+        self.admits = admission.carried()
 
     def __call__(self) -> dict[str, Any]:
         if os.path.isdir(self.cwd):
@@ -53,7 +55,7 @@ class Task:
         fits = max(1, (os.cpu_count() or 1) // self.threads)  # SLURM puts no more of them on a node
         share_memory(fits if self.at_once is None else min(fits, self.at_once))
         requeue = signal.getsignal(signal.SIGUSR2)
-        outcome = work(self.composed, self.folder, self.threads, STOP_ON)
+        outcome = work(self.composed, self.folder, self.threads, STOP_ON, self.admits)
         if outcome["state"] == "interrupted" and outcome["signal"] == signal.SIGUSR2 and callable(requeue):
             requeue(signal.SIGUSR2, None)  # ends this process, after the job is in the queue again
         return outcome

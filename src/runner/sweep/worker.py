@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from runner.config import admission
 from runner.errors import Diverged, Held, InputError, Interrupted
 from runner.processes import STOP_SIGNALS
 from runner.storage.lease import BEAT_SECONDS, STALE_SECONDS, other_holder
@@ -45,7 +46,13 @@ def run_or_resume(
         run_dir.release()
 
 
-def work(composed: Any, folder: str, threads: int, stop_on: Sequence[signal.Signals] = STOP_SIGNALS) -> dict[str, Any]:
+def work(
+    composed: Any,
+    folder: str,
+    threads: int,
+    stop_on: Sequence[signal.Signals] = STOP_SIGNALS,
+    admits: admission.Carried = admission.NOTHING,
+) -> dict[str, Any]:
     """Runs one job in a worker process, on any machine. What goes wrong is returned, and stands in its log."""
     from runner.config import compose, hydra_adapter
 
@@ -54,9 +61,10 @@ def work(composed: Any, folder: str, threads: int, stop_on: Sequence[signal.Sign
     if composed.device.threads is None:
         composed.device.threads = threads
     try:
-        hydra_adapter.run_of_sweep(
-            composed, lambda cfg: run_or_resume(cfg, Path(folder), is_shown=False, stop_on=stop_on)
-        )
+        with admission.carrying(admits):
+            hydra_adapter.run_of_sweep(
+                composed, lambda cfg: run_or_resume(cfg, Path(folder), is_shown=False, stop_on=stop_on)
+            )
         return {"state": "done"}
     except Interrupted as stopped:
         return {"state": "interrupted", "error": str(stopped), "signal": stopped.signum}

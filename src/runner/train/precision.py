@@ -11,6 +11,7 @@ from runner.errors import InputError
 
 CPU = torch.device("cpu")
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+HALF = frozenset(AUTOCAST.values())
 TYPES = ("fp32", "tf32", "bf16", "fp16")
 
 
@@ -19,6 +20,8 @@ class Precision:
 
     fp16 scales the loss (torch.amp.GradScaler), so that small gradients do not vanish; a step whose gradients
     overflow is left out, and the scale halved.
+
+    Its `autocast` is the context that a task is called in, entered again for each batch.
     """
 
     def __init__(self, type: str = "fp32", device: torch.device = CPU) -> None:
@@ -26,12 +29,10 @@ class Precision:
             raise InputError(f"precision.type={type}: unknown; choices: {', '.join(TYPES)}")
         self.type, self.device = type, device
         self.scaler = torch.amp.GradScaler(device.type) if type == "fp16" else None
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The context in which the model is called."""
-        if self.type not in AUTOCAST:
-            return nullcontext()
-        return torch.autocast(self.device.type, AUTOCAST[self.type])
+        is_mixed = type in AUTOCAST
+        self.autocast: AbstractContextManager[Any] = (
+            torch.autocast(device.type, AUTOCAST[type]) if is_mixed else nullcontext()
+        )
 
     def prepare(self, optimizer: Optimizer) -> None:
         """Gives a fused SGD its momentum at once: torch leaves it uninitialised where fp16 leaves out the first step.
@@ -48,8 +49,9 @@ class Precision:
                 for parameter in group["params"]:
                     optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
-    def backward(self, loss: Tensor) -> None:
-        (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+    def scaled(self, loss: Tensor) -> Tensor:
+        """What backward() is called on."""
+        return loss if self.scaler is None else self.scaler.scale(loss)
 
     def unscale(self, optimizer: Optimizer) -> None:
         """Gives the gradients their true size, to be clipped."""
@@ -57,6 +59,7 @@ class Precision:
             self.scaler.unscale_(optimizer)
 
     def step(self, optimizer: Optimizer) -> None:
+        """A step of the scaled gradients; leaves it out where they overflowed."""
         if self.scaler is None:
             optimizer.step()
         else:
@@ -72,8 +75,8 @@ class Precision:
 
 
 def as_fp32(output: Any) -> Any:
-    """A model's output for the loss and the metrics."""
-    return output.float() if isinstance(output, Tensor) and output.dtype in AUTOCAST.values() else output
+    """A tensor of bf16 or fp16 in fp32; anything else as it is."""
+    return output.float() if isinstance(output, Tensor) and output.dtype in HALF else output
 
 
 def resolve(type: str = "fp32", device: torch.device = CPU) -> Precision:

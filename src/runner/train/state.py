@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -14,13 +14,13 @@ from runner.errors import Diverged
 from runner.metrics import load_metric
 from runner.seeding import rng_state
 from runner.storage.checkpoint import FORMAT_VERSION
+from runner.tasks.sizes import examples
 from runner.torch_adapter import mark_as_stepped
 from runner.train import hidden
 from runner.train.events import Progress
 from runner.train.precision import Precision
-from runner.train.sizes import examples
 from runner.train.steps import MeanLoss
-from runner.train.task import Supervised, as_written
+from runner.train.weights import as_written, load_weights, weights_of
 
 log = logging.getLogger("runner")
 
@@ -53,7 +53,7 @@ class TrainState:
 
     def __init__(
         self,
-        task: Supervised,
+        task: nn.Module,
         optimizer: Optimizer,
         schedule: Schedule,
         precision: Precision,
@@ -67,6 +67,7 @@ class TrainState:
         self.num_batches, self.device, self.config = num_batches, device, config
         self.progress = Progress()
         self.loss = MeanLoss(num_batches, device)  # of the epoch so far
+        self.stream: Any = None  # the loader of the training part, where it keeps a state
         self.lr = self.current_lr()
         self.last_row: dict[str, Any] = {}  # the metrics of the last completed epoch
         self.rows: list[dict[str, Any]] = []  # metrics.jsonl so far, less times: a lost file is made again
@@ -109,7 +110,7 @@ class TrainState:
             "step": self.progress.step,
             "loss": self.last_row.get("train/loss"),
             "metrics": dict(self.last_row),
-            **{key: value for key, value in self.task.weights().items() if value or key != "unsaved_buffers"},
+            **{key: value for key, value in weights_of(self.task).items() if value or key != "unsaved_buffers"},
             "optimizer_state_dict": self.optimizer.state_dict(),
             "scheduler_state_dict": self.schedule.scheduler.state_dict(),
             "progress": asdict(self.progress),
@@ -120,6 +121,8 @@ class TrainState:
             "rows": list(self.rows),
             **self.owner,
         }
+        if self.stream is not None:
+            state["stream_state_dict"] = self.stream.state_dict()
         if self.progress.batch:
             metrics = {name: metric.state_dict() for name, metric in self.metrics.items()}
             state["running"] = {"loss": self.loss.state_dict(), "metrics": metrics}
@@ -129,13 +132,15 @@ class TrainState:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Puts a saved state back. Everything is constructed by now: a scheduler's constructor rewrites the rates."""
-        self.task.load_weights(state)
+        load_weights(self.task, state)
         self.optimizer.load_state_dict(state["optimizer_state_dict"])
         self.schedule.scheduler.load_state_dict(state["scheduler_state_dict"])
         self.precision.load_state_dict(state.get("precision_state_dict", {}))
         self.progress = Progress(**state["progress"])
         if self.progress.step:
             mark_as_stepped(self.optimizer)
+        if self.stream is not None:
+            self.stream.load_state_dict(state["stream_state_dict"])
         self.lr = state["lr"]
         self.last_row = dict(state["metrics"])
         self.rows = list(state.get("rows", []))
@@ -145,7 +150,7 @@ class TrainState:
             self.rng = state["rng"]
             self.loss = MeanLoss(self.num_batches, self.device)
             self.loss.load_state_dict(state["running"]["loss"])
-            if "sizes" in state["running"]["loss"] and self.task.size_of is not examples:
+            if "sizes" in state["running"]["loss"] and getattr(self.task, "size_of", examples) is not examples:
                 log.warning(
                     "train/loss of epoch %d weights its batches up to %d by their examples, as the older version that"
                     " saved them did",
@@ -188,7 +193,7 @@ class TrainState:
         """
         loss, first_bad = self.loss.compute(start, stop)
         if first_bad is not None:
-            bad = float(self.loss.losses.values(first_bad, first_bad + 1))
+            bad = float(self.loss.values(first_bad, first_bad + 1)[0])
             raise Diverged(
                 f"the loss is not finite ({bad}) in epoch"
                 f" {self.progress.epoch + 1}, batch {first_bad + 1} of {self.num_batches} (counted from 1)"

@@ -8,57 +8,53 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from runner.batches import nested
 from runner.errors import InputError
+from runner.tasks import Step
+from runner.tasks.sizes import Size
 from runner.train.precision import Precision
-from runner.train.sizes import Size
-from runner.train.task import Step
-
-
-class Numbers:
-    """One number a batch, up to `length`. What is on a device stays there until it is asked for."""
-
-    def __init__(self, length: int, device: torch.device) -> None:
-        self.known: list[float | None] = []  # None: see measured
-        self.is_apart = device.type != "cpu"
-        self.measured = torch.zeros(length if self.is_apart else 0, dtype=torch.float32, device=device)
-
-    def add(self, number: float | Tensor) -> None:
-        if self.is_apart and isinstance(number, Tensor):
-            self.measured[len(self.known)] = number
-            self.known.append(None)
-        else:
-            self.known.append(float(number))
-
-    def values(self, start: int, stop: int) -> Tensor:
-        """fp64, on the CPU. Synchronises."""
-        known = self.known[start:stop]
-        if None in known:
-            measured = self.measured[start:stop].tolist()
-            known = [m if number is None else number for number, m in zip(known, measured, strict=True)]
-        return torch.tensor(known, dtype=torch.float64)
 
 
 class MeanLoss:
     """The mean loss of up to num_batches batches, each weighted by what its own loss is a mean over. A batch of size 0
     (all of its targets ignored) has no loss.
+
+    What is on a device stays there until it is asked for.
     """
 
     def __init__(self, num_batches: int, device: torch.device) -> None:
-        self.losses, self.sizes = Numbers(num_batches, device), Numbers(num_batches, device)
+        self.losses: list[float | None] = []  # None: lies in `measured`
+        self.sizes: list[float | None] = []
+        self.measured = None if device.type == "cpu" else torch.zeros(2, num_batches, device=device)
 
     def add(self, loss: Tensor, size: Size) -> None:
-        self.losses.add(loss)
-        self.sizes.add(size)
+        if self.measured is None:
+            self.losses.append(float(loss))
+            self.sizes.append(float(size))
+            return
+        for row, number, known in ((0, loss, self.losses), (1, size, self.sizes)):
+            if isinstance(number, Tensor):
+                self.measured[row, len(known)] = number.detach()
+            known.append(None if isinstance(number, Tensor) else float(number))
 
     @property
     def count(self) -> int:
         """Batches added."""
-        return len(self.sizes.known)
+        return len(self.losses)
+
+    def values(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """(losses, sizes) of the batches start to stop, fp64 on the CPU. Synchronises."""
+        found = []
+        for row, known in enumerate((self.losses[start:stop], self.sizes[start:stop])):
+            if self.measured is not None and None in known:
+                measured = self.measured[row, start:stop].tolist()
+                known = [m if number is None else number for number, m in zip(known, measured, strict=True)]
+            found.append(torch.tensor(known, dtype=torch.float64))
+        return found[0], found[1]
 
     def compute(self, start: int = 0, stop: int | None = None) -> tuple[float, int | None]:
         """The mean over the batches start to stop, and the first of them whose loss is not finite. Synchronises."""
-        stop = self.count if stop is None else stop
-        losses, sizes = self.losses.values(start, stop), self.sizes.values(start, stop)
+        losses, sizes = self.values(start, self.count if stop is None else stop)
         is_counted = sizes != 0
         bad = (~losses.isfinite() & is_counted).nonzero()
         first_bad = start + int(bad[0]) if len(bad) else None
@@ -67,12 +63,13 @@ class MeanLoss:
         return float((losses.where(is_counted, 0.0) * sizes).sum() / sizes.sum()), first_bad
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"losses": self.losses.values(0, self.count), "loss_sizes": self.sizes.values(0, self.count)}
+        losses, sizes = self.values(0, self.count)
+        return {"losses": losses, "loss_sizes": sizes}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Takes a checkpoint's, also of the version that weighted every batch by its examples."""
-        self.sizes.known = state["loss_sizes" if "loss_sizes" in state else "sizes"].tolist()
-        self.losses.known = state["losses"].tolist()
+        self.sizes = state["loss_sizes" if "loss_sizes" in state else "sizes"].tolist()
+        self.losses = state["losses"].tolist()
 
 
 @dataclass(frozen=True)
@@ -107,56 +104,66 @@ class StepOptions:
             raise ValueError(f"accumulate={self.accumulate}: must be a whole number of at least 1")
 
 
-def to_device(batch: Any, device: torch.device, channels_last: bool = False) -> tuple[Any, Any]:
-    """A (data, target) batch on the device; copies from pinned memory do not wait."""
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        raise InputError(f"dataset: a batch must be a pair (data, target), got {type(batch).__name__}")
+def to_device(batch: Any, device: torch.device, channels_last: bool = False) -> Any:
+    """A batch of any nesting on the device; copies from pinned memory do not wait."""
+    if channels_last or type(batch) not in (tuple, list) or len(batch) != 2:
+        return nested.moved(batch, device, channels_last)
     data, target = batch
-    data, target = data.to(device, non_blocking=True), target.to(device, non_blocking=True)
-    return (data.to(memory_format=torch.channels_last) if channels_last and data.dim() == 4 else data), target
+    if not isinstance(data, Tensor) or not isinstance(target, Tensor):
+        return nested.moved(batch, device, channels_last)
+    return data.to(device, non_blocking=True), target.to(device, non_blocking=True)  # the usual batch, in one call
 
 
-def train_step(task: nn.Module, optimizer: Optimizer, batch: tuple[Any, Any], options: StepOptions) -> Step:
-    """One optimizer step on a batch (data, target); returns what the task made of it, detached, on the device."""
+def train_step(task: nn.Module, optimizer: Optimizer, batch: Any, options: StepOptions) -> Step:
+    """One optimizer step on a batch; returns what the task made of it, detached, on the device."""
     optimizer.zero_grad()
     precision = options.precision
-    parts = pieces(*batch, options.accumulate) if options.accumulate > 1 else ()
+    parts = nested.pieces(batch, options.accumulate) if options.accumulate > 1 else ()
     if len(parts) > 1:
         step = accumulate(task, precision, parts)
     else:
-        loss, size, outputs, targets = task(batch)
-        precision.backward(loss)
-        step = Step(loss.detach(), size, outputs.detach(), targets)
+        with precision.autocast:
+            loss, size, outputs, targets = task(batch)
+        (loss if precision.scaler is None else precision.scaled(loss)).backward()
+        outputs = outputs.detach() if isinstance(outputs, Tensor) else nested.mapped(Tensor.detach, outputs)
+        step = Step(loss.detach(), size.detach() if isinstance(size, Tensor) else size, outputs, targets)
     if options.grad_clip is not None:
         precision.unscale(optimizer)
         clip_gradient(task, options.grad_clip, options.grad_clip_by)
-    precision.step(optimizer)
+    if precision.scaler is None:
+        optimizer.step()
+    else:
+        precision.step(optimizer)
     return step
 
 
-def accumulate(task: nn.Module, precision: Precision, parts: Sequence[tuple[Tensor, Tensor]]) -> Step:
+def accumulate(task: nn.Module, precision: Precision, parts: Sequence[Any]) -> Step:
     """The gradient and the Step of a whole batch, out of its pieces.
 
     The loss of all is sum(loss x size) / sum(size), and the last size is known after the first gradient. So each piece
     is weighted as if all had the first one's size per example, and what that is off by is made good in the end: it is
     exactly 1 where it is so. A size that is a tensor is waited for: a piece of size 0 has no loss and no gradient.
     """
-    num_examples, total, as_first = sum(len(target) for _, target in parts), 0.0, 0.0
+    lengths = [nested.length(part) for part in parts]
+    total, as_first = 0.0, 0.0
     losses: list[Tensor] = []
-    outputs: list[Tensor] = []
-    for part in parts:
-        step = task(part)
-        outputs.append(step.outputs.detach().clone())  # a CUDA graph's next piece overwrites its output
-        if (size := float(step.size)) == 0:
+    given: list[tuple[Any, Any]] = []
+    for part, examples in zip(parts, lengths, strict=True):
+        with precision.autocast:
+            step = Step(*task(part))
+        # a CUDA graph's next piece overwrites its output
+        given.append((nested.mapped(lambda tensor: tensor.detach().clone(), step.outputs), step.targets))
+        size = float(step.size.detach() if isinstance(step.size, Tensor) else step.size)
+        if size == 0:
             continue
         if not losses:
-            as_first = num_examples * (size / len(step.targets))  # the size of all, as the first one has it
+            as_first = sum(lengths) * (size / examples)  # the size of all, as the first one has it
         loss = step.loss * (size / as_first)
-        precision.backward(loss)
+        precision.scaled(loss).backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
         total += size
     if not losses:  # nothing counts: what torch makes of that
-        precision.backward(step.loss)
+        precision.scaled(step.loss).backward()  # type: ignore[no-untyped-call]
         losses.append(step.loss.detach())
     mean, off = torch.stack(losses).sum(), as_first / total if total else 1.0
     if off != 1:
@@ -164,15 +171,8 @@ def accumulate(task: nn.Module, precision: Precision, parts: Sequence[tuple[Tens
         for parameter in task.parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(off)
-    return Step(mean, total, torch.cat(outputs), torch.cat([target for _, target in parts]))
-
-
-def pieces(data: Tensor, target: Tensor, count: int) -> Sequence[tuple[Tensor, Tensor]]:
-    """A batch cut into up to count pieces, of sizes that differ by one at most and of at least two examples."""
-    count = min(count, len(target) // 2)  # batch norm takes no batch of one
-    if count <= 1:
-        return [(data, target)]
-    return list(zip(data.tensor_split(count), target.tensor_split(count), strict=True))
+    outputs, targets = (nested.joined(each) for each in zip(*given, strict=True))
+    return Step(mean, total, outputs, targets)
 
 
 def clip_gradient(task: nn.Module, bound: float, by: str) -> None:
@@ -204,10 +204,12 @@ def evaluate(
         metric.reset()
     try:
         for batch in batches:
-            step = task(to_device(batch, device, options.channels_last))
-            mean_loss.add(step.loss, step.size)
+            batch = to_device(batch, device, options.channels_last)
+            with options.precision.autocast:
+                loss, size, outputs, targets = task(batch)
+            mean_loss.add(loss, size)
             for metric in metrics.values():
-                metric.update(step.outputs, step.targets)
+                metric.update(outputs, targets)
             after_batch()
     finally:
         for module, was_training in modes:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from runner.batches.loaders import Loader
@@ -22,7 +23,7 @@ from runner.storage.rows import timeless
 from runner.train.events import EpochEnd, Listeners, Progress
 from runner.train.state import Schedule, TrainState
 from runner.train.steps import MeanLoss, StepOptions, computed, evaluate, to_device, train_step
-from runner.train.task import Supervised
+from runner.train.weights import load_weights, weights_of
 
 log = logging.getLogger("runner")
 
@@ -33,7 +34,7 @@ class Trainer:
     """Trains a task, epoch by epoch, so that it can be stopped after any batch and goes on with the same bits.
 
     Args:
-        task: the model and the loss, as one module: what is done with a batch.
+        task: what is done with a batch, as one module that owns the model and the loss: see runner.tasks.
         metrics: two sets of the same metrics by name, for the training and for the evaluated part.
         eval_loader: the part that is evaluated each epoch, named eval_split; None: nothing is.
         epochs: the run's whole length.
@@ -51,7 +52,7 @@ class Trainer:
 
     def __init__(
         self,
-        task: Supervised,
+        task: nn.Module,
         optimizer: Optimizer,
         schedule: Schedule,
         train_loader: Loader,
@@ -77,7 +78,6 @@ class Trainer:
         if mode not in ("min", "max"):
             raise ValueError(f"mode={mode}: unknown; choices: min, max")
         self.task, self.optimizer, self.schedule = task, optimizer, schedule
-        self.model, self.criterion = task.model, task.criterion
         self.train_loader, self.eval_loader, self.eval_split = train_loader, eval_loader, eval_split
         self.train_metrics, self.eval_metrics = metrics
         self.device, self.seed, self.epochs = device, seed, epochs
@@ -85,12 +85,17 @@ class Trainer:
         self.options = options or StepOptions()
         self.checkpoints = checkpoints or Checkpoints(save="none")
         self.listeners, self.stop = listeners or Listeners(), stop or StopRequest()
-        precision, num_batches = self.options.precision, len(train_loader)
-        self.state = TrainState(task, optimizer, schedule, precision, self.train_metrics, num_batches, device, config)
+        precision, batches = self.options.precision, len(train_loader)
+        self.state = TrainState(task, optimizer, schedule, precision, self.train_metrics, batches, device, config)
+        self.state.stream = train_loader if hasattr(train_loader, "state_dict") else None
         self.last_save = self.last_wait = time.monotonic()
         self.pending: list[tuple[int, int, dict[str, Any]]] = []  # steps.jsonl rows, still without a loss
-        self.examples = 0  # trained on in this epoch, by this process
+        self.first_batch, self.saves_inside_epochs = 0, False  # of this epoch, in this process
         self._check_names()
+
+    @property
+    def model(self) -> nn.Module:
+        return self.task.model  # type: ignore[return-value]
 
     @property
     def progress(self) -> Progress:
@@ -124,12 +129,11 @@ class Trainer:
         self.task.train()
         for batch in self.train_loader.batches(self.progress.epoch, self.progress.batch):
             batch = to_device(batch, self.device, self.options.channels_last)
-            self.state.lr = self.state.current_lr()
-            step = train_step(self.task, self.optimizer, batch, self.options)
-            self.state.loss.add(step.loss, step.size)
-            self.examples += len(step.targets)
+            self.state.lr = float(self.optimizer.param_groups[0]["lr"])
+            loss, size, outputs, targets = train_step(self.task, self.optimizer, batch, self.options)
+            self.state.loss.add(loss, size)
             for metric in self.train_metrics.values():
-                metric.update(step.outputs, step.targets)
+                metric.update(outputs, targets)
             self.after_batch()
         self.tell_steps()
         loss_mean = self.state.finite_loss()
@@ -137,7 +141,8 @@ class Trainer:
 
     def begin_epoch(self) -> None:
         """Seeds from (seed, epoch) and clears the sums; in the middle of an epoch, puts back what was saved."""
-        self.examples = 0
+        self.first_batch = self.progress.batch
+        self.saves_inside_epochs = self.checkpoints.saves_inside_epochs
         self.state.watch_attributes()
         if self.progress.batch == 0:
             seed_everything(derive(self.seed, "epoch", self.progress.epoch))
@@ -150,9 +155,11 @@ class Trainer:
 
     def after_batch(self) -> None:
         """Counts, steps a scheduler of batches, tells, saves inside the epoch where asked for, stops where asked to."""
-        before = self.state.progress
-        progress = self.state.progress = replace(before, step=before.step + 1, batch=before.batch + 1)
-        self.step_scheduler("batch", {})
+        now = self.state.progress
+        progress = Progress(now.epoch, now.step + 1, now.batch + 1, now.best_epoch, now.best_value)
+        self.state.progress = progress
+        if self.schedule.interval == "batch":
+            self.step_scheduler("batch", {})
         for listener in self.listeners.batch:
             listener(progress, self.state.num_batches)
         if self.log_every and progress.step % self.log_every == 0:
@@ -161,9 +168,10 @@ class Trainer:
             self.pending.append((max(0, count - self.log_every), count, row))
             if self.device.type == "cpu" or time.monotonic() - self.last_wait >= SECONDS_BETWEEN_WAITS:
                 self.tell_steps()
-        if progress.batch < self.state.num_batches and self.is_save_due():
+        if self.saves_inside_epochs and progress.batch < self.state.num_batches and self.is_save_due():
             self.save_checkpoint(is_epoch_end=False)
-        self.stop.check()
+        if self.stop.signum is not None:
+            self.stop.check()
 
     def tell_steps(self) -> None:
         """Tells the rows of steps.jsonl that are due, each with the mean loss since the one before."""
@@ -188,12 +196,9 @@ class Trainer:
             )
 
     def step_scheduler(self, interval: str, metrics: Mapping[str, float]) -> None:
-        if interval != self.schedule.interval:
-            return
-        if self.schedule.monitor is None:
-            self.schedule.scheduler.step()
-        else:
-            self.schedule.scheduler.step(metrics[self.schedule.monitor])  # type: ignore[arg-type]
+        if interval == self.schedule.interval:
+            monitor, step = self.schedule.monitor, self.schedule.scheduler.step
+            step() if monitor is None else step(metrics[monitor])  # type: ignore[arg-type]
 
     def advance(self, metrics: dict[str, float]) -> bool:
         """Counts the epoch as completed; returns whether it is the best so far. A NaN never is."""
@@ -202,14 +207,14 @@ class Trainer:
         self.state.progress = replace(self.progress, epoch=epoch, batch=0)
         if is_best:
             self.state.progress = replace(self.progress, best_epoch=epoch, best_value=value)
-            keep = None if self.checkpoints.saves_best else copy.deepcopy(self.task.weights())
+            keep = None if self.checkpoints.saves_best else copy.deepcopy(weights_of(self.task))
             self.state.best_weights = keep
         self.state.last_row = metrics
         return is_best
 
     def tell(self, metrics: dict[str, float], is_best: bool, began: float, trained: float) -> None:
         seconds = time.perf_counter() - began
-        rate = self.examples / (trained - began)
+        rate = self.train_loader.num_examples(self.first_batch) / (trained - began)
         row: dict[str, Any] = {"epoch": self.progress.epoch, "step": self.progress.step, **metrics}
         row |= {"seconds": round(seconds, 3), "examples_per_second": round(rate, 1)}
         end = EpochEnd(self.progress, metrics, seconds, rate, is_best, row)
@@ -224,12 +229,12 @@ class Trainer:
             return {"best": results["last"], **results}
         if self.progress.best_epoch is None:  # the monitored metric was NaN in every epoch
             return results
-        last = copy.deepcopy(self.task.weights())
-        self.task.load_weights(self.load_best_weights())
+        last = copy.deepcopy(weights_of(self.task))
+        load_weights(self.task, self.load_best_weights())
         try:
             return {"best": self.evaluate_on(loader), **results}
         finally:
-            self.task.load_weights(last)
+            load_weights(self.task, last)
 
     def load_best_weights(self) -> dict[str, Any]:
         """The task's weights() of the best epoch."""
@@ -239,7 +244,7 @@ class Trainer:
         state = checkpoint.load(path)
         if state["epoch"] != self.progress.best_epoch:
             raise InputError(f"{path}: holds epoch {state['epoch']}, but the best is {self.progress.best_epoch}")
-        return {key: state[key] for key in self.task.weights() if key in state}
+        return {key: state[key] for key in weights_of(self.task) if key in state}
 
     def save_checkpoint(self, is_epoch_end: bool, is_best: bool = False) -> None:
         """Saves under the names that are due, if the state is finite.

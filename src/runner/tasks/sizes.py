@@ -7,7 +7,7 @@ size is a number, or a tensor of one number that stays on the device. A loss of 
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -96,12 +96,17 @@ def is_mean(criterion: Any, size: SizeOf, output: Any, target: Any) -> bool:
     True where it cannot be told: a loss that takes no batch of one, or targets that cannot be taken apart.
     """
     try:
-        whole = float(criterion(output, target)) * float(size(output, target))
         each = [(output[i : i + 1], target[i : i + 1]) for i in range(len(target))]
-        parts = sum(float(criterion(*one)) * float(size(*one)) for one in each)
+        whole = (criterion(output, target), size(output, target))
+        return is_same_mean(whole, [(criterion(*one), size(*one)) for one in each])
     except Exception:
         return True
-    return not (math.isfinite(whole) and math.isfinite(parts)) or math.isclose(whole, parts, rel_tol=1e-3, abs_tol=1e-5)
+
+
+def is_same_mean(whole: tuple[Any, Any], each: Sequence[tuple[Any, Any]]) -> bool:
+    """Whether a (loss, size) of all is the mean of the (loss, size) of each; True where one is not finite."""
+    total, parts = float(whole[0]) * float(whole[1]), sum(float(loss) * float(size) for loss, size in each)
+    return not (math.isfinite(total) and math.isfinite(parts)) or math.isclose(total, parts, rel_tol=1e-3, abs_tol=1e-5)
 
 
 def _setting(criterion: Any, key: str, default: Any) -> Any:

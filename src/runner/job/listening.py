@@ -1,0 +1,129 @@
+"""The `listeners` group: objects of anybody's that are told what happens in a run, and cannot steer it.
+
+Contract: a listener has any of the methods of METHODS. It gets copies; what it draws from the global generators is put
+back; what it raises is one warning, after which it is told nothing more, and the run goes on.
+"""
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from runner.errors import Diverged, InputError, Interrupted
+from runner.job.instantiate import containers, instantiate
+from runner.seeding import rng_state, set_rng_state
+from runner.train.events import EpochEnd, Listeners, Progress
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from runner.job.build import Built
+
+log = logging.getLogger("runner")
+
+is_unheard = False  # True in a process that trains a run again only to compare it: nobody is to be told
+
+METHODS = {
+    "begin": "begin(run): a dict of what the run is: path, id, name, tags, config, progress, is_resumed, ...",
+    "batch": "batch(progress, num_batches): after each batch",
+    "step": "step(row): a row of steps.jsonl",
+    "epoch": "epoch(row): a row of metrics.jsonl",
+    "saving": "saving(): a checkpoint is about to be written; what it was told is to be durable when this returns",
+    "end": "end(record): what run.json says at the end, however the run ended",
+}
+
+
+class Listening:
+    """A run's own listeners, by their names in the config."""
+
+    def __init__(self, listeners: Mapping[str, Any], device: torch.device) -> None:
+        self.listeners, self.device = dict(listeners), device
+
+    def attach(self, told: Listeners) -> None:
+        """Has them told what the Trainer tells: each method costs only where a listener has it."""
+
+        def batch(progress: Progress, num_batches: int) -> None:
+            self.tell("batch", progress, num_batches)
+
+        def step(row: Mapping[str, float]) -> None:
+            self.tell("step", dict(row))
+
+        def epoch(end: EpochEnd) -> None:
+            self.tell("epoch", dict(end.row))
+
+        def saving() -> None:
+            self.tell("saving")
+
+        kinds: dict[str, tuple[list[Any], Callable[..., None]]] = {
+            "batch": (told.batch, batch),
+            "step": (told.steps, step),
+            "epoch": (told.epoch, epoch),
+            "saving": (told.saving, saving),
+        }
+        for method, (functions, function) in kinds.items():
+            if any(hasattr(listener, method) for listener in self.listeners.values()):
+                functions.append(function)
+
+    def tell(self, method: str, *facts: Any) -> None:
+        before = rng_state(self.device)
+        for name, listener in list(self.listeners.items()):
+            if not callable(function := getattr(listener, method, None)):
+                continue
+            try:
+                function(*facts)
+            except (Interrupted, Diverged):  # as somebody's own way to stop a run: it is none
+                self.drop(name, method, "tried to stop the run")
+            except Exception as error:
+                self.drop(name, method, f"{type(error).__name__}: {' '.join(str(error).split())}")
+        set_rng_state(before, self.device)
+
+    def drop(self, name: str, method: str, reason: str) -> None:
+        del self.listeners[name]
+        log.warning("listeners.%s: %s() failed, it is told nothing more (%s); the run goes on", name, method, reason)
+
+    def begin(self, built: "Built", record: Mapping[str, Any], path: Any, is_resumed: bool) -> None:
+        if not self.listeners:
+            return
+        keys = ("id", "name", "tags", "notes", "seed", "command", "epochs", "monitor", "mode", "parameters", "device")
+        facts = {key: copy.deepcopy(record[key]) for key in keys}
+        facts |= {"config": copy.deepcopy(built.config), "path": path, "is_resumed": is_resumed}
+        facts |= {"progress": built.trainer.progress, "batches_per_epoch": built.trainer.state.num_batches}
+        self.tell("begin", facts)
+
+    @contextmanager
+    def until(self, record: Mapping[str, Any]) -> Iterator[None]:
+        """Tells the end, however the body ends: what the record says by then."""
+        try:
+            yield
+        finally:
+            if self.listeners:
+                self.tell("end", copy.deepcopy(dict(record)))
+
+
+def make_listeners(cfg: "DictConfig", device: torch.device) -> Listening:
+    """The group's objects.
+
+    Raises:
+        InputError: one that cannot be made, or has no method of METHODS.
+    """
+    node = {} if is_unheard or "listeners" not in cfg else containers(cfg, "listeners") or {}
+    if isinstance(node, list):
+        node = {str(index): each for index, each in enumerate(node)}
+    if not isinstance(node, dict):
+        raise InputError(f"listeners={node}: must be {{name: {{_target_: your.Listener}}}} or a list of such targets")
+    made = {}
+    for name, each in node.items():
+        if each is None:
+            continue
+        if not isinstance(each, dict) or "_target_" not in each:
+            raise InputError(f"listeners.{name}={each}: must be {{_target_: your.Listener}}")
+        made[name] = instantiate(each, f"listeners.{name}")
+        if not any(callable(getattr(made[name], method, None)) for method in METHODS):
+            raise InputError(
+                f"listeners.{name}: {each['_target_']} has none of the methods that are told;"
+                f" choices: {', '.join(METHODS)}"
+            )
+    return Listening(made, device)

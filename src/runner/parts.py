@@ -1,0 +1,165 @@
+"""The parts of a run's data: what it trains on, chooses by and is tested on, and what a dataset says of its labels."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from runner.errors import InputError
+from runner.seeding import derive
+
+
+@dataclass(frozen=True)
+class Part:
+    """The examples of a dataset that one part of the run sees, by their indices in it."""
+
+    dataset: Any  # map-style: __getitem__ and __len__
+    indices: Tensor  # int64, (N,)
+    is_held_out: bool = False  # of the training set; False: all that a set of its own holds, or the training part
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def spread(self, count: int) -> Tensor:
+        """The indices of `count` examples (or all, where there are fewer), evenly spread over the part."""
+        return self.indices[torch.linspace(0, len(self) - 1, min(count, len(self)), dtype=torch.float64).round().long()]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A part that is an iterable dataset: read in its own order, of unknown length."""
+
+    dataset: Any  # __iter__, and the state of runner.batches.stream
+    is_held_out = False
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run trains on, chooses its best epoch by, and is tested on. val or test may be missing."""
+
+    train: Any  # Part or Stream
+    val: Any
+    test: Any
+
+    @property
+    def eval_split(self) -> str:
+        """The part that is evaluated each epoch."""
+        return "val" if self.val is not None else "test" if self.test is not None else "train"
+
+
+def integer_targets(dataset: Any) -> Tensor | None:
+    """The dataset's `targets` (as torchvision names them) where they are one integer an example, else None."""
+    targets = getattr(dataset, "targets", None)
+    return None if targets is None else integers(targets, len(dataset))
+
+
+def integers(values: Any, count: int) -> Tensor | None:
+    """`count` integers as a tensor (count,); None where the values are something else."""
+    try:
+        tensor = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    fits = tensor.dim() == 1 and len(tensor) == count
+    return tensor.long() if fits and not tensor.is_floating_point() and not tensor.is_complex() else None
+
+
+def known_labels(dataset: Any) -> Tensor | None:
+    """The integer label of every example, where the dataset seems to tell: `targets`, `labels`, or a tensor of them."""
+    tensors = getattr(dataset, "tensors", None)
+    named = [getattr(dataset, name, None) for name in ("targets", "labels")]
+    for labels in [*named, tensors[-1] if isinstance(tensors, tuple) and tensors else None]:
+        if labels is not None:
+            return integers(labels, len(dataset))
+    return None
+
+
+def count_classes(dataset: Any) -> int | None:
+    """The number of classes: len(dataset.classes), else the highest integer target + 1, else None."""
+    if hasattr(dataset, "classes"):
+        return len(dataset.classes)
+    if is_stream(dataset):
+        return None
+    targets = integer_targets(dataset)
+    return None if targets is None else int(targets.max()) + 1
+
+
+def hold_out(part: Part, size: float, purpose: str) -> tuple[Part, Part]:
+    """Parts a Part into (kept, held out): at random, but the same for every seed; stratified by integer targets.
+
+    Args:
+        size: a float is a fraction of the part (rounded), an int a number of examples.
+        purpose: "test" or "val": names the key in errors, and makes the two draws independent.
+
+    Raises:
+        InputError: a size that is negative or leaves nothing on one of the sides.
+    """
+    total = len(part)
+    count = round(size * total) if isinstance(size, float) else size
+    if (isinstance(size, float) and not 0 <= size < 1) or not 0 < count < total:
+        raise InputError(
+            f"dataset.{purpose}_size={size}: must hold out at least one and fewer than all of the {total} examples"
+            f" (a fraction below 1.0, or a count of 1 to {total - 1}; 0: none)"
+        )
+    generator = torch.Generator().manual_seed(derive(0, "hold out", purpose))
+    order = torch.randperm(total, generator=generator)
+    targets = integer_targets(part.dataset)
+    if targets is None:
+        held = order[:count]
+    else:
+        # Each class in turn spreads its examples evenly over [0, 1); the lowest `count` keys hold out the same
+        # share of every class, to within one example.
+        labels = targets[part.indices][order]
+        by_class = labels.argsort(stable=True)
+        sizes = torch.unique_consecutive(labels[by_class], return_counts=True)[1]
+        nth = torch.arange(total) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)  # of its class, from 0
+        keys = torch.empty(total, dtype=torch.float64)
+        keys[by_class] = (nth.double() + 0.5) / sizes.repeat_interleave(sizes)
+        held = order[keys.argsort(stable=True)[:count]]
+    is_held = torch.zeros(total, dtype=torch.bool)
+    is_held[held] = True
+    return Part(part.dataset, part.indices[~is_held]), Part(part.dataset, part.indices[is_held])
+
+
+def is_stream(dataset: Any) -> bool:
+    """Whether a dataset is iterable only."""
+    return hasattr(dataset, "__iter__") and not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"))
+
+
+def whole(dataset: Any) -> Part | Stream:
+    return Stream(dataset) if is_stream(dataset) else Part(dataset, torch.arange(len(dataset)))
+
+
+def split(
+    train: Any, test: Any, test_size: float = 0, val_size: float = 0, val: Any = None, plain: Any = None
+) -> Parts:
+    """Makes the parts of a run from a training set and, where there are some, official validation and test sets.
+
+    Args:
+        plain: the same examples as train's, as they are evaluated (without what is done to training images only);
+            what is held out of train is taken from it. None: train itself.
+
+    Raises:
+        InputError: see hold_out; a val_size beside val; a plain of another length than train.
+    """
+    if val is not None and val_size != 0:
+        raise InputError(
+            f"dataset.val_size={val_size}: dataset.val is given, so nothing is held out for validation; set"
+            " dataset.val_size=0"
+        )
+    if plain is not None and len(plain) != len(train):
+        raise InputError(
+            f"dataset.transform_train: with it dataset.train has {len(train)} examples, without it {len(plain)}"
+        )
+    rest, val_part, test_part = (None if d is None else whole(d) for d in (train, val, test))
+    assert rest is not None
+    for key, size in (("test_size", test_size if test is None else 0), ("val_size", val_size)):
+        if isinstance(rest, Stream) and size != 0:
+            raise InputError(f"dataset.{key}={size}: nothing can be held out of an iterable dataset.train; set it to 0")
+    if test_part is None and test_size != 0:
+        rest, held = hold_out(rest, test_size, "test")  # type: ignore[arg-type]
+        test_part = Part(train if plain is None else plain, held.indices, is_held_out=True)
+    if val_size != 0:
+        rest, held = hold_out(rest, val_size, "val")  # type: ignore[arg-type]
+        val_part = Part(train if plain is None else plain, held.indices, is_held_out=True)
+    return Parts(rest, val_part, test_part)

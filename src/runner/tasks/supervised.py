@@ -1,0 +1,41 @@
+"""The task of a model and a loss: criterion(model(data), target)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from runner.tasks.sizes import size_of
+from runner.tasks.step import Step
+
+HALF = (torch.bfloat16, torch.float16)
+
+
+class Supervised(nn.Module):
+    """criterion(model(data), target) of a batch (data, target). The model computes in the run's precision, the loss
+    in fp32.
+
+    Args:
+        criterion: a module, whose parameters are trained with the model's, or a function.
+
+    Raises:
+        InputError: a loss that is not the mean over something.
+    """
+
+    def __init__(self, model: nn.Module, criterion: Any) -> None:
+        super().__init__()
+        self.model, self.criterion = model, criterion
+        self.size_of = size_of(criterion)
+
+    def forward(self, batch: tuple[Any, Any]) -> Step:
+        data, target = batch
+        output = self.model(data)
+        if output.dtype in HALF:
+            output = output.float()
+        if torch.is_autocast_enabled(output.device.type):
+            with torch.autocast(output.device.type, enabled=False):
+                return self.judged(output, target)
+        return self.judged(output, target)
+
+    def judged(self, output: Tensor, target: Any) -> Step:
+        return Step(self.criterion(output, target), self.size_of(output, target), output, target)
