@@ -1,6 +1,7 @@
 """`runner report`: what a page says, that it is what the terminal says, and that no text gets out of its place."""
 
 import base64
+import contextlib
 import hashlib
 import io
 import json
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 
@@ -507,7 +509,7 @@ def test_examples_are_of_ones_own_run_and_those_that_evaluate_counts(tmp_path, c
     evaluate.main(evaluate.parser().parse_args(words))
     said = capsys.readouterr().out
     assert block(data_of(html), "images")["items"] == mistakes["items"] and said.endswith(f"{html}\n")
-    assert f"example {first['example']}: target {first['target']} (p {first['pTarget']})" in said
+    assert f"{first['example']}: target {first['target']} (p {first['pTarget']})" in said
 
     text = json.loads((tmp_path / "run" / "run.json").read_text())
     text["signature"] = "0" * 64  # another's
@@ -551,3 +553,27 @@ def test_an_image_is_brought_back_to_the_values_that_its_dataset_had():
     assert pixels((image - 0.3) / 0.5, {"mean": [0.3], "std": [0.5]}) == [0, 51, 153, 255]
     assert pixels(image * 7 - 3, {}) == [0, 51, 153, 255]
     assert confusion.png_of(torch.zeros(5, 8, 8), {}) is None and confusion.png_of(torch.zeros(8), {}) is None
+
+
+@pytest.mark.parametrize(("per_example", "noun"), [(1, "examples"), (2, "targets")])
+def test_several_targets_of_an_example_are_counted_as_targets(per_example, noun):
+    import torch
+
+    class Task(torch.nn.Module):
+        def forward(self, batch):
+            targets = batch[1].flatten()
+            return SimpleNamespace(outputs=torch.tensor([[3.0, 1.0, 0.0]]).expand(len(targets), 3), targets=targets)
+
+    targets = torch.tensor([[0, 1], [2, 0]])[:, :per_example]
+    options = SimpleNamespace(channels_last=False, precision=SimpleNamespace(autocast=contextlib.nullcontext()))
+    built = SimpleNamespace(
+        trainer=SimpleNamespace(task=Task(), options=options), device=SimpleNamespace(torch=torch.device("cpu"))
+    )
+    loader = SimpleNamespace(batches=lambda: iter([[torch.zeros(2, 5), targets]]))
+    part = SimpleNamespace(dataset=SimpleNamespace(classes=["a", " "]), indices=[10, 11])
+    found = confusion.confusion(built, loader, part)
+    assert (found.noun, found.names) == (noun, ["a", "' '", "2"])
+    assert [row[0] for row in found.counts] == ([1, 0, 1] if per_example == 1 else [2, 1, 1])
+    assert [one.example for one in found.worst] == ([11] if per_example == 1 else [2, 1])
+    with pytest.raises(InputError, match="below C"):
+        confusion.confusion(built, SimpleNamespace(batches=lambda: iter([[torch.zeros(2, 5), targets - 1]])), part)

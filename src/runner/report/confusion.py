@@ -27,7 +27,7 @@ class TooLong(Exception):
 
 @dataclass
 class Mistake:
-    example: int  # its index in the dataset
+    example: int  # its index in the dataset, or its number among the part's targets
     target: int
     guess: int
     of_target: float  # the probability of each
@@ -43,6 +43,7 @@ class Confusion:
     counts: list[list[int]]  # rows: target, columns: predicted
     mistakes: int
     worst: list[Mistake] = field(default_factory=list)  # the least probable targets first
+    noun: str = "examples"  # or "targets", of which an example has several
 
     def right_of(self, target: int) -> tuple[int, int]:
         """How many examples of a class were predicted rightly, of how many."""
@@ -89,8 +90,10 @@ def confusion(built: "Built", loader: Any, part: Any, seconds: float = math.inf)
     if matrix is None:
         raise InputError(f"{UNUSABLE}; there is no example")
     names = [str(name) for name in getattr(part.dataset, "classes", range(len(matrix)))]
+    names = [name if name.strip() else repr(name) for name in names]  # a text's classes are characters
     names += [str(number) for number in range(len(names), len(matrix))]
-    return Confusion(names, matrix.tolist(), int(matrix.sum() - matrix.trace()), worst)
+    noun = "targets" if done > len(getattr(part, "indices", range(done))) else "examples"
+    return Confusion(names, matrix.tolist(), int(matrix.sum() - matrix.trace()), worst, noun)
 
 
 def inputs_of(batch: Any, count: int) -> Any:
@@ -107,7 +110,9 @@ def worst_of(scores: "Tensor", targets: "Tensor", data: Any, part: Any, before: 
     found = []
     for at in wrong[of_target[wrong].argsort(stable=True)][:WORST].tolist():
         guess = int(predicted[at])
-        example = int(part.indices[before + at]) if hasattr(part, "indices") else before + at  # a stream has none
+        # A stream has no indices, and a text a target for each of its tokens: then it is the target's own number.
+        is_known = data is not None and hasattr(part, "indices")
+        example = int(part.indices[before + at]) if is_known else before + at
         image = None if data is None else data[at].cpu()
         chances = float(of_target[at]), float(probabilities[at, guess])
         found.append(Mistake(example, int(targets[at]), guess, *chances, image))
@@ -125,7 +130,7 @@ def blocks(found: Confusion, what: str, dataset: Mapping[str, Any]) -> list[dict
         dataset: the run's `dataset` config, whose mean and std the images were brought to.
     """
     total, names = sum(map(sum, found.counts)), found.names
-    said = [f"{what}: {total - found.mistakes:,} of {total:,} examples are right, {found.mistakes:,} wrong."]
+    said = [f"{what}: {total - found.mistakes:,} of {total:,} {found.noun} are right, {found.mistakes:,} wrong."]
     shares = [(name, *found.right_of(at)) for at, name in enumerate(names) if sum(found.counts[at])]
     shares.sort(key=lambda one: one[1] / one[2])
     more = f"; the {MOST_CLASSES} worst of {len(shares)}" if len(shares) > MOST_CLASSES else ""
@@ -144,7 +149,7 @@ def blocks(found: Confusion, what: str, dataset: Mapping[str, Any]) -> list[dict
 def images(found: Confusion, dataset: Mapping[str, Any]) -> dict[str, Any]:
     items = [
         {
-            "example": one.example,
+            "example": f"{found.noun[:-1]} {one.example}",
             "target": found.names[one.target],
             "guess": found.names[one.guess],
             "pTarget": f"{one.of_target:.4f}",

@@ -589,10 +589,10 @@
     if (item.src && item.src.startsWith("data:image/png;base64,")) {
       const img = el("img");
       img.src = item.src;
-      img.alt = `example ${item.example}`;
+      img.alt = item.example;
       figure.append(img);
     }
-    figure.append(el("figcaption", "", el("div", "right", `is ${item.target} \u00b7 ${item.pTarget}`), el("div", "wrong", `taken for ${item.guess} \u00b7 ${item.pGuess}`), el("div", "soft", `example ${item.example}`)));
+    figure.append(el("figcaption", "", el("div", "right", `is ${item.target} \u00b7 ${item.pTarget}`), el("div", "wrong", `taken for ${item.guess} \u00b7 ${item.pGuess}`), el("div", "soft", item.example)));
     return figure;
   }
 
