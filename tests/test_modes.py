@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import runner
+from runner.cli import select
 from runner.errors import InputError
 from runner.job.modes import metric_name, mode_of, modes
 from runner.metrics import usual_mode
@@ -173,10 +174,10 @@ def test_listings_follow(tmp_path):
         return {"path": name, "monitor": "val/accuracy", "mode": "max", "modes": {}, "best/val/it": value, **more}
 
     rows = [row("a", 1.0), row("b", 3.0), row("c", 2.0)]
-    assert [r["path"] for r in records.ordered(rows, "val/it")] == ["b", "c", "a"]  # an older run.json: nobody knows
+    assert [r["path"] for r in select.ordered(rows, "val/it")] == ["b", "c", "a"]  # an older run.json: nobody knows
     rows = [{**r, "modes": {"it": "min"}} for r in rows]
-    assert [r["path"] for r in records.ordered(rows, "val/it")] == ["a", "c", "b"]
+    assert [r["path"] for r in select.ordered(rows, "val/it")] == ["a", "c", "b"]
     rows = [{**r, "test/best/it": -r["best/val/it"]} for r in rows]
-    assert [r["path"] for r in records.ordered(rows, "test/best/it")] == ["b", "c", "a"]
+    assert [r["path"] for r in select.ordered(rows, "test/best/it")] == ["b", "c", "a"]
     runner.run([*WORDS, "trainer.dry_run=true"], run_dir=tmp_path / "run")
     assert records.read(tmp_path / "run")["modes"] == {"loss": "min", "accuracy": "max"}

@@ -11,6 +11,7 @@ import pytest
 import runner
 from runner import notices
 from runner.__main__ import main
+from runner.cli import select
 from runner.errors import InputError
 from runner.storage import records, shapes
 
@@ -113,9 +114,9 @@ def test_prune_keeps_the_best_of_finished_runs(folder, tmp_path, say):
     [
         (["ls", "absent"], "absent: there is no such folder"),
         (["ls", "."], ".: holds no run"),
-        (["ls", "FOLDER", "--where", "foo=1"], "no run has the key 'foo'; choices: "),
-        (["ls", "FOLDER", "--where", "foo"], "must be KEY=VALUE"),
-        (["ls", "FOLDER", "--sort", "val/foo"], "--sort val/foo: no run has this key"),
+        (["ls", "FOLDER", "--where", "foo=1"], "--where foo=1: no run has the key 'foo'; nearest: "),
+        (["ls", "FOLDER", "--where", "foo"], "--where foo: must be KEY, one of = != "),
+        (["ls", "FOLDER", "--sort", "val/foo"], "--sort val/foo: no run has the key 'val/foo'; nearest: "),
         (["show", "absent"], "absent: holds no run"),
         (["diff", "absent", "FOLDER"], "absent: holds no run"),
         (["best", "."], ".: holds no run"),
@@ -146,11 +147,54 @@ def test_a_thousand_runs_are_listed_in_under_a_second_without_torch(folder, tmp_
 
 def test_conditions_compare_as_json_or_as_text():
     rows = [{"config.a": 1}, {"config.a": "x"}, {"config.a": None}]
-    assert records.where(rows, ["a=1"]) == [rows[0]]
-    assert records.where(rows, ["a=x"]) == [rows[1]]
-    assert records.where(rows, ["a=null"]) == [rows[2]]
+    assert select.where(rows, ["a=1"]) == [rows[0]]
+    assert select.where(rows, ["a=x"]) == [rows[1]]
+    assert select.where(rows, ["a=null"]) == [rows[2]]
     with pytest.raises(InputError):
-        records.where(rows, ["b=1"])
+        select.where(rows, ["b=1"])
+
+
+ROWS = [
+    {"path": "p/a", "tags": ["x", "yz"], "state": "done", "choices.scheduler": "step", "config.optimizer.lr": 0.5},
+    {"path": "p/b", "tags": [], "state": "failed", "choices.scheduler": "cosine", "config.optimizer.lr": 1},
+    {"path": "p/c", "tags": ["z"], "state": "done", "config.optimizer.lr": 1e-3, "best/val/accuracy": 0.9},
+]
+
+
+@pytest.mark.parametrize(
+    ("condition", "found"),
+    [
+        *(("scheduler=step", "a"), ("scheduler!=step", "bc"), ("scheduler~^cos", "b"), ("state=done", "ac")),
+        *(("status!=done", "b"), ("optimizer.lr>=0.5", "ab"), ("lr<0.5", "c"), ("lr>.4", "ab"), ("lr=1.0", "b")),
+        *(("lr == 0.001", "c"), ("tags=x", "a"), ("tag!=x", "bc"), ("tags~z", "ac"), ("val/accuracy>0.5", "c")),
+        *(("path~[ab]$", "ab"), ("lr<=1,state=done", "ac"), ("scheduler=null", "c"), ("optimizer.lr>0.5", "b")),
+    ],
+)
+def test_conditions_know_groups_keys_metrics_and_labels(condition, found):
+    assert "".join(row["path"][-1] for row in select.where(ROWS, [condition])) == found
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("learning_rate>1", "nearest: optimizer.lr"),
+        ("sheduler=step", "nearest: scheduler"),
+        ("val/acuracy>1", "nearest: val/accuracy"),
+        ("lr>high", "'high' cannot be compared with the values of lr"),
+        ("state~[", "'[' is no regular expression"),
+        ("=1", "must be KEY, one of"),
+    ],
+)
+def test_a_wrong_condition_names_what_is_near(condition, message):
+    with pytest.raises(InputError) as raised:
+        select.where(ROWS, [condition])
+    assert message in str(raised.value) and len(str(raised.value)) < 250
+
+
+def test_the_order_goes_either_way():
+    for key, found in (("lr", "bac"), ("-lr", "cab"), ("path", "abc"), ("-path", "cba")):
+        rows = [{**row, "monitor": "val/accuracy", "mode": "max", "modes": {}} for row in ROWS]
+        assert "".join(row["path"][-1] for row in select.ordered(rows, key)) == found
 
 
 def row(**columns):
@@ -169,6 +213,7 @@ def run_in(folder, **more):
 
 def test_a_run_is_one_flat_row(tmp_path):
     expected = {"path": str(tmp_path / "r"), "name": "r", "state": "done", "tags": ["a"], "epochs_done": 2, "epochs": 2}
+    expected |= {"notes": None, "archived": False, "started": ""}
     expected |= {"monitor": "loss", "mode": "min", "modes": {"acc": "max"}, "best_epoch": 1, "best_value": 0.25}
     expected |= {"seconds": 3.5, "error": None, "threads": 2, "config.seed": 1, "config.optimizer.lr": 0.5}
     expected |= {"best/lr": 0.1, "best/val/loss": 0.25, "test/best/loss": 0.75, "last/val/loss": 0.5}
@@ -201,53 +246,11 @@ def test_runs_are_found_at_any_depth_and_what_is_none_is_named(tmp_path):
     assert str(refused.value) == f"{tmp_path / 'd'}: holds no run"
 
 
-def test_configs_are_flat_and_what_varies_is_what_a_user_set():
-    assert records.flatten({"a": {"b": {"c": 1}, "d": [1, {"e": 2}]}, 3: None}) == {
-        "a.b.c": 1,
-        "a.d": [1, {"e": 2}],
-        "3": None,
-    }
-    ours = ("derived.x", "name", "tags", "notes", "quiet", "sweep.name")
-    rows = [
-        row(**{f"config.{key}": number for key in (*ours, "lr", "seed")}, **{"config.same": 1}) for number in (1, 2)
-    ]
-    assert records.varying(rows) == ["config.lr", "config.seed"]
-    assert records.varying([*rows[:1], {**rows[0], "config.new": 3}]) == ["config.new"]
-    assert records.varying(rows[:1]) == records.varying([]) == []
-
-
-def test_a_column_is_found_by_the_name_that_a_user_gives_it():
-    one = row(**{"config.lr": 0.1, "best/val/acc": 0.5, "state": "done", "lr": 9, "best/lr": 8})
-    assert [records.value_of(one, key) for key in ("lr", "val/acc", "state", "no")] == [0.1, 0.5, "done", None]
-    assert [records.has([row(), one], key) for key in ("lr", "val/acc", "state", "no")] == [True, True, True, False]
-    assert records.columns([row(), one]) == ["val/acc", "lr"]
-
-
-def test_rows_are_sorted_the_better_first():
-    def sorted_by(key, rows):
-        return [
-            row["best/" + key] if "best/" + key in row else row.get("config." + key)
-            for row in records.ordered(rows, key)
-        ]
-
-    def of(key, values, **more):
-        return [row(**({key: value} if value is not None else {}), **more) for value in values]
-
-    assert sorted_by("val/loss", of("best/val/loss", [2, None, 1, 3])) == [1, 2, 3, None]
-    assert sorted_by("val/acc", of("best/val/acc", [2, None, 1, 3])) == [3, 2, 1, None]
-    assert sorted_by("val/acc", of("best/val/acc", [2, 1, 3], modes={"acc": "min"})) == [1, 2, 3]
-    assert sorted_by("lr", of("config.lr", [2, 10, 1])) == [10, 2, 1]
-    assert sorted_by("lr", of("config.lr", ["b", "a", 10])) == [10, "a", "b"]
-    with pytest.raises(InputError) as refused:
-        records.ordered([row(**{"config.lr": 1, "best/val/loss": 2})], "foo")
-    assert str(refused.value) == "--sort foo: no run has this key; choices: val/loss, lr"
-
-
 def test_which_way_a_metric_is_better_is_what_the_run_says_else_what_its_name_says():
     said = row(monitor="val/odd", mode="max", modes={"val/f1": "min", "acc": "min"})
-    for key, mode in (("val/odd", "max"), ("val/f1", "min"), ("test/acc", "min"), ("acc", "min"), ("macc", "max")):
-        assert records.mode_of(said, key) == mode
-    assert records.mode_of(said, "train/loss") == "min" and records.mode_of(said, "other") == "max"
+    for key, mode in (("val/odd", "max"), ("val/f1", "min"), ("test/acc", "min"), ("macc", "max")):
+        assert select.mode_of(said, key) == mode
+    assert select.mode_of(said, "train/loss") == "min" and select.mode_of(said, "other") == "max"
 
 
 def test_the_best_run_is_that_of_the_best_value_in_the_runs_own_direction():
@@ -260,19 +263,6 @@ def test_the_best_run_is_that_of_the_best_value_in_the_runs_own_direction():
     with pytest.raises(InputError) as refused:
         records.best([row(), row()])
     assert str(refused.value) == "no run has completed an epoch with a value of its monitored metric"
-
-
-def test_conditions_that_are_none_are_said_whole():
-    rows = [row(**{"config.a": 1, "best/b": 2})]
-    for condition, said in (
-        ("a", "--where a: must be KEY=VALUE"),
-        ("c=1", "--where c=1: no run has the key 'c'; choices: b, a"),
-    ):
-        with pytest.raises(InputError) as refused:
-            records.where(rows, [condition])
-        assert str(refused.value) == said
-    assert records.where(rows, ["a=1", "b=2"]) == rows and records.where(rows, ["a=1", "b=3"]) == []
-    assert records.where([row(**{"config.a": "1=2"})], ["a=1=2"]) != []
 
 
 def test_rows_of_epochs_that_are_lost_are_named(tmp_path):

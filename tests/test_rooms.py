@@ -15,6 +15,8 @@ ROOMS = {
     "errors": "",
     "printable": "",
     "tables": "printable",
+    "progress": "printable",
+    "plot": "printable",
     "notices": "",
     "values": "",
     "processes": "errors",
@@ -32,14 +34,14 @@ ROOMS = {
     "tasks": "errors losses",
     # the rooms
     "config": "errors models losses schedulers metrics augment data tasks values",  # most by name: what a target may be
-    "storage": "errors notices printable values",
+    "storage": "errors notices printable progress values",
     "batches": "errors processes torch_adapter values seeding augment parts",
     "train": "errors processes torch_adapter seeding metrics tasks storage batches",
     "job": "errors processes torch_adapter seeding device values models losses schedulers metrics parts tasks"
-    " printable config storage batches train",
-    "sweep": "errors notices printable tables processes seeding batches config storage job",
-    "report": "errors notices printable tables config storage train job sweep",
-    "cli": "errors notices printable tables config storage job sweep report",
+    " printable progress config storage batches train",
+    "sweep": "errors notices printable tables progress processes seeding batches config storage job",
+    "report": "errors notices printable tables config storage batches train job sweep",
+    "cli": "errors notices printable tables progress plot config storage job sweep report",
     "__init__": "errors notices printable config storage job",
     "__main__": "errors notices printable cli",
     "hydra_plugins": "errors sweep",

@@ -9,8 +9,9 @@ import sys
 import pytest
 from scipy import stats
 
+from runner.storage.choices import choices_of
 from runner.sweep import plan, show, statistics, summary
-from runner.sweep.settings import choices_of, members, settings
+from runner.sweep.settings import members, settings
 
 SCHEDULERS = {
     "step": {"_target_": "torch.optim.lr_scheduler.StepLR", "gamma": 0.7},
@@ -165,9 +166,7 @@ def test_the_choices_that_hydra_kept_are_read(tmp_path):
     (tmp_path / ".hydra").mkdir()
     text = "hydra:\n  runtime:\n    output_dir: /x\n    choices:\n      experiment: null\n      scheduler: cosine\n"
     (tmp_path / ".hydra" / "hydra.yaml").write_text(text + "      hydra/env: default\n  verbose: false\n")
-    from runner.storage.run_dir import RunDir
-
-    assert choices_of(RunDir(tmp_path)) == {"experiment": "null", "scheduler": "cosine"}
+    assert choices_of(tmp_path) == {"experiment": "null", "scheduler": "cosine"}
 
 
 def test_values_that_follow_from_the_seed_or_the_data_are_no_settings():

@@ -66,7 +66,7 @@ def runs(folder: str | Path = "outputs") -> list[dict[str, Any]]:
     found = read_runs(Path(folder))
     for line in notices.take():
         say(f"warning: {line}", file=sys.stderr)
-    return found
+    return list(found)
 
 
 def _text(path: str | Path | None) -> str | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, NoReturn
 
+from runner import printable
 from runner.cli import VERBS
 from runner.errors import InputError, Interrupted
 from runner.printable import printable_lines, say
@@ -24,7 +25,11 @@ def main() -> None:
     warnings.formatwarning = said_warning(warnings.formatwarning)
     try:
         find_own_modules()
-        code = dispatch(sys.argv[1:])
+        try:
+            code = dispatch(sys.argv[1:])
+        finally:
+            if printable.drawn is not None:  # by a loop that an error has left
+                printable.drawn.end()
         say_notices()
         sys.exit(code)
     except InputError as error:

@@ -7,12 +7,23 @@ One text is one line: only whoever prints decides where a line ends. In src/ not
 import sys
 import unicodedata
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 # Letters and marks that show nothing: fillers, the grapheme joiner, the supplementary variation selectors.
 UNSEEN = {*"\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0", *map(chr, range(0xE0100, 0xE01F0))}
 FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the latter are their full-width forms
+
+
+class Drawn(Protocol):
+    """What stands on the terminal's last line for a while: see runner.progress."""
+
+    def clear(self) -> None: ...
+
+    def end(self) -> None: ...
+
+
+drawn: Drawn | None = None
 
 
 def printable(value: Any, kept: str = "") -> str:
@@ -39,13 +50,29 @@ def escaped(char: str) -> str:
     )
 
 
+def can_show(text: str) -> bool:
+    """Whether stdout's encoding has these characters."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
 def printable_lines(text: str) -> str:
     """A text of several lines that are meant: a traceback, another library's message."""
     return printable(text.expandtabs(4), kept="\n")
 
 
+def hide() -> None:
+    """Takes what runner.progress has drawn off the terminal, before something is written there."""
+    if drawn is not None:
+        drawn.clear()
+
+
 def say(*lines: Any, file: TextIO | None = None, flush: bool = False) -> None:
     """Prints each of the lines as one line."""
+    hide()
     print("\n".join(printable(line) for line in lines), file=file or sys.stdout, flush=flush)
 
 

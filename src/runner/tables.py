@@ -1,6 +1,6 @@
 """Plain tables of text, as the verbs print them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from runner.printable import printable
@@ -17,15 +17,32 @@ def cell(value: Any) -> str:
     return printable(value)
 
 
+class Column:
+    """A column of a table: a head over cells, as text; numbers to the right.
+
+    Args:
+        cut: makes a text that is too long shorter.
+    """
+
+    def __init__(self, head: str, values: Sequence[Any], cut: Callable[[str], str] | None = None) -> None:
+        self.head = printable(head)
+        self.cells = [cell(value) for value in values]
+        self.is_right = bool(values) and all(value is None or isinstance(value, (int, float)) for value in values)
+        if cut is not None and not self.is_right:
+            self.cells = [cut(text) for text in self.cells]
+        self.width = max(len(self.head), *map(len, self.cells)) if self.cells else len(self.head)
+
+    def lines(self) -> list[str]:
+        if self.is_right:
+            return [text.rjust(self.width) for text in (self.head, *self.cells)]
+        return [text.ljust(self.width) for text in (self.head, *self.cells)]
+
+
+def joined(columns: Sequence[Column]) -> list[str]:
+    """The table's lines: columns as wide as their longest cell."""
+    return ["  ".join(line).rstrip() for line in zip(*(column.lines() for column in columns), strict=True)]
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Columns as wide as their longest cell; numbers to the right."""
-    lines = [[printable(name) for name in header], *[[cell(value) for value in row] for row in rows]]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    right = [
-        bool(rows) and all(isinstance(row[i], (int, float, type(None))) for row in rows) for i in range(len(header))
-    ]
-    text = [
-        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)).rstrip()
-        for line in lines
-    ]
-    return "\n".join(text)
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(header)
+    return "\n".join(joined([Column(*pair) for pair in zip(header, columns, strict=True)]))

@@ -2,14 +2,20 @@
 
 VERBS = {
     "check": "all that can be said of a command, a run or a sweep before anything trains",
+    "preview": "the learning rate of every step, drawn, without training",
     "resume": "continues a run from its folder alone, with the same bits",
     "verify": "trains a run again, killing itself at random, and compares the bits",
     "replay": "trains a finished run once more into a new folder, and compares both",
-    "ls": "the runs in a folder: state, what varies between them, key metrics",
-    "show": "everything about one run",
+    "ls": "the runs in folders: state, what varies between them, key metrics; filtered and sorted",
+    "show": "a run, a sweep or a search on one screen",
+    "watch": "a run or a sweep, live, from another terminal",
+    "compare": "the settings of several sweeps in one table",
     "report": "a run, a sweep, a search or any folders of runs as one HTML file",
     "diff": "two runs side by side, only what differs",
     "best": "the best run in a folder, by its monitored metric",
+    "tag": "gives runs tags and takes them away, whenever",
+    "note": "says something of a run, whenever",
+    "archive": "leaves runs out of ls and best",
     "prune": "deletes all but the best checkpoint of finished runs",
     "evaluate": "a run's test or validation figures again, from its folder",
 }

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from runner.errors import InputError
 from runner.printable import say
 from runner.storage import records
 
@@ -12,11 +13,16 @@ def parser() -> argparse.ArgumentParser:
         prog="runner best", description="Prints the run with the best monitored metric: its folder first."
     )
     made.add_argument("folder", type=Path, nargs="?", default=Path("outputs"), metavar="DIR", help="default: outputs")
+    made.add_argument("--archived", action="store_true", help="archived runs too")
     return made
 
 
 def main(arguments: argparse.Namespace) -> int:
-    row = records.best(records.runs(arguments.folder))
+    rows = records.runs(arguments.folder)
+    kept = [row for row in rows if arguments.archived or not row["archived"]]
+    if not kept:
+        raise InputError(f"{arguments.folder}: all {len(rows)} runs are archived; --archived takes them too")
+    row = records.best(kept)
     say(row["path"])
     say(f"{row['monitor']} {row['best_value']!r} in epoch {row['best_epoch']}")
     for key, value in row.items():

@@ -8,6 +8,7 @@ from typing import Any
 from runner.cli import trust
 from runner.errors import InputError
 from runner.printable import say
+from runner.progress import bar
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,7 +50,7 @@ def of_command(words: list[str], config_dir: str | None) -> dict[str, Any]:
     plain = OmegaConf.to_container(task, resolve=True)
     came = sources(cfg, words)
     keys = {key: {"value": value, "from": came.get(key, "")} for key, value in flatten(plain).items()}
-    with admission.of_config(task):
+    with admission.of_config(task), bar("making the run's parts"):
         return {"keys": keys, **explained(plain, task)}
 
 

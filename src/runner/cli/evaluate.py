@@ -1,7 +1,7 @@
 """`runner evaluate RUN_DIR`: the same numbers as the run's own, to the last digit."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from runner.cli import trust
 from runner.job.own_code import as_it_was_started
 from runner.printable import printable, say
+from runner.progress import Bar, bar
 from runner.report.confusion import Confusion, blocks, confusion
 from runner.report.examples import dataset_of, part_of
 from runner.report.page import check_target, page
@@ -40,15 +41,36 @@ def main(arguments: argparse.Namespace) -> int:
         check_target(arguments.html, "--html")
     from runner.job.saved import open_saved, rebuilt
 
-    saved = open_saved(arguments.run_dir, arguments.which)
+    with bar("reading the checkpoint"):
+        saved = open_saved(arguments.run_dir, arguments.which)
     with as_it_was_started(saved.record, saved.is_mine), closing(rebuilt(saved)) as built:
         evaluate(built, arguments, saved.record)
     return 0
 
 
+class Counted:
+    """A loader whose batches a bar counts."""
+
+    def __init__(self, loader: Any, done: Bar) -> None:
+        self.loader, self.done = loader, done
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Any]:
+        for batch in self.loader.batches(epoch, start):
+            yield batch
+            self.done.add()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+
 def evaluate(built: "Built", arguments: argparse.Namespace, record: Mapping[str, Any]) -> None:
     part, loader = part_of(built, arguments.split)
-    figures = built.trainer.evaluate_on(loader)
+    with bar(f"evaluating {arguments.split}", len(loader)) as done:
+        counted: Any = Counted(loader, done)
+        figures = built.trainer.evaluate_on(counted)
     for name, value in figures.items():
         say(f"{arguments.split}/{name}: {value!r}")
     if not arguments.confusion and arguments.html is None:

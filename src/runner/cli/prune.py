@@ -5,6 +5,7 @@ from pathlib import Path
 
 from runner.errors import InputError
 from runner.printable import say
+from runner.progress import shown
 from runner.storage import records
 from runner.storage.run_dir import RunDir, is_locked
 
@@ -21,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> int:
     freed = count = 0
-    for path in records.find(arguments.folder):
+    for path in shown(records.find(arguments.folder), "pruning"):
         run_dir = RunDir(path)
         try:
             record = run_dir.read_run()

@@ -1,6 +1,7 @@
 """`runner verify RUN_DIR`: trains a run again, killed at random batches and resumed, and compares every bit."""
 
 import argparse
+import contextlib
 import random
 import signal
 import subprocess
@@ -15,10 +16,12 @@ from runner.config import admission
 from runner.errors import InputError
 from runner.job import own_code
 from runner.printable import say
+from runner.progress import bar
 from runner.storage import provenance, signature
 from runner.storage.rows import timeless
 from runner.storage.run_dir import RunDir
 
+LOOK_SECONDS = 1.0  # between two looks at how far a training is
 # What a checkpoint says of its run; the rows are compared as they stand in metrics.jsonl.
 NOT_RESULTS = ("config", "config_digest", "run_id", "rows")
 RESULTS = ("epochs_done", "best_epoch", "best_value", "test")
@@ -70,7 +73,8 @@ def main(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="runner-verify-") as folder:
         again = RunDir(Path(folder, "run"))
         train_again(record, run_dir.is_mine(), again, kills, random.Random(arguments.seed))
-        difference = next(differences(run_dir, again), None)
+        with bar("comparing"):
+            difference = next(differences(run_dir, again), None)
     if difference is not None:
         say(f"{run_dir.path}: differs: {difference}")
         return 1
@@ -89,13 +93,35 @@ def train_again(record: dict[str, Any], is_mine: bool, again: RunDir, kills: int
     packages, everything = admission.granted()
     for step in steps:
         words = [sys.executable, "-c", CHILD, str(again.path), str(step), ",".join(packages), str(int(everything))]
-        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if done.returncode == 2:
-            raise InputError(done.stdout.strip().splitlines()[-1])
-        if (step and done.returncode != -signal.SIGKILL) or (not step and done.returncode != 0):
-            raise InputError(f"{again.path}: training again ended with {done.returncode}; {done.stdout.strip()}")
+        code, told = run_child(words, again, total)
+        if code == 2:
+            raise InputError(told.strip().splitlines()[-1])
+        if (step and code != -signal.SIGKILL) or (not step and code != 0):
+            raise InputError(f"{again.path}: training again ended with {code}; {told.strip()}")
         if step:
             say(f"killed at step {step} of {total}", flush=True)
+
+
+def run_child(words: list[str], again: RunDir, total: int) -> tuple[int, str]:
+    """Runs a process that trains in `again`, under a bar of its steps; returns its exit code and what it printed."""
+    with (
+        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child,
+        bar("training again", total, last_step(again)) as done,
+    ):
+        try:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    told, _ = child.communicate(timeout=LOOK_SECONDS)
+                    return child.returncode, told
+                done.done = last_step(again)
+        except BaseException:
+            child.kill()
+            raise
+
+
+def last_step(run_dir: RunDir) -> float:
+    rows = run_dir.steps.read()
+    return float(rows[-1]["step"]) if rows else 0.0
 
 
 def differences(one: RunDir, two: RunDir) -> Iterator[str]:

@@ -20,6 +20,7 @@ from runner.errors import InputError
 from runner.job.build import Built, build, settings
 from runner.job.process_state import as_if_alone
 from runner.parts import Parts
+from runner.progress import bar
 from runner.seeding import isolated
 
 CPU = torch.device("cpu")
@@ -53,16 +54,18 @@ def check_jobs(jobs: Sequence[tuple[str, DictConfig]], with_data: bool = True) -
     by_dataset: dict[str, list[tuple[str, DictConfig]]] = {}
     for label, cfg in distinct.values():
         by_dataset.setdefault(key_of(plain(cfg)["dataset"]), []).append((label, cfg))
-    with quietly() as found:
+    with quietly() as found, bar("checking jobs", len(distinct) * (2 if with_data else 1)) as done:
         ready = {}
         for label, cfg in distinct.values():
             with labelled(label), admission.of_config(cfg):
                 ready[label] = without_device(cfg, with_data)
+            done.add()
         for group in by_dataset.values() if with_data else ():
             parts: Parts | None = None
             for label, _ in group:
                 with labelled(label):
                     parts = build(ready[label], is_new=True, parts=parts).parts
+                done.add()
     return list(found.lines)
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runner.printable import printable, printable_lines, say
+from runner.printable import hide, printable, printable_lines, say
 from runner.train.events import EpochEnd, Progress
 
 log = logging.getLogger("runner")
@@ -24,6 +24,7 @@ class Printable(logging.Formatter):
     """One message is one line, whatever is in it; tracebacks and other libraries' messages keep their lines."""
 
     def format(self, record: logging.LogRecord) -> str:
+        hide()  # a bar on stderr, where some handlers write
         return printable_lines(super().format(record))
 
     def formatMessage(self, record: logging.LogRecord) -> str:

@@ -22,7 +22,7 @@ from runner.job.run import OnBatch, train
 from runner.job.saved import keep_placement, refuse_interpolations
 from runner.printable import say
 from runner.processes import STOP_SIGNALS
-from runner.storage import checkpoint, identity, provenance
+from runner.storage import checkpoint, identity, labels, provenance
 from runner.storage.checkpoint import Damaged
 from runner.storage.files import fsync_directory
 from runner.storage.peek import peek, verify
@@ -98,6 +98,7 @@ def told(run_dir: RunDir, record: dict[str, Any], config: Any, finished: str) ->
             OmegaConf.merge(OmegaConf.create(record["config_yaml"]), {key: config[key] for key in words})
         )
         run_dir.write_run(record)
+        labels.restate(run_dir, record, words)
     said = [f"; {', '.join(f'{key}={json.dumps(config[key])}' for key in words)} written to run.json"] if words else []
     if useless := [key for key in changed if key not in ABOUT]:
         said.append(f"; nothing is left to be done with {', '.join(useless)}")
@@ -149,9 +150,10 @@ class Resumed:
         else:
             run_dir.metrics.replace(self.rows)
         run_dir.steps.cut_back(progress.step)
+        labels.restate(run_dir, record, [key for key in ABOUT if record[key] != self.record.get(key)])
         record["resumed"] = [*self.record["resumed"], self.event(progress, record)]
         record |= {key: self.record.get(key) for key in KEPT}
-        record |= {key: self.record[key] for key in ("replay_of",) if key in self.record}
+        record |= {key: self.record[key] for key in ("replay_of", "overrides", "choices") if key in self.record}
         record |= {"epochs_done": progress.epoch, "best_epoch": progress.best_epoch, "best_value": progress.best_value}
         rows = {row.pop("epoch"): row for row in run_dir.metrics.read()}
         record["seconds"] = round(sum(row["seconds"] or 0 for row in rows.values()), 3)

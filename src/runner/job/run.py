@@ -10,11 +10,13 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.job import own_code
+from runner.job.changes import own_overrides
 from runner.job.logs import RESULT, Screen, epoch_table, open_logs
 from runner.job.record import keep_epochs, new_record, outcome, source_of
 from runner.processes import STOP_SIGNALS, StopRequest, stop_signals
 from runner.seeding import alone
 from runner.storage import identity, provenance
+from runner.storage.choices import choices_of
 from runner.storage.files import write_atomically
 from runner.storage.run_dir import RunDir
 from runner.train.events import Listeners, Progress
@@ -115,6 +117,7 @@ def prepare(
     record = new_record(built, source)
     git, diff = provenance.git_state()
     own = own_code.find(built.config)
+    record |= {"overrides": own_overrides(run_dir.path), "choices": choices_of(run_dir.path)}
     record |= {"git": git, "own_code": own, "code": provenance.code_state(git, diff, own_code.digests(own))}
     for line in describe(built):
         log.info(line)

@@ -59,6 +59,7 @@ def confusion(built: "Built", loader: Any, part: Any, seconds: float = math.inf)
     """
     import torch
 
+    from runner.batches.nested import length
     from runner.train.steps import to_device
 
     task, options = built.trainer.task.eval(), built.trainer.options
@@ -80,10 +81,10 @@ def confusion(built: "Built", loader: Any, part: Any, seconds: float = math.inf)
             if matrix is None:
                 matrix = torch.zeros(scores.shape[1], scores.shape[1], dtype=torch.int64)
             matrix.index_put_((targets, scores.argmax(dim=1)), torch.tensor(1), accumulate=True)
-            worst = sorted(
-                [*worst, *worst_of(scores, targets, inputs_of(batch, len(targets)), part, done)],
-                key=lambda one: one.of_target,
-            )[:WORST]
+            # A stream has no indices, and a text a target for each of its tokens: those are known by their own numbers.
+            indices = getattr(part, "indices", None) if length(batch) == len(targets) else None
+            found = worst_of(scores, targets, inputs_of(batch, len(targets)), indices, done)
+            worst = sorted([*worst, *found], key=lambda one: one.of_target)[:WORST]
             done += len(targets)
             if time.monotonic() > until:
                 raise TooLong
@@ -102,7 +103,7 @@ def inputs_of(batch: Any, count: int) -> Any:
     return first if hasattr(first, "dim") and first.dim() > 0 and len(first) == count else None
 
 
-def worst_of(scores: "Tensor", targets: "Tensor", data: Any, part: Any, before: int) -> list[Mistake]:
+def worst_of(scores: "Tensor", targets: "Tensor", data: Any, indices: Any, before: int) -> list[Mistake]:
     """The worst mistakes of one batch, whose first example is number `before` of the part."""
     predicted, probabilities = scores.argmax(dim=1), scores.softmax(dim=1)
     of_target = probabilities.gather(1, targets.unsqueeze(1)).squeeze(1)
@@ -110,9 +111,7 @@ def worst_of(scores: "Tensor", targets: "Tensor", data: Any, part: Any, before: 
     found = []
     for at in wrong[of_target[wrong].argsort(stable=True)][:WORST].tolist():
         guess = int(predicted[at])
-        # A stream has no indices, and a text a target for each of its tokens: then it is the target's own number.
-        is_known = data is not None and hasattr(part, "indices")
-        example = int(part.indices[before + at]) if is_known else before + at
+        example = before + at if indices is None else int(indices[before + at])
         image = None if data is None else data[at].cpu()
         chances = float(of_target[at]), float(probabilities[at, guess])
         found.append(Mistake(example, int(targets[at]), guess, *chances, image))

@@ -43,12 +43,20 @@ def blocks(found: Found) -> list[Block]:
     return made if several else [*made, *best_config(found.runs)]
 
 
+def varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The config keys in which the runs differ, without what is worked out from others."""
+    keys_of_all = {key: None for row in rows for key in row}
+    ours = tuple(f"config.{key}" for key in ("derived.", "name", "tags", "notes", "quiet", "sweep"))
+    differing = (key for key in keys_of_all if any(row.get(key) != rows[0].get(key) for row in rows[1:]))
+    return [key for key in differing if not key.startswith(ours)]
+
+
 def blocks_of_runs(found: Found) -> list[Block]:
     """Runs from anywhere: the same, without statistics, which only a sweep's settings have."""
     flat = [
         {f"config.{key}": value for key, value in records.flatten(run.record["config"]).items()} for run in found.runs
     ]
-    for key in records.varying(flat)[:12]:
+    for key in varying(flat)[:12]:
         name = key.removeprefix("config.")
         for run, row in zip(found.runs, flat, strict=True):
             if name != "seed" and key in row:

@@ -11,6 +11,7 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from runner.progress import bar
 from runner.storage.checkpoint import MAGIC, TRAILER_LENGTH, Damaged, of_known_format, torch_load
 from runner.storage.files import open_regular
 
@@ -47,9 +48,11 @@ def verify(path: Path) -> str:
         with open_regular(path) as file:
             left, trailer = _measure(path, file)
             digest, buffer = hashlib.sha256(), memoryview(bytearray(PIECE))
-            while left and (count := file.readinto(buffer[: min(left, PIECE)])):
-                digest.update(buffer[:count])
-                left -= count
+            with bar(f"hashing {path.name}", left) as hashed:
+                while left and (count := file.readinto(buffer[: min(left, PIECE)])):
+                    digest.update(buffer[:count])
+                    left -= count
+                    hashed.add(count)
     except OSError as error:
         raise Damaged(f"{path}: cannot be read ({error.strerror})") from error
     if left or digest.hexdigest().encode() != trailer[len(MAGIC) :]:

@@ -87,5 +87,8 @@ def cpu_model() -> str:
     return found[1].strip() if found else platform.processor()
 
 
+typed: list[str] | None = None  # in a sweep's worker: the command of the sweep, which a person has typed
+
+
 def command_line() -> list[str]:
-    return [sys.executable, *sys.orig_argv[1:]]
+    return typed or [sys.executable, *sys.orig_argv[1:]]

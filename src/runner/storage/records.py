@@ -1,6 +1,5 @@
 """Runs as plain dicts, read from their folders' JSON: no torch, no YAML, a thousand in well under a second."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,10 +7,11 @@ from typing import Any
 
 from runner import notices
 from runner.errors import InputError
+from runner.progress import shown
+from runner.storage import labels, shapes
+from runner.storage.choices import choices_of
 from runner.storage.rows import Rows
-from runner.storage.run_dir import RunDir, is_locked
-
-FIXED = ("name", "state", "epochs", "best")  # columns that every listing has
+from runner.storage.run_dir import RunDir, is_locked, no_run
 
 
 def find(folder: Path) -> list[Path]:
@@ -22,7 +22,7 @@ def find(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
-    found: list[Path] = []
+    found: list[str] = []
 
     def unreadable(error: OSError) -> None:
         notices.add(f"{error.filename}: left out, cannot be read ({error.strerror})")
@@ -31,12 +31,12 @@ def find(folder: Path) -> list[Path]:
         if "run.json" not in files and "metrics.jsonl" in files:
             notices.add(f"{path}: left out, its run.json is gone")
         if "run.json" in files or "run.json" in folders:
-            found.append(Path(path))
+            found.append(path)
             folders.clear()
         folders[:] = sorted(name for name in folders if not name.startswith("."))
     if not found:
         raise InputError(f"{folder}: holds no run")
-    return sorted(found)
+    return [Path(path) for path in sorted(found, key=lambda path: path.split(os.sep))]
 
 
 def flatten(config: Any, key: str = "") -> dict[str, Any]:
@@ -44,52 +44,96 @@ def flatten(config: Any, key: str = "") -> dict[str, Any]:
     if not isinstance(config, Mapping):
         return {key: config}
     flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= flatten(value, f"{key}.{name}" if key else str(name))
+    flatten_into(flat, config, f"{key}." if key else "")
     return flat
 
 
-def state_of(run_dir: RunDir, record: Mapping[str, Any]) -> str:
+def flatten_into(flat: dict[str, Any], config: Mapping[Any, Any], before: str) -> None:
+    for name, value in config.items():
+        if type(value) is dict or isinstance(value, Mapping):
+            flatten_into(flat, value, f"{before}{name}.")
+        else:
+            flat[f"{before}{name}"] = value
+
+
+def state_of(run_dir: RunDir | Path, record: Mapping[str, Any]) -> str:
     """The record's state; a run that says "running" and whose lock nobody holds was killed."""
     state = str(record["state"])
-    return "killed" if state == "running" and not is_locked(run_dir) else state
+    if state != "running":
+        return state
+    return state if is_locked(run_dir if isinstance(run_dir, RunDir) else RunDir(run_dir)) else "killed"
 
 
-def read(path: Path) -> dict[str, Any]:
-    """One run as a flat dict: path, name, state, tags, config keys, and the metrics of its best and last epoch."""
-    run_dir = RunDir(path)
-    record = run_dir.read_run()
-    row: dict[str, Any] = {
-        "path": str(path),
-        "name": record["name"] or path.name,
-        "state": state_of(run_dir, record),
-        "tags": record["tags"],
-        "epochs_done": record["epochs_done"],
-        "epochs": record["epochs"],
-        "monitor": record["monitor"],
-        "mode": record["mode"],
-        "modes": record["modes"],
-        "best_epoch": record["best_epoch"],
-        "best_value": record["best_value"],
-        "seconds": record["seconds"],
-        "error": record["error"],
-        "threads": record["threads"],
-    }
-    row |= {f"config.{key}": value for key, value in flatten(record["config"]).items()}
+class Row(dict[str, Any]):
+    """A run as a flat dict, with the record that it was made of, and its config's keys by group."""
+
+    record: dict[str, Any]
+    groups: dict[str, dict[str, Any]]
+
+
+def pieces(config: Mapping[str, Any], before: str) -> dict[str, dict[str, Any]]:
+    """The flat keys of each group of a config."""
+    return {name: flatten({f"{before}.{name}": value}) for name, value in config.items()}
+
+
+def read(path: Path) -> Row:
+    """One run as a flat dict: path, name, state, tags, choices of groups, config keys, and the metrics of its best and
+    last epoch.
+    """
+    folder = str(path)
+    try:
+        record = shapes.read(Path(folder, "run.json"), "listed")
+    except FileNotFoundError as error:
+        raise no_run(path) from error
+    said = labels.labelled(record, labels.history(folder))
+    row = Row(
+        path=folder,
+        name=record["name"] or os.path.basename(folder),
+        state=state_of(path, record),
+        tags=said["tags"],
+        notes=said["notes"],
+        archived=said["archived"],
+        epochs_done=record["epochs_done"],
+        epochs=record["epochs"],
+        monitor=record["monitor"],
+        mode=record["mode"],
+        modes=record["modes"],
+        best_epoch=record["best_epoch"],
+        best_value=record["best_value"],
+        seconds=record["seconds"],
+        started=record["started"],
+        error=record["error"],
+        threads=record["threads"],
+    )
+    row.record, row.groups = record, pieces(record["config"], "config")
+    record["choices"] = record["choices"] or choices_of(path)
+    for group, choice in record["choices"].items():
+        row[f"choices.{group}"] = choice
+    for flat in row.groups.values():
+        row.update(flat)
     for which in ("best", "last"):
-        row |= {f"{which}/{key}": value for key, value in record[which].items()}
-        row |= {f"test/{which}/{key}": value for key, value in record["test"].get(which, {}).items()}
+        for key, value in record[which].items():
+            row[f"{which}/{key}"] = value
+        for key, value in record["test"].get(which, {}).items():
+            row[f"test/{which}/{key}"] = value
     return row
 
 
-def runs(folder: Path) -> list[dict[str, Any]]:
-    """Every run below a folder that can be read, as read() gives it; the others are named (runner.notices).
+def runs(*folders: Path) -> list[Row]:
+    """Every run below the folders that can be read, as read() gives it; the others are named (runner.notices). A run
+    that lies in several of them is there once.
 
     Raises:
         InputError: there is none, or none of them can be read.
     """
+    paths = [path for folder in folders for path in find(folder)]
+    if len(folders) > 1:
+        unique: dict[str, Path] = {}
+        for path in paths:
+            unique.setdefault(os.path.realpath(path), path)
+        paths = list(unique.values())
     rows, bad = [], []
-    for path in find(folder):
+    for path in shown(paths, "reading runs"):
         try:
             rows.append(read(path))
         except InputError as error:
@@ -99,76 +143,6 @@ def runs(folder: Path) -> list[dict[str, Any]]:
     for why in bad:
         notices.add(f"left out: {why}")
     return rows
-
-
-def varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The config keys in which the runs differ, without what is worked out from others."""
-    keys = {key: None for row in rows for key in row if key.startswith("config.")}
-    ours = ("config.derived.", "config.name", "config.tags", "config.notes", "config.quiet", "config.sweep")
-    return [
-        key for key in keys if not key.startswith(ours) and any(row.get(key) != rows[0].get(key) for row in rows[1:])
-    ]
-
-
-def value_of(row: Mapping[str, Any], key: str) -> Any:
-    """A column by the name a user gives it: a config key, a metric of the best epoch, or a column's own name."""
-    for name in (f"config.{key}", f"best/{key}", key):
-        if name in row:
-            return row[name]
-    return None
-
-
-def has(rows: Sequence[Mapping[str, Any]], key: str) -> bool:
-    return any(name in row for row in rows for name in (f"config.{key}", f"best/{key}", key))
-
-
-def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names that value_of takes, for an error's choices: metrics first, then config keys."""
-    names = {key.removeprefix("best/"): None for row in rows for key in row if key.startswith("best/")}
-    names |= {key.removeprefix("config."): None for row in rows for key in row if key.startswith("config.")}
-    return list(names)
-
-
-def where(rows: list[dict[str, Any]], conditions: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows that fulfil every KEY=VALUE; values are compared as JSON, else as text.
-
-    Raises:
-        InputError: a condition without "=", or on a key that no run has.
-    """
-    for condition in conditions:
-        key, equals, text = condition.partition("=")
-        if not equals:
-            raise InputError(f"--where {condition}: must be KEY=VALUE")
-        if not has(rows, key):
-            raise InputError(f"--where {condition}: no run has the key {key!r}; choices: {', '.join(columns(rows))}")
-        try:
-            wanted = json.loads(text)
-        except ValueError:
-            wanted = text
-        rows = [row for row in rows if value_of(row, key) in (wanted, text)]
-    return rows
-
-
-def ordered(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
-    """Sorted by a key, the best first: a metric that is better low rises, other numbers fall."""
-    if not has(rows, key):
-        raise InputError(f"--sort {key}: no run has this key; choices: {', '.join(columns(rows))}")
-    known = [row for row in rows if value_of(row, key) is not None]
-    numbers = all(isinstance(value_of(row, key), (int, float)) for row in known)
-    rising = not numbers or any(mode_of(row, key) == "min" for row in known)
-    if not numbers:
-        known.sort(key=lambda row: str(value_of(row, key)))
-    else:
-        known.sort(key=lambda row: value_of(row, key), reverse=not rising)
-    return known + [row for row in rows if value_of(row, key) is None]
-
-
-def mode_of(row: Mapping[str, Any], key: str) -> str:
-    """Which way a key of a run is better, as run.json says it; an older one knows of what it monitored only."""
-    if row["monitor"] == key:
-        return str(row["mode"])
-    said = [mode for name, mode in row["modes"].items() if key == name or key.endswith(f"/{name}")]
-    return str(said[0]) if said else "min" if key.endswith("loss") else "max"
 
 
 def best(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -21,6 +21,7 @@ from runner.storage.inside import refuse_links
 from runner.storage.lease import Lease, Taken, host, other_holder
 from runner.storage.rows import Rows, strict_json
 
+LABELS = "labels.jsonl"
 # What a run writes; only the first three are there (and git.diff, and an empty checkpoints/) when a start dies early.
 OURS = (
     ".hydra",
@@ -33,6 +34,7 @@ OURS = (
     "steps.jsonl",
     "run.json",
     "sample.txt",
+    LABELS,
 )
 OF_SWEEPS = (
     *("job.json", "sweep.json", "summary.csv", "summary_long.csv", "summary.json", "study.journal", "study.json"),
@@ -197,11 +199,15 @@ class RunDir:
         try:
             return shapes.read(self.run_json, "whole" if is_to_be_opened else "run")
         except FileNotFoundError as error:
-            raise InputError(f"{self.path}: holds no run (there is no {self.run_json.name})") from error
+            raise no_run(self.path) from error
         except shapes.BadRecord as error:
             if self.path.exists() and not self.path.is_dir():
                 raise InputError(f"{self.path}: is a file; give the folder of a run") from error
             raise
+
+
+def no_run(path: Path) -> InputError:
+    return InputError(f"{path}: holds no run (there is no run.json)")
 
 
 def is_locked(run_dir: RunDir) -> bool:

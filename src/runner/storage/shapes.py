@@ -7,33 +7,28 @@ the bits of the CRC-32 of what stands before. Where it is another, or gone while
 """
 
 import json
-import math
 import sys
 import types
-import typing
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 from runner import notices
 from runner.errors import InputError
 from runner.storage import signature
 from runner.storage.files import read_regular, write_atomically
+from runner.storage.kinds import UNSET, Check, Range, check_of, field, in_words, kind_of, shown
 
-BITS = {"0": " ", "1": "\t"}
-UNSET: Any = object()  # the default of a key that a record may lack, and then goes on without
+LARGEST = sys.float_info.max
+BITS = bytes.maketrans(b"01", b" \t")
 _shapes: dict[str, Any] = {}
-_fits: dict[str, dict[str, "Check"]] = {}
-Check = Callable[[Any], bool]
-PLAIN: dict[Any, tuple[type, ...]] = {str: (str,), int: (int,), float: (float, int), types.NoneType: (types.NoneType,)}
-
-
-class Range(NamedTuple):
-    """What a number may be, in an Annotated hint."""
-
-    least: int
-    most: float = math.inf
+OF_RUNS = ("run", "whole", "summed", "listed")
+_fits: dict[str, dict[str, Check]] = {}
+LISTED = (  # what a listing reads of a run; the rest may be damaged
+    *("state", "name", "tags", "notes", "started", "error", "command", "overrides", "threads", "epochs", "epochs_done"),
+    *("choices", "monitor", "mode", "modes", "best_epoch", "best_value", "best", "last", "test", "seconds"),
+)
 
 
 class BadRecord(InputError):
@@ -64,6 +59,9 @@ def shapes() -> dict[str, Any]:
         "best_value": number,
         "tags": (list[Any], []),
         "name": (Any, None),
+        "notes": (Any, None),
+        "overrides": (words | None, None),
+        "choices": (dict[str, str | None] | None, None),
         "seconds": (Annotated[float, Range(0)] | None, None),
         "test": (dict[str, metrics], {}),
         "best": (metrics, {}),
@@ -103,47 +101,13 @@ def shapes() -> dict[str, Any]:
     sweep = {"arguments": words, "hydra": (words, []), "config_dir": str | None, "swept": words, "base": facts}
     sweep |= {"code": (facts | None, None), "working_directory": (str, ""), "command": (words, [])}
     sweep |= {"started": (str, ""), "own_code": (dict[str, dict[str, str]] | None, None), "jobs": (list[facts], [])}
+    _shapes.update(summed=summed, run=run, whole=whole, never_began=never, job=job, sweep=sweep)
     trial: Any = {"state": str, "value": (number, None), "params": (facts, {})}
-    study = {"history": types.GenericAlias(list, trial), "importances": (metrics, {})}
-    _shapes.update(summed=summed, run=run, whole=whole, never_began=never, job=job, sweep=sweep, study=study)
+    _shapes.update(study={"history": types.GenericAlias(list, trial), "importances": (metrics, {})})
+    _shapes.update(listed={key: run[key] for key in (*LISTED, "config", "config_source")})
+    change: Any = {"at": str, "added": (words, []), "removed": (words, []), "notes": (str | None, UNSET)}
+    _shapes.update(label={**change, "archived": (bool, UNSET)})
     return _shapes
-
-
-def field(kind: Any) -> tuple[Any, Any]:
-    """(type hint, default) of a key; without a default it is required."""
-    return kind if isinstance(kind, tuple) else (kind, ...)
-
-
-def check_of(hint: Any) -> Check:
-    """What tells whether a value of JSON is of a type hint. A whole number is a number, and true is none."""
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return lambda value: True
-    if isinstance(hint, Mapping):
-        required = [key for key, kind in hint.items() if field(kind)[1] is ...]
-        keys = {key: check_of(field(kind)[0]) for key, kind in hint.items()}
-        return lambda value: (
-            isinstance(value, dict)
-            and all(key in value for key in required)
-            and all(fits(value[key]) for key, fits in keys.items() if key in value)
-        )
-    if origin is Annotated:
-        inner, (least, most) = check_of(parts[0]), parts[1]
-        return lambda value: inner(value) and least <= value <= most
-    if origin in (typing.Union, types.UnionType):
-        kinds = frozenset(kind for part in parts for kind in PLAIN.get(part, ()))
-        others = [check_of(part) for part in parts if part not in PLAIN]
-        return lambda value: type(value) in kinds or any(fits(value) for fits in others)
-    if origin is Literal:
-        return lambda value: type(value) is str and value in parts
-    if origin is list:
-        item = check_of(parts[0])
-        return lambda value: type(value) is list and all(map(item, value))
-    if origin is dict:
-        item = check_of(parts[1])
-        return lambda value: type(value) is dict and all(map(item, value.values()))
-    kinds = frozenset(PLAIN[hint])
-    return lambda value: type(value) in kinds
 
 
 def read(path: Path, name: str) -> dict[str, Any]:
@@ -154,23 +118,26 @@ def read(path: Path, name: str) -> dict[str, Any]:
         FileNotFoundError: there is none.
         BadRecord: it cannot be read, is not JSON, or lacks a key or has a wrong one.
     """
-    try:
-        content = read_regular(path)
-    except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise BadRecord(f"{path}: cannot be read ({error.strerror or error})") from error
+    content = content_of(path)
     record = parsed(path, content)
     if not isinstance(record, dict):
         raise BadRecord(f"{path}: is no record of ours: {kind_of(record)} instead of an object")
     is_signed = record.pop(signature.FIELD, None) is not None  # of the file, not of what it tells; see is_mine
-    is_changed = not is_sealed(content) or (is_signed and not has_seal(content))  # written together
-    shaped = "never_began" if name in ("run", "whole", "summed") and record.get("config_yaml", "") is None else name
+    shaped = "never_began" if name in OF_RUNS and record.get("config_yaml", "") is None else name
     record = checked(path, record, shaped)
-    if is_changed:
+    if not is_sealed(content) or (is_signed and not has_seal(content)):  # they are written together
         how = "another" if has_seal(content) else "missing"
         notices.add(f"{path}: was changed since it was written (its CRC-32 is {how}); what it says may be wrong")
     return record
+
+
+def content_of(path: Path | str) -> bytes:
+    try:
+        return read_regular(path)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise BadRecord(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def is_mine(path: Path) -> bool:
@@ -210,47 +177,24 @@ def checked(path: Path, record: dict[str, Any], name: str) -> dict[str, Any]:
                 whole[key] = default.copy() if isinstance(default, (dict, list)) else default
         elif not fits(record[key]):
             raise BadRecord(f"{path}: `{key}` is {shown(record[key])}: must be {in_words(hint)}")
-    if name in ("run", "whole", "summed", "never_began"):
+    if name in (*OF_RUNS, "never_began"):
         check_finite(path, whole)
     return whole
 
 
-def check_finite(path: Path, record: Mapping[str, Any]) -> None:
+def check_finite(path: Path | str, record: Mapping[str, Any]) -> None:
     """Refuses figures that no run of ours writes: what is not finite is null in a record."""
-    figures = {key: record.get(key) for key in ("seconds", "best_value")}
-    figures |= {f"{which}.{key}": value for which in ("best", "last") for key, value in record[which].items()}
-    figures |= {f"test.{which}.{key}": v for which, values in record["test"].items() for key, v in values.items()}
-    for key, value in figures.items():
-        if value is not None and not abs(value) <= sys.float_info.max:
-            raise BadRecord(f"{path}: {key} is {str(value)[:20]}: not a finite number")
-
-
-def shown(value: Any) -> str:
-    """The beginning of a value, as JSON has it; of a container only what it is."""
-    text = kind_of(value) if isinstance(value, (list, dict)) else json.dumps(value)
-    return text if len(text) < 60 else f"{text[:60]}..."
-
-
-def in_words(hint: Any) -> str:
-    """A type hint of a shape, in JSON's words."""
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(in_words(part) for part in parts)
-    if origin is Annotated:
-        least, most = parts[1]
-        return f"{in_words(parts[0])}, at least {least}" + (f" and at most {most}" if most < math.inf else "")
-    if origin is Literal:
-        return f"one of {', '.join(map(str, parts))}"
-    if origin is list:
-        return "a list" if parts[0] is Any else f"a list, each {in_words(parts[0])}"
-    if origin is dict:
-        return "an object" if parts[1] is Any else f"an object, each {in_words(parts[1])}"
-    words = {str: "a text", int: "a whole number", float: "a number", types.NoneType: "null"}
-    return words.get(hint, "an object") if isinstance(hint, type) else f"an object of {', '.join(hint)}"
-
-
-def kind_of(value: Any) -> str:
-    return {list: "a list", dict: "an object", str: "a text", type(None): "null"}.get(type(value), "a number")
+    several = ({"": record.get("seconds"), "value": record.get("best_value")}, record["best"], record["last"])
+    values = [value for figures in (*several, *record["test"].values()) for value in figures.values()]
+    if all(value is None or -LARGEST <= value <= LARGEST for value in values):
+        return
+    groups = {"": {key: record.get(key) for key in ("seconds", "best_value")}}
+    groups |= {"best.": record["best"], "last.": record["last"]}
+    groups |= {f"test.{which}.": values for which, values in record["test"].items()}
+    for group, figures in groups.items():
+        for key, value in figures.items():
+            if value is not None and not abs(value) <= LARGEST:
+                raise BadRecord(f"{path}: {group}{key} is {str(value)[:20]}: not a finite number")
 
 
 def row(line: bytes, key: str) -> dict[str, Any] | None:
@@ -278,6 +222,15 @@ def is_cell(value: Any) -> bool:
     return value is None or (type(value) in (int, float) and abs(value) <= sys.float_info.max)
 
 
+def label(line: bytes) -> dict[str, Any] | None:
+    """A line of labels.jsonl; None: it is none."""
+    try:
+        found = json.loads(line.decode())
+        return checked(Path("labels.jsonl"), found, "label") if isinstance(found, dict) else None
+    except (ValueError, RecursionError, BadRecord):
+        return None
+
+
 def write(path: Path, record: Mapping[str, Any]) -> None:
     """Replaces a record durably, signed by this user, and sealed with its CRC-32."""
     body = json.dumps(signature.signed(record), indent=2, default=str).encode() + b"\n"
@@ -285,7 +238,7 @@ def write(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def seal(body: bytes) -> bytes:
-    return "".join(BITS[bit] for bit in f"{zlib.crc32(body):032b}").encode() + b"\n"
+    return f"{zlib.crc32(body):032b}".encode().translate(BITS) + b"\n"
 
 
 def has_seal(content: bytes) -> bool:

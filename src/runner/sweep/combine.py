@@ -10,6 +10,7 @@ from omegaconf import OmegaConf, open_dict, read_write
 from runner.config import admission
 from runner.config.checks import check_composed, check_targets
 from runner.errors import InputError
+from runner.progress import shown
 from runner.sweep import plan
 from runner.sweep.plan import Job
 
@@ -29,7 +30,7 @@ def compose_jobs(sweeper: Any, arguments: list[str]) -> tuple[list[Job], list[st
     if not batch:
         raise InputError(f"{' '.join(arguments)}: an empty list leaves no job to run")
     jobs = []
-    for number, overrides in enumerate(batch):
+    for number, overrides in enumerate(shown(batch, "planning jobs")):
         try:
             jobs.append(compose_job(sweeper, list(overrides), swept))
         except InputError as error:
@@ -54,6 +55,23 @@ def combinations(parsed: Sequence[Any]) -> list[list[str]]:
                 " it with hydra/sweeper=optuna"
             )
     return [list(words) for words in itertools.product(*choices.values())]
+
+
+def alternatives(words: list[str]) -> list[list[str]]:
+    """The words of each combination of a command's several values.
+
+    Raises:
+        InputError: a word that is no override, or an interval.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from runner.config.compose import COMPOSITION_ERRORS, one_line, set_up
+
+    set_up()
+    try:
+        return combinations(OverridesParser.create().parse_overrides(words))
+    except COMPOSITION_ERRORS as error:
+        raise InputError(one_line(error)) from error
 
 
 def compose_job(sweeper: Any, overrides: list[str], swept: Sequence[str]) -> Job:

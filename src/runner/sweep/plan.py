@@ -17,6 +17,7 @@ from typing import Any
 
 from runner import notices
 from runner.errors import InputError
+from runner.progress import shown
 from runner.storage import shapes
 from runner.storage.files import make_directory
 from runner.storage.inside import refuse_link
@@ -126,7 +127,7 @@ def safe_name(settings: Mapping[str, str]) -> str:
 def known_jobs(place: Path) -> dict[str, dict[str, Any]]:
     """job.json of every job in a sweep's folder, by folder name."""
     known = {}
-    for path in sorted(place.glob("*/job.json")):
+    for path in shown(sorted(place.glob("*/job.json")), "reading jobs"):
         if path.parent.name.endswith(SET_ASIDE):
             continue
         refuse_link(path.parent, "sweep")

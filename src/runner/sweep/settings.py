@@ -6,14 +6,14 @@ setting.
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from runner.progress import shown
 from runner.storage import records, shapes
-from runner.storage.files import read_regular
+from runner.storage.choices import choices_of
 from runner.storage.provenance import code_changes
 from runner.storage.run_dir import RunDir
 from runner.storage.shapes import BadRecord
@@ -87,10 +87,10 @@ def members(place: Path, failed: Mapping[str, str | None] | None = None) -> list
         failed: jobs that failed before they left a record, with the error.
     """
     found, bare, code = [], [], plan.last_code(place)
-    for name, known in plan.known_jobs(place).items():
+    for name, known in shown(list(plan.known_jobs(place).items()), "reading jobs"):
         run_dir = RunDir(place / name)
         words = words_of(known.get("overrides", []))
-        planned, kept = known.get("setting"), known.get("choices") or choices_of(run_dir)
+        planned, kept = known.get("setting"), known.get("choices") or choices_of(run_dir.path)
         choices = {group: text(choice) for group, choice in kept.items()}
         seed = str(known["seed"] if known.get("seed") is not None else words.get("seed", "?"))
         state: str = "planned"
@@ -158,18 +158,6 @@ def number(word: str) -> Any:
         return json.loads(word)
     except ValueError:
         return word
-
-
-def choices_of(run_dir: RunDir) -> dict[str, str]:
-    """The choices that Hydra kept in the run's folder; read as text: YAML of a thousand runs takes half a minute."""
-    path = run_dir.path / ".hydra" / "hydra.yaml"
-    try:
-        text = read_regular(path).decode(errors="replace")
-        found = re.search(r"^( *)choices:\n((?:\1 +.*\n)+)", text, re.MULTILINE)
-    except OSError:
-        return {}
-    pairs = re.findall(r"^ *([\w@.-]+): (.+)$", found[2], re.MULTILINE) if found else []
-    return {group: choice.strip("'\"") for group, choice in pairs}
 
 
 def settings(found: Sequence[Member]) -> list[Setting]:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from runner.progress import bar
 from runner.sweep import statistics
 from runner.sweep.settings import Member, Setting, settings, text
 
@@ -22,7 +23,11 @@ def summarize(found: Sequence[Member]) -> dict[str, Any]:
     Inside a table the order is that of the monitored metric of the best epoch, never of a test figure (unless that is
     what was monitored).
     """
-    made = settings(found)
+    with bar("summing up"):
+        return summed(settings(found))
+
+
+def summed(made: Sequence[Setting]) -> dict[str, Any]:
     tables: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     several = grouped(made)

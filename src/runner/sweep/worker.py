@@ -10,6 +10,7 @@ from typing import Any
 from runner.config import admission
 from runner.errors import Diverged, Held, InputError, Interrupted
 from runner.processes import STOP_SIGNALS
+from runner.storage import provenance, shapes
 from runner.storage.lease import BEAT_SECONDS, STALE_SECONDS, other_holder
 from runner.storage.run_dir import RunDir, is_locked, now
 from runner.sweep.plan import Job, record_death
@@ -57,6 +58,7 @@ def work(
     from runner.config import compose, hydra_adapter
 
     compose.set_up()
+    provenance.typed = command_of(Path(folder).parent)
     wait_for_dead_host(RunDir(Path(folder)))
     if composed.device.threads is None:
         composed.device.threads = threads
@@ -73,6 +75,14 @@ def work(
     except Exception as error:
         kind = "held" if isinstance(error, Held) else "input" if isinstance(error, InputError) else "exception"
         return {"state": "failed", "kind": kind, "error": f"{type(error).__name__}: {error}"}
+
+
+def command_of(place: Path) -> list[str] | None:
+    """What was typed to start the sweep; None where its record does not say."""
+    try:
+        return shapes.read(place / "sweep.json", "sweep")["command"] or None
+    except (OSError, InputError):
+        return None
 
 
 def share_memory(at_once: int, per_gpu: int = 1) -> None:

@@ -1,0 +1,134 @@
+"""What the verbs that show one thing on a screen share: facts with their names, times, commands as they were typed."""
+
+import os
+import re
+import shlex
+import shutil
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from runner.errors import InputError
+from runner.printable import can_show, printable, say
+from runner.storage import shapes
+from runner.tables import cell
+
+NAME = 12  # columns of a fact's name
+LONGEST_CODE = 60  # of a command's word, such as the source behind `python -c`
+
+
+def screen_height() -> int:
+    return max(24, shutil.get_terminal_size((100, 24)).lines)
+
+
+class Facts:
+    """Lines of a name and what is to be said, no longer than the terminal is wide."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.lines = limit, list[str]()
+
+    def add(self, name: str, value: Any, lines: int = 1, empty: str | None = None) -> None:
+        """A fact, in so many lines at most; nothing where there is none to say.
+
+        Args:
+            empty: what is said instead of nothing.
+        """
+        text = cell(value) if value not in (None, "", [], {}) else empty
+        if text is None:
+            return
+        room = max(20, self.limit - NAME)
+        found = textwrap.wrap(text, room, break_on_hyphens=False, break_long_words=True) or [text]
+        if len(found) > lines:
+            found = [*found[: lines - 1], cut([" ".join(found[lines - 1 :])], room)[0]]
+        self.lines += [f"{name if not number else '':{NAME}}{line}" for number, line in enumerate(found)]
+
+    def copied(self, name: str, command: str | None) -> None:
+        """A command, as it is: whoever copies it needs every blank, and no break that a terminal has not made."""
+        if command:
+            self.lines.append(f"{name:{NAME}}{printable(command)}")
+
+    def block(self, lines: Sequence[str]) -> None:
+        """Lines as they are."""
+        self.lines += lines
+
+
+def cut(lines: Sequence[str], limit: int) -> list[str]:
+    dots = "…" if can_show("…") else "..."
+    shown = [printable(line) for line in lines]
+    return [line if len(line) <= limit else line[: limit - len(dots)] + dots for line in shown]
+
+
+def figures(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {cell(value)}" for name, value in values.items())
+
+
+def duration(seconds: float) -> str:
+    """`2.1 s`, `3 min 05 s`, `2 h 10 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def time_of(text: Any) -> str:
+    """A record's time as people read it: in the zone that it was written in, to the second."""
+    try:
+        return f"{datetime.fromisoformat(str(text)):%Y-%m-%d %H:%M:%S}"
+    except ValueError:
+        return "" if text is None else printable(text)
+
+
+def typed(command: Sequence[str] | None) -> str | None:
+    """A recorded command as somebody types it: without the path of Python, long code cut short."""
+    if not command:
+        return None
+    words = [os.path.basename(command[0]), *command[1:]]
+    if len(words) > 1 and os.path.basename(words[1]) == "runner":  # the console script
+        words = ["runner", *words[2:]]
+    elif re.fullmatch(r"python[\d.]*", words[0]):
+        words[0] = "python"
+    return shlex.join(cut([word], LONGEST_CODE)[0] if "\n" in word or "import " in word else word for word in words)
+
+
+def sweep_of(folder: Path) -> dict[str, Any] | None:
+    """The record of the sweep that a run is a job of; None where it is none."""
+    try:
+        if (folder / "job.json").exists():
+            return shapes.read(Path(os.path.normpath(folder.absolute())).parent / "sweep.json", "sweep")
+    except (OSError, InputError):
+        return None
+    return None
+
+
+def commands(folder: Path, record: Mapping[str, Any]) -> list[tuple[str, str | None]]:
+    """What was typed; of a sweep's job also what trains this one alone, with the same bits."""
+    sweep = sweep_of(folder)
+    if sweep is None:
+        return [("command", typed(record["command"]))]
+    try:
+        overrides = record["overrides"] or shapes.read(folder / "job.json", "job")["overrides"]
+    except (OSError, InputError):
+        return [("sweep", typed(sweep["command"]))]
+    words = [word for word in overrides if not word.lstrip("+").startswith(("sweep.", "hydra."))]
+    if not any(word.lstrip("+").startswith("device.threads=") for word in words) and record["threads"] is not None:
+        words.append(f"device.threads={record['threads']}")
+    own = ["--config-dir", sweep["config_dir"]] if sweep["config_dir"] else []
+    alone = shlex.join(["python", "-m", "runner", *own, *words])
+    return [("sweep", typed(sweep["command"])), ("this job", alone)]
+
+
+class Redrawn:
+    """Lines on a terminal that take the place of those before."""
+
+    def __init__(self) -> None:
+        self.height = 0
+
+    def draw(self, lines: Sequence[str]) -> None:
+        sys.stdout.write(f"\x1b[{self.height}F\x1b[J" if self.height else "")
+        say(*lines, flush=True)
+        self.height = len(lines)
