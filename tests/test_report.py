@@ -23,7 +23,8 @@ from runner.cli import evaluate, report
 from runner.errors import InputError
 from runner.report import confusion, curves, examples, keys
 from runner.report.page import page
-from runner.storage import shapes
+from runner.storage import labels, shapes
+from runner.storage.run_dir import RunDir
 from runner.sweep import show, statistics, summary
 from runner.sweep.settings import members
 
@@ -213,6 +214,19 @@ def test_a_run_that_never_began_is_a_page_with_its_error(tmp_path):
     found = data(tmp_path)
     assert block(found, "headline")["error"] == "model=x: cannot be made"
     assert not [b for b in found["blocks"] if b["kind"] == "charts"]
+
+
+def test_labels_are_those_of_today(tmp_path):
+    rows = rows_of(2, 0.9, random.Random(0))
+    for name in ("a", "b", "c"):
+        write_run(tmp_path / name, config_of(), rows, tags=["old"], notes="before")
+    labels.add(RunDir(tmp_path / "a"), {"added": ["new"], "removed": ["old"], "notes": "a better note"})
+    labels.add(RunDir(tmp_path / "b"), {"archived": True})
+    said = block(data(tmp_path / "a", "--no-examples"), "headline")["lines"]
+    assert said[:2] == ["Note: a better note", "Tags: new"]
+    found = data(tmp_path)
+    assert found["runs"] == ["a", "c"] and notices.take() == ["archived runs, left out: 1"]
+    assert [row["cells"][-1]["t"] for row in block(found, "table", "Runs")["rows"]] == ["new", "old"]
 
 
 # ----------------------------------------------------------------------------------------------------------- a sweep
