@@ -1,6 +1,7 @@
 """`runner report`: what a page says, that it is what the terminal says, and that no text gets out of its place."""
 
 import base64
+import contextlib
 import hashlib
 import io
 import json
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,9 +21,10 @@ from generated_runs import HOSTILE, config_of, rows_of, write_big_sweep, write_r
 from runner import notices
 from runner.cli import evaluate, report
 from runner.errors import InputError
-from runner.report import confusion, curves, keys
+from runner.report import confusion, curves, examples, keys
 from runner.report.page import page
-from runner.storage import shapes
+from runner.storage import labels, shapes
+from runner.storage.run_dir import RunDir
 from runner.sweep import show, statistics, summary
 from runner.sweep.settings import members
 
@@ -213,6 +216,19 @@ def test_a_run_that_never_began_is_a_page_with_its_error(tmp_path):
     assert not [b for b in found["blocks"] if b["kind"] == "charts"]
 
 
+def test_labels_are_those_of_today(tmp_path):
+    rows = rows_of(2, 0.9, random.Random(0))
+    for name in ("a", "b", "c"):
+        write_run(tmp_path / name, config_of(), rows, tags=["old"], notes="before")
+    labels.add(RunDir(tmp_path / "a"), {"added": ["new"], "removed": ["old"], "notes": "a better note"})
+    labels.add(RunDir(tmp_path / "b"), {"archived": True})
+    said = block(data(tmp_path / "a", "--no-examples"), "headline")["lines"]
+    assert said[:2] == ["Note: a better note", "Tags: new"]
+    found = data(tmp_path)
+    assert found["runs"] == ["a", "c"] and notices.take() == ["archived runs, left out: 1"]
+    assert [row["cells"][-1]["t"] for row in block(found, "table", "Runs")["rows"]] == ["new", "old"]
+
+
 # ----------------------------------------------------------------------------------------------------------- a sweep
 
 
@@ -236,6 +252,7 @@ def test_the_summary_is_cell_by_cell_what_the_terminal_prints(tmp_path):
     state = [column["label"] for column in runs["columns"]].index("state")
     assert sorted(row["cells"][state]["t"] for row in runs["rows"]) == ["diverged", *["done"] * 7, "interrupted"]
     assert {run for row in table["rows"] for run in row["runs"]} == set(range(9))
+    assert runs["lines"] == ["optimizer.lr=0.1,seed=1: not finite"]
 
 
 def test_the_mean_is_of_the_finished_seeds_and_the_band_from_the_lowest_to_the_highest(tmp_path):
@@ -487,14 +504,12 @@ def test_examples_are_of_ones_own_run_and_those_that_evaluate_counts(tmp_path, c
 
     record = runner.run([*TINY, "seed=1"], run_dir=tmp_path / "run")
     found = data(tmp_path / "run")
-    examples, mistakes = block(found, "examples"), block(found, "images")
-    counts = examples["matrix"]["counts"]
+    shown, mistakes = block(found, "examples"), block(found, "images")
+    counts = shown["matrix"]["counts"]
     right = sum(counts[at][at] for at in range(len(counts)))
     total = record["examples"]["test"]
     assert sum(map(sum, counts)) == total and right / total == pytest.approx(record["test"]["best"]["accuracy"])
-    assert examples["lines"] == [
-        f"test part, best weights: {right} of {total} examples are right, {total - right} wrong."
-    ]
+    assert shown["lines"] == [f"test part, best weights: {right} of {total} examples are right, {total - right} wrong."]
     first = mistakes["items"][0]
     image = Image.open(io.BytesIO(base64.b64decode(first["src"].partition(",")[2])))
     assert image.format == "PNG" and image.size == (4, 6) and image.mode == "L"
@@ -508,18 +523,22 @@ def test_examples_are_of_ones_own_run_and_those_that_evaluate_counts(tmp_path, c
     evaluate.main(evaluate.parser().parse_args(words))
     said = capsys.readouterr().out
     assert block(data_of(html), "images")["items"] == mistakes["items"] and said.endswith(f"{html}\n")
-    assert f"example {first['example']}: target {first['target']} (p {first['pTarget']})" in said
+    assert f"{first['example']}: target {first['target']} (p {first['pTarget']})" in said
 
     text = json.loads((tmp_path / "run" / "run.json").read_text())
     text["signature"] = "0" * 64  # another's
     (tmp_path / "run" / "run.json").write_text(json.dumps(text))
     (said,) = block(data(tmp_path / "run"), "lines", "Confusion")["lines"]
     assert "was not written by you on this machine" in said
-    assert block(data(tmp_path / "run", "--examples"), "examples") == examples  # asked for, and all of it is admissible
+    assert block(data(tmp_path / "run", "--examples"), "examples") == shown  # asked for, and all of it is admissible
 
 
-def test_where_the_weights_are_damaged_the_page_says_so_and_is_made_all_the_same(tmp_path):
+def test_examples_that_take_too_long_or_have_no_weights_are_a_sentence(tmp_path, monkeypatch):
     runner.run(TINY, run_dir=tmp_path / "run")
+    monkeypatch.setattr(examples, "SECONDS", -1.0)
+    assert "they take longer than" in block(data(tmp_path / "run"), "lines", "Confusion")["lines"][0]
+    assert block(data(tmp_path / "run", "--examples"), "examples")
+    monkeypatch.undo()
     (tmp_path / "run" / "checkpoints" / "best.pt").write_bytes(b"damaged")
     (said,) = block(data(tmp_path / "run"), "lines", "Confusion")["lines"]
     assert said.startswith("Without confusion matrix, accuracy per class and mistakes: ") and "best.pt" in said
@@ -548,3 +567,27 @@ def test_an_image_is_brought_back_to_the_values_that_its_dataset_had():
     assert pixels((image - 0.3) / 0.5, {"mean": [0.3], "std": [0.5]}) == [0, 51, 153, 255]
     assert pixels(image * 7 - 3, {}) == [0, 51, 153, 255]
     assert confusion.png_of(torch.zeros(5, 8, 8), {}) is None and confusion.png_of(torch.zeros(8), {}) is None
+
+
+@pytest.mark.parametrize(("per_example", "noun"), [(1, "examples"), (2, "targets")])
+def test_several_targets_of_an_example_are_counted_as_targets(per_example, noun):
+    import torch
+
+    class Task(torch.nn.Module):
+        def forward(self, batch):
+            targets = batch[1].flatten()
+            return SimpleNamespace(outputs=torch.tensor([[3.0, 1.0, 0.0]]).expand(len(targets), 3), targets=targets)
+
+    targets = torch.tensor([[0, 1], [2, 0]])[:, :per_example]
+    options = SimpleNamespace(channels_last=False, precision=SimpleNamespace(autocast=contextlib.nullcontext()))
+    built = SimpleNamespace(
+        trainer=SimpleNamespace(task=Task(), options=options), device=SimpleNamespace(torch=torch.device("cpu"))
+    )
+    loader = SimpleNamespace(batches=lambda: iter([[torch.zeros(2, 5), targets]]))
+    part = SimpleNamespace(dataset=SimpleNamespace(classes=["a", " "]), indices=[10, 11])
+    found = confusion.confusion(built, loader, part)
+    assert (found.noun, found.names) == (noun, ["a", "' '", "2"])
+    assert [row[0] for row in found.counts] == ([1, 0, 1] if per_example == 1 else [2, 1, 1])
+    assert [one.example for one in found.worst] == ([11] if per_example == 1 else [2, 1])
+    with pytest.raises(InputError, match="below C"):
+        confusion.confusion(built, SimpleNamespace(batches=lambda: iter([[torch.zeros(2, 5), targets - 1]])), part)

@@ -98,7 +98,7 @@ def show_confusion(found: Confusion) -> None:
     say("", f"worst mistakes ({len(found.worst)} of {found.mistakes})")
     for one in found.worst:
         say(
-            f"example {one.example}: target {names[one.target]} (p {one.of_target:.4f}),"
+            f"{found.noun[:-1]} {one.example}: target {names[one.target]} (p {one.of_target:.4f}),"
             f" predicted {names[one.guess]} (p {one.of_guess:.4f})"
         )
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 WORST = 10  # how many of the worst mistakes are shown
 PIXELS = 96  # of an image's longer side on a page, at most
 MOST_CLASSES = 60  # of a matrix on a page; of more the most frequent confusions
-UNUSABLE = "needs scores (N, C) and integer targets (N,)"
+UNUSABLE = "the confusion matrix needs scores (N, C) and integer targets (N,)"
 
 
 class TooLong(Exception):
@@ -27,7 +27,7 @@ class TooLong(Exception):
 
 @dataclass
 class Mistake:
-    example: int  # its index in the dataset
+    example: int  # its index in the dataset, or its number among the part's targets
     target: int
     guess: int
     of_target: float  # the probability of each
@@ -43,6 +43,7 @@ class Confusion:
     counts: list[list[int]]  # rows: target, columns: predicted
     mistakes: int
     worst: list[Mistake] = field(default_factory=list)  # the least probable targets first
+    noun: str = "examples"  # or "targets", of which an example has several
 
     def right_of(self, target: int) -> tuple[int, int]:
         """How many examples of a class were predicted rightly, of how many."""
@@ -70,30 +71,39 @@ def confusion(built: "Built", loader: Any, part: Any, seconds: float = math.inf)
             batch = to_device(batch, built.device.torch, options.channels_last)
             with options.precision.autocast:
                 step = task(batch)
-            if not all(isinstance(each, torch.Tensor) for each in (step.outputs, step.targets)):
-                raise InputError(f"--confusion: {UNUSABLE}")
+            if not isinstance(step.outputs, torch.Tensor) or not isinstance(step.targets, torch.Tensor):
+                raise InputError(f"{UNUSABLE}, which this task has not")
             scores, targets = step.outputs.float().cpu(), step.targets.cpu()
-            is_one_an_example = scores.dim() == 2 and targets.dim() == 1 and len(targets) == length(batch)
-            if not is_one_an_example or targets.is_floating_point() or not hasattr(part, "indices"):
-                raise InputError(f"--confusion: {UNUSABLE}")
-            data = batch[0] if isinstance(batch, (tuple, list)) else None
+            if scores.dim() != 2 or targets.dim() != 1 or targets.is_floating_point() or len(scores) != len(targets):
+                raise InputError(UNUSABLE)
+            if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < scores.shape[1]:
+                raise InputError(f"{UNUSABLE} below C")
             if matrix is None:
                 matrix = torch.zeros(scores.shape[1], scores.shape[1], dtype=torch.int64)
             matrix.index_put_((targets, scores.argmax(dim=1)), torch.tensor(1), accumulate=True)
-            worst = sorted([*worst, *worst_of(scores, targets, data, part, done)], key=lambda one: one.of_target)[
-                :WORST
-            ]
+            # A stream has no indices, and a text a target for each of its tokens: those are known by their own numbers.
+            indices = getattr(part, "indices", None) if length(batch) == len(targets) else None
+            found = worst_of(scores, targets, inputs_of(batch, len(targets)), indices, done)
+            worst = sorted([*worst, *found], key=lambda one: one.of_target)[:WORST]
             done += len(targets)
             if time.monotonic() > until:
                 raise TooLong
     if matrix is None:
-        raise InputError(f"--confusion: {UNUSABLE}; there is no example")
+        raise InputError(f"{UNUSABLE}; there is no example")
     names = [str(name) for name in getattr(part.dataset, "classes", range(len(matrix)))]
+    names = [name if name.strip() else repr(name) for name in names]  # a text's classes are characters
     names += [str(number) for number in range(len(names), len(matrix))]
-    return Confusion(names, matrix.tolist(), int(matrix.sum() - matrix.trace()), worst)
+    noun = "targets" if done > len(getattr(part, "indices", range(done))) else "examples"
+    return Confusion(names, matrix.tolist(), int(matrix.sum() - matrix.trace()), worst, noun)
 
 
-def worst_of(scores: "Tensor", targets: "Tensor", data: Any, part: Any, before: int) -> list[Mistake]:
+def inputs_of(batch: Any, count: int) -> Any:
+    """What a batch gives the model, where it begins with a tensor of so many examples; else None."""
+    first: Any = batch[0] if isinstance(batch, (list, tuple)) and batch else None
+    return first if hasattr(first, "dim") and first.dim() > 0 and len(first) == count else None
+
+
+def worst_of(scores: "Tensor", targets: "Tensor", data: Any, indices: Any, before: int) -> list[Mistake]:
     """The worst mistakes of one batch, whose first example is number `before` of the part."""
     predicted, probabilities = scores.argmax(dim=1), scores.softmax(dim=1)
     of_target = probabilities.gather(1, targets.unsqueeze(1)).squeeze(1)
@@ -101,7 +111,8 @@ def worst_of(scores: "Tensor", targets: "Tensor", data: Any, part: Any, before: 
     found = []
     for at in wrong[of_target[wrong].argsort(stable=True)][:WORST].tolist():
         guess = int(predicted[at])
-        example, image = int(part.indices[before + at]), data[at].cpu() if hasattr(data, "cpu") else None
+        example = before + at if indices is None else int(indices[before + at])
+        image = None if data is None else data[at].cpu()
         chances = float(of_target[at]), float(probabilities[at, guess])
         found.append(Mistake(example, int(targets[at]), guess, *chances, image))
     return found
@@ -118,7 +129,7 @@ def blocks(found: Confusion, what: str, dataset: Mapping[str, Any]) -> list[dict
         dataset: the run's `dataset` config, whose mean and std the images were brought to.
     """
     total, names = sum(map(sum, found.counts)), found.names
-    said = [f"{what}: {total - found.mistakes:,} of {total:,} examples are right, {found.mistakes:,} wrong."]
+    said = [f"{what}: {total - found.mistakes:,} of {total:,} {found.noun} are right, {found.mistakes:,} wrong."]
     shares = [(name, *found.right_of(at)) for at, name in enumerate(names) if sum(found.counts[at])]
     shares.sort(key=lambda one: one[1] / one[2])
     more = f"; the {MOST_CLASSES} worst of {len(shares)}" if len(shares) > MOST_CLASSES else ""
@@ -137,7 +148,7 @@ def blocks(found: Confusion, what: str, dataset: Mapping[str, Any]) -> list[dict
 def images(found: Confusion, dataset: Mapping[str, Any]) -> dict[str, Any]:
     items = [
         {
-            "example": one.example,
+            "example": f"{found.noun[:-1]} {one.example}",
             "target": found.names[one.target],
             "guess": found.names[one.guess],
             "pTarget": f"{one.of_target:.4f}",

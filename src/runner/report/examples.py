@@ -35,7 +35,7 @@ def blocks(run: Run, is_asked: bool | None) -> list[dict[str, Any]]:
     except InputError as error:
         if is_asked:
             raise
-        return [absent(str(error).removeprefix("--confusion: "))]
+        return [absent(str(error))]
     except Exception as error:  # a page of records needs no model: what its code or its data raise is no reason to fail
         if is_asked:
             raise

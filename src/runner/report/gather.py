@@ -8,7 +8,7 @@ from typing import Any
 
 from runner import notices
 from runner.errors import InputError
-from runner.storage import records, shapes
+from runner.storage import labels, records, shapes
 from runner.storage.inside import refuse_links
 from runner.storage.run_dir import OF_SWEEPS, RunDir, is_locked
 from runner.storage.shapes import BadRecord
@@ -65,6 +65,10 @@ def gather(paths: Sequence[Path]) -> Found:
         raise bad[0]
     for why in bad:
         notices.add(f"left out: {why}")
+    if kept := [run for run in runs if not run.record["archived"]]:  # as ls does; of a sweep its summary counts all
+        if len(kept) < len(runs):
+            notices.add(f"archived runs, left out: {len(runs) - len(kept)}")
+        runs = kept
     shared = os.path.commonpath([run.path.absolute().parent for run in runs])
     for run in runs:
         run.name = os.path.relpath(run.path, shared)
@@ -79,6 +83,7 @@ def read_run(path: Path) -> Run:
     run_dir = RunDir(path)
     run_dir.refuse_links()
     record = run_dir.read_run()
+    record |= labels.labelled(record, labels.history(path))
     rows = list(records.epochs(path))
     state = records.state_of(run_dir, record)
     if state == "failed" and record.get("failure") == "diverged":
@@ -96,7 +101,9 @@ def read_sweep(place: Path) -> Found:
         path = place / member.name
         RunDir(path).refuse_links()
         rows = list(records.epochs(path)) if member.record is not None else []
-        run = Run(path, member.name, member.state, member.record or {}, rows, error=member.error)
+        record = dict(member.record or {})
+        record |= labels.labelled(record, labels.history(path))
+        run = Run(path, member.name, member.state, record, rows, error=member.error)
         if member.is_diverged:
             run.state = "diverged"
         runs.append(run)

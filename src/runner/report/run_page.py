@@ -34,6 +34,10 @@ def headline(run: Run) -> Block:
     """The monitored metric and the test's figures, each with its interval where it is a fraction of examples."""
     record = run.record
     items, said = [], []
+    if record["notes"]:
+        said.append(f"Note: {record['notes']}")
+    if record["tags"]:
+        said.append(f"Tags: {', '.join(map(str, record['tags']))}")
     monitor = record["monitor"]
     if record["best_value"] is not None:
         part, _, metric = str(monitor).partition("/")

@@ -9,6 +9,7 @@ from runner.sweep import show
 from runner.sweep.settings import text as value_text
 
 Block = dict[str, Any]
+MOST_ERRORS = 20  # that are said below the table
 IN_COLOUR = 8  # settings that have a colour of their own; the others are grey
 
 
@@ -66,7 +67,7 @@ def of_runs(runs: Sequence[Run], colour: Mapping[int, int]) -> Block:
     columns += [{"label": name, "numeric": True} for name in ("epochs", *(f"best {m}" for m in monitors), "best epoch")]
     columns += [{"label": name, "numeric": True} for name in (*(f"test {t}" for t in tests), "seconds")]
     has_tags = any(run.record.get("tags") for run in runs)
-    columns += [{"label": "tags", "filter": True}] * has_tags + [{"label": "error"}] * any(run.error for run in runs)
+    columns += [{"label": "tags", "filter": True}] * has_tags
     rows = []
     for at, run in enumerate(runs):
         record = run.record
@@ -84,9 +85,11 @@ def of_runs(runs: Sequence[Run], colour: Mapping[int, int]) -> Block:
         seconds = record.get("seconds")
         cells.append({"t": "" if seconds is None else f"{seconds:.1f}", "v": seconds})
         cells += [{"t": ", ".join(map(value_text, record.get("tags") or []))}] * has_tags
-        cells += [{"t": run.error or ""}] * (columns[-1]["label"] == "error")
         rows.append({"cells": cells, "runs": [at], "color": colour.get(at)})
-    return {"kind": "table", "heading": "Runs", "columns": columns, "rows": rows, "search": True, "lines": []}
+    errors = [f"{run.name}: {run.error}" for run in runs if run.error]
+    said = errors[:MOST_ERRORS]
+    said += [f"and {len(errors) - MOST_ERRORS} more with an error"] if len(errors) > MOST_ERRORS else []
+    return {"kind": "table", "heading": "Runs", "columns": columns, "rows": rows, "search": True, "lines": said}
 
 
 def value_cell(word: str) -> Block:

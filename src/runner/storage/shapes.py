@@ -99,13 +99,8 @@ def shapes() -> dict[str, Any]:
     job = {"identity": str, "overrides": words, "settings": dict[str, str], "deaths": (list[facts], [])}
     job |= {"seed": (Any, None), "setting": (facts | None, None), "choices": (dict[str, Any] | None, None)}
     sweep = {"arguments": words, "hydra": (words, []), "config_dir": str | None, "swept": words, "base": facts}
-    sweep |= {
-        "code": (facts | None, None),
-        "working_directory": (str, ""),
-        "command": (words, []),
-        "started": (str, ""),
-    }
-    sweep |= {"own_code": (dict[str, dict[str, str]] | None, None), "jobs": (list[facts], [])}
+    sweep |= {"code": (facts | None, None), "working_directory": (str, ""), "command": (words, [])}
+    sweep |= {"started": (str, ""), "own_code": (dict[str, dict[str, str]] | None, None), "jobs": (list[facts], [])}
     _shapes.update(summed=summed, run=run, whole=whole, never_began=never, job=job, sweep=sweep)
     trial: Any = {"state": str, "value": (number, None), "params": (facts, {})}
     _shapes.update(study={"history": types.GenericAlias(list, trial), "importances": (metrics, {})})

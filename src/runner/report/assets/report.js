@@ -589,10 +589,10 @@
     if (item.src && item.src.startsWith("data:image/png;base64,")) {
       const img = el("img");
       img.src = item.src;
-      img.alt = `example ${item.example}`;
+      img.alt = item.example;
       figure.append(img);
     }
-    figure.append(el("figcaption", "", el("div", "right", `is ${item.target} \u00b7 ${item.pTarget}`), el("div", "wrong", `taken for ${item.guess} \u00b7 ${item.pGuess}`), el("div", "soft", `example ${item.example}`)));
+    figure.append(el("figcaption", "", el("div", "right", `is ${item.target} \u00b7 ${item.pTarget}`), el("div", "wrong", `taken for ${item.guess} \u00b7 ${item.pGuess}`), el("div", "soft", item.example)));
     return figure;
   }
 
@@ -670,8 +670,9 @@
       if (made.length === 0) continue;
       page.append(el("section", "", ...(block.heading ? [el("h2", "", block.heading)] : []), ...made));
     }
-    const hint = el("span", "hint", "In a chart: drag to zoom, double click to go back. ");
-    page.append(el("footer", "", hint, `Written ${data.written.slice(0, 19).replace("T", " ")} by torch-runner${again}.`));
+    const hasCurves = data.blocks.some((block) => block.kind === "charts" && block.charts.some((chart) => chart.kind === "lines"));
+    const hint = el("span", "hint", "In a chart of curves: drag to zoom, double click to go back. ");
+    page.append(el("footer", "", hasCurves ? hint : "", `Written ${data.written.slice(0, 19).replace("T", " ")} by torch-runner${again}.`));
     document.body.append(pill);
     redraw();
   }
