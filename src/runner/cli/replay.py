@@ -9,6 +9,7 @@ from runner.cli import trust
 from runner.cli.verify import differences
 from runner.errors import InputError
 from runner.job import own_code
+from runner.job.saved import check_targets_of
 from runner.printable import say
 from runner.storage import identity, provenance, signature
 from runner.storage.run_dir import RunDir, now
@@ -42,6 +43,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise InputError(f"-o {again.path}: lies in the run's own folder; give another")
     from runner.job.resuming import resume
 
+    check_targets_of(first, record)
     changes = prepare(first, record, again)
     say(*(f"note: {change}: other bits are to be expected" for change in changes))
     if not changes:
