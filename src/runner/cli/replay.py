@@ -12,6 +12,7 @@ from runner.job import own_code
 from runner.job.saved import check_targets_of
 from runner.printable import say
 from runner.storage import identity, provenance, signature
+from runner.storage.files import write_atomically
 from runner.storage.run_dir import RunDir, now
 from runner.tables import table
 
@@ -89,7 +90,7 @@ def prepare(first: RunDir, record: dict[str, Any], again: RunDir) -> list[str]:
     begun["replay_of"] = {"path": str(first.path.absolute()), "id": record.get("id")}
     again.path.mkdir(parents=True)
     if diff:
-        again.git_diff.write_text(diff, encoding="utf-8", errors="surrogateescape")
+        write_atomically(again.git_diff, diff.encode(errors="surrogateescape"))
     foreign = {} if first.is_mine() else {signature.FOREIGN: True}
     again.write_run({**record, **environment, **begun, **foreign})
     return changes
