@@ -19,6 +19,7 @@ from runner.config import admission
 from runner.config.admissible import PLACES
 from runner.config.admission import Policy, Refused, admitted, admitting
 from runner.errors import InputError
+from runner.job import own_code
 from runner.job.instantiate import instantiate, with_partials
 from runner.storage import signature
 from runner.storage.run_dir import RunDir
@@ -632,9 +633,16 @@ def test_a_length_that_is_none_is_one_line(length, made, tmp_path):
 def test_a_strangers_own_modules_are_only_words(own, made, no_owner, tmp_path):
     def change(config, record):
         record.update(own_code=own, working_directory="\0")
+        config["trust"] = 5
         put(config, "model._target_", "x.Net")
 
     folder = edited(made, tmp_path / "run", change)
     for verb in (*every_verb(folder), lambda: verified(folder), lambda: replayed(folder)):
-        with pytest.raises(InputError, match="--trust x"):
+        with pytest.raises(InputError, match="--trust x|trust=5"):
             verb()
+
+
+def test_ones_own_sweep_goes_on_with_the_packages_that_it_trusts():
+    sweep = {"base": {"trust": ["sklearn"]}, "own_code": {}, "working_directory": "."}
+    assert own_code.policy_of(sweep, True).admits("sklearn.base")
+    assert not own_code.policy_of(sweep, False).admits("sklearn.base")

@@ -164,7 +164,8 @@ def is_followed(module: str | None, is_mine: bool) -> bool:
 
 def policy_of(record: Mapping[str, Any], is_mine: bool) -> admission.Policy:
     """What is admitted of this record's targets."""
-    own = [*(record.get("config", {}).get("trust") or []), *_own_of(record)]
+    said = [record.get("config", {}).get("trust"), record.get("base", {}).get("trust")]  # a run's, or a sweep's
+    own = [str(name) for names in said if isinstance(names, list) for name in names] + list(_own_of(record))
     folder = Path(str(record["working_directory"])) if is_mine else Path()  # a stranger's says nothing here
     return admission.of_record(is_mine, own, folder.resolve())
 
