@@ -13,14 +13,14 @@ from runner.cli import check, prune
 from runner.config import admission
 from runner.errors import InputError
 from runner.job.logs import RunLog
-from runner.storage import lock
+from runner.storage import lock, shapes, signature
 from runner.storage.files import write_atomically
 from runner.storage.inside import unlink_in
 from runner.storage.rows import Rows
 from runner.storage.run_dir import RunDir
 from runner.sweep import plan, sampler_state, search
 from runner.sweep.multirun import check_words
-from runner.sweep.run import locked
+from runner.sweep.run import is_strangers, locked
 from test_hostile import watched
 
 optuna = pytest.importorskip("optuna", reason="the optional extra [optuna]")
@@ -247,3 +247,17 @@ def test_prune_deletes_what_is_ours_by_its_name(tmp_path):
         (run_dir.checkpoints / name).write_text("")
     (run_dir.checkpoints / "epoch_0002.pt").mkdir()
     assert sorted(file.name for file in prune.superfluous(run_dir)) == sorted(ours)
+
+
+def test_a_strangers_sweep_that_goes_on_stays_a_strangers(tmp_path):
+    record = tmp_path / "sweep.json"
+    strict = admission.Policy((), downloads=False)
+    with admission.admitting(strict):
+        assert not is_strangers(record), "there is none yet"
+        shapes.write(record, {"arguments": []})
+        assert shapes.is_mine(record) and not is_strangers(record)
+        record.write_text("{}")
+        assert is_strangers(record)
+        shapes.write(record, {"arguments": [], signature.FOREIGN: True})
+    assert not shapes.is_mine(record)
+    assert not is_strangers(record), "a command of one's own"
