@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import shutil
 import stat
 import subprocess
@@ -13,11 +14,12 @@ import pytest
 
 import runner
 from conftest import CONF
-from runner.cli import evaluate, prune, resume, verify
+from runner.cli import evaluate, prune, replay, resume, verify
 from runner.config import admission
 from runner.config.admissible import PLACES
 from runner.config.admission import Policy, Refused, admitted, admitting
 from runner.errors import InputError
+from runner.job import own_code
 from runner.job.instantiate import instantiate, with_partials
 from runner.storage import signature
 from runner.storage.run_dir import RunDir
@@ -208,6 +210,10 @@ def every_verb(folder: Path):
     yield lambda: resume.main(resume.parser().parse_args([str(folder), "trainer.epochs=3"]))
 
 
+def replayed(folder: Path):
+    replay.main(replay.parser().parse_args([str(folder)]))
+
+
 def verified(folder: Path):
     verify.main(verify.parser().parse_args([str(folder), "--kills", "0"]))
 
@@ -249,7 +255,7 @@ def evil(tmp_path):
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_a_strangers_targets_are_refused_by_every_verb(name, made, evil, capsys):
+def test_a_strangers_targets_are_refused_by_every_verb(name, made, evil, no_owner, capsys):
     key, value = ATTACKS[name]
 
     def change(config, record):
@@ -259,8 +265,8 @@ def test_a_strangers_targets_are_refused_by_every_verb(name, made, evil, capsys)
         record["config"]["trust"] = config["trust"] = ["evil_beside", "os", "torch"]
 
     folder = edited(made, evil / "run", change)
-    verbs = [*every_verb(folder), *([lambda: verified(folder)] if name in ("collect_env", "module") else [])]
-    for verb in verbs:
+    opens = [*every_verb(folder), lambda: verified(folder), lambda: replayed(folder)]
+    for verb in opens[0 if key.startswith("model") else 1 :]:  # load_model makes nothing but the model
         with pytest.raises(InputError) as refused:
             verb()
         assert "\n" not in str(refused.value)
@@ -316,7 +322,7 @@ def test_a_run_with_own_code_opens_for_its_user_and_tells_others_what_to_type(cl
     assert again("--trust-all", home=tmp_path / "another").returncode == 0
 
 
-def test_the_environment_stays_where_it_is(made, tmp_path, monkeypatch, capsys):
+def test_the_environment_stays_where_it_is(made, no_owner, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("A_SECRET", "hunter2")
     folder = edited(made, tmp_path / "run", lambda config, record: config.update(notes="${oc.env:A_SECRET}"))
     with pytest.raises(InputError, match="notes"):
@@ -326,7 +332,7 @@ def test_the_environment_stays_where_it_is(made, tmp_path, monkeypatch, capsys):
     )
 
 
-def test_a_strangers_dataset_is_not_downloaded(made, tmp_path):
+def test_a_strangers_dataset_is_not_downloaded(made, no_owner, tmp_path):
     def change(config, record):
         config["dataset"]["train"] = {"_target_": "torchvision.datasets.MNIST", "root": "there", "download": True}
 
@@ -353,7 +359,7 @@ def test_what_leads_out_of_a_folder_is_not_followed(name, kind, made, tmp_path, 
         found.symlink_to(outside if name in ("checkpoints", ".hydra") else outside / "target")
     else:
         os.mkfifo(found)
-    for verb in every_verb(folder):
+    for verb in (*every_verb(folder), lambda: verified(folder), lambda: replayed(folder)):
         with pytest.raises(InputError, match="is a link|no regular file|not a regular file|must be a folder"):
             verb()
     assert prune.main(prune.parser().parse_args([str(folder.parent)])) in (0, 1)
@@ -601,14 +607,42 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_a_strangers_text_is_no_more_than_a_config(name, made, tmp_path, monkeypatch, capsys):
+def test_a_strangers_text_is_no_more_than_a_config(name, made, no_owner, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("A_SECRET", "hunter2")
     folder = tmp_path / "run"
     shutil.copytree(made, folder)
     record = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({**record, "config_yaml": TEXTS[name]}))
-    for verb in every_verb(folder):
+    for verb in (*every_verb(folder), lambda: verified(folder), lambda: replayed(folder)):
         with pytest.raises(InputError) as refused:
             verb()
         assert "\n" not in str(refused.value) and "hunter2" not in str(refused.value)
+    assert not (tmp_path / "run-replay").exists()
     assert not Path("PWNED").exists() and not (tmp_path / "PWNED").exists()
+
+
+@pytest.mark.parametrize("length", [None, {}, "x", 10**30, -1, {"batch": "x"}, {"batch": 1e400}])
+def test_a_length_that_is_none_is_one_line(length, made, tmp_path):
+    folder = edited(made, tmp_path / "run", lambda config, record: config["derived"].update(run_length=length))
+    record = RunDir(folder).read_run()
+    with pytest.raises(InputError, match=r"derived\.run_length\.batch"):
+        verify.train_again(record, False, RunDir(tmp_path / "again"), 0, random.Random(1))
+
+
+@pytest.mark.parametrize("own", [{"x": {}}, {"x": {"file": "/dev/zero", "sha256": "0"}}, {"x": {"file": "\0"}}])
+def test_a_strangers_own_modules_are_only_words(own, made, no_owner, tmp_path):
+    def change(config, record):
+        record.update(own_code=own, working_directory="\0")
+        config["trust"] = 5
+        put(config, "model._target_", "x.Net")
+
+    folder = edited(made, tmp_path / "run", change)
+    for verb in (*every_verb(folder), lambda: verified(folder), lambda: replayed(folder)):
+        with pytest.raises(InputError, match="--trust x|trust=5"):
+            verb()
+
+
+def test_ones_own_sweep_goes_on_with_the_packages_that_it_trusts():
+    sweep = {"base": {"trust": ["sklearn"]}, "own_code": {}, "working_directory": "."}
+    assert own_code.policy_of(sweep, True).admits("sklearn.base")
+    assert not own_code.policy_of(sweep, False).admits("sklearn.base")

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 import runner
-from runner.cli import check, evaluate, report, resume
+from runner.cli import check, evaluate, replay, report, resume, verify
 from runner.errors import InputError
-from test_admission import HARM, IN_THE_CONFIG, WORDS
+from test_admission import ASIDE_TEXT, HARM, IN_THE_CONFIG, WORDS
 
 # What Python tells an audit hook that would be harm: processes, code, and files that are written or removed.
 EVENTS = {"os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.remove", "os.rename", "shutil.rmtree"}
@@ -65,17 +65,19 @@ def verbs(folder: Path):
     yield "evaluate", lambda: evaluate.main(evaluate.parser().parse_args([str(folder), "--confusion"]))
     yield "report", lambda: report.main(report.parser().parse_args([str(folder), "--examples"]))
     yield "resume", lambda: resume.main(resume.parser().parse_args([str(folder), "trainer.epochs=3"]))
+    yield "verify", lambda: verify.main(verify.parser().parse_args([str(folder)]))
+    yield "replay", lambda: replay.main(replay.parser().parse_args([str(folder)]))
     yield "check", lambda: check.main(check.parser().parse_args([str(folder)]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", IN_THE_CONFIG)
-def test_no_suspect_target_does_harm_through_any_verb(place, tmp_path, capsys):
+def test_no_suspect_target_does_harm_through_any_verb(place, tmp_path, no_owner, capsys):
     folder = tmp_path / "run"
     runner.run(WORDS, run_dir=folder)
     record, wrong = json.loads((folder / "run.json").read_text()), []
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    for target in HARM:
+    for target in [*HARM, *ASIDE_TEXT.split()]:
         config = yaml.safe_load(record["config_yaml"])
         put(config, place, {"_target_": target, "file": "PWNED", "command": "touch PWNED", "f": "PWNED", "args": "x"})
         text = {**record, "config": config, "config_yaml": yaml.safe_dump(config)}
@@ -93,6 +95,7 @@ def test_no_suspect_target_does_harm_through_any_verb(place, tmp_path, capsys):
                 wrong.append((target, name, refused, inside))
     capsys.readouterr()
     assert not wrong
+    assert not folder.with_name("run-replay").exists()
     changed = [path for path, content in before.items() if path.name != "run.json" and path.read_bytes() != content]
     assert {path.name for path in changed} <= {"runner.log"}
     shutil.rmtree(folder)

@@ -9,12 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner.cli import check
+from runner.cli import check, prune
 from runner.config import admission
 from runner.errors import InputError
+from runner.job.logs import RunLog
+from runner.storage import lock, shapes, signature
+from runner.storage.files import write_atomically
+from runner.storage.inside import unlink_in
+from runner.storage.rows import Rows
+from runner.storage.run_dir import RunDir
 from runner.sweep import plan, sampler_state, search
 from runner.sweep.multirun import check_words
-from runner.sweep.run import locked
+from runner.sweep.run import is_strangers, locked
 from test_hostile import watched
 
 optuna = pytest.importorskip("optuna", reason="the optional extra [optuna]")
@@ -211,3 +217,47 @@ def test_a_worker_has_the_policy_of_a_strangers_sweep():
         assert admission.policy() == strict and admission.granted() == (frozenset({"mine"}), False)
     with admission.admitting(admission.Policy((Path("/"),))):
         assert admission.carried() == admission.NOTHING, "one's own sweep: each job says what it trusts"
+
+
+def test_what_has_become_a_link_since_it_was_looked_at_is_not_written_to(tmp_path):
+    outside, folder = tmp_path / "outside", tmp_path / "run"
+    outside.mkdir(), folder.mkdir()
+    (outside / "best.pt").write_text("precious")
+    for name in ("metrics.jsonl", "runner.log", "run.lock"):
+        (folder / name).symlink_to(outside / "best.pt")
+    (folder / "checkpoints").symlink_to(outside)
+    for write in (
+        lambda: Rows(folder / "metrics.jsonl", "epoch").append({"epoch": 1}),
+        lambda: RunLog(folder / "runner.log"),
+        lambda: lock.take(folder / "run.lock", "mine"),
+        lambda: unlink_in(folder / "checkpoints", "best.pt"),
+    ):
+        with pytest.raises(OSError):
+            write()
+    write_atomically(folder / "metrics.jsonl", b"{}\n")
+    assert not (folder / "metrics.jsonl").is_symlink() and (outside / "best.pt").read_text() == "precious"
+    assert not lock.is_taken(folder / "run.lock")
+
+
+def test_prune_deletes_what_is_ours_by_its_name(tmp_path):
+    run_dir = RunDir(tmp_path)
+    run_dir.checkpoints.mkdir()
+    ours = ["epoch_0001.pt", "last-1.pt", "last.pt.tmp", "previous.pt.tmp", "last.pt.set-aside-12"]
+    for name in (*ours, "notes.pt", "last.pt.bak", "x.ptx", "epoch_1.pt.zip", "model.pt", "best.pt~"):
+        (run_dir.checkpoints / name).write_text("")
+    (run_dir.checkpoints / "epoch_0002.pt").mkdir()
+    assert sorted(file.name for file in prune.superfluous(run_dir)) == sorted(ours)
+
+
+def test_a_strangers_sweep_that_goes_on_stays_a_strangers(tmp_path):
+    record = tmp_path / "sweep.json"
+    strict = admission.Policy((), downloads=False)
+    with admission.admitting(strict):
+        assert not is_strangers(record), "there is none yet"
+        shapes.write(record, {"arguments": []})
+        assert shapes.is_mine(record) and not is_strangers(record)
+        record.write_text("{}")
+        assert is_strangers(record)
+        shapes.write(record, {"arguments": [], signature.FOREIGN: True})
+    assert not shapes.is_mine(record)
+    assert not is_strangers(record), "a command of one's own"

@@ -142,3 +142,36 @@ def test_a_configs_dump_is_the_same_through_our_door_and_hydras(capsys):
     parser = overrides.parser()
     assert overrides.main(["--cfg", "job", "seed=3"], parser) == 0
     assert OmegaConf.create(capsys.readouterr().out) == OmegaConf.create(OmegaConf.to_yaml(cfg))
+
+
+def test_yaml_is_read_by_libyaml_with_the_same_values():
+    import importlib.util
+
+    import yaml
+    from omegaconf import _utils
+
+    spec = importlib.util.find_spec("omegaconf._utils")
+    plain = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(plain)
+    loaders = (_utils.get_yaml_loader(), plain.get_yaml_loader())
+    assert hydra_adapter.__name__ in loaders[0].__module__
+    texts = [path.read_text() for path in Path(conf_dir()).rglob("*.yaml")]
+    texts += [
+        "a: 1e-3",
+        "a: 1_000",
+        "a: .inf",
+        "a: 010",
+        "a: 1:30",
+        "a: yes",
+        "a: &x [1]\nb: *x",
+        "",
+        "5",
+        "a: 2020-01-01",
+    ]
+    for text in texts:
+        one, two = (yaml.load(text, Loader=loader) for loader in loaders)
+        assert repr(one) == repr(two), text
+    for text in ("a: 1\na: 2\n", "a: [", "a: !!python/name:os.system ''", "x: y: z"):
+        for loader in loaders:
+            with pytest.raises(yaml.YAMLError):
+                yaml.load(text, Loader=loader)

@@ -1,13 +1,18 @@
 """`runner prune DIR`: deletes all but the best checkpoint of finished runs, and says what it freed."""
 
 import argparse
+import re
 from pathlib import Path
 
 from runner.errors import InputError
 from runner.printable import say
 from runner.progress import shown
 from runner.storage import records
+from runner.storage.inside import unlink_in
 from runner.storage.run_dir import RunDir, is_locked
+
+# What checkpoints are called, with what a killed write and a resume have left of them; other files are not ours.
+OURS = re.compile(r"(best|last(-\d+)?|epoch_\d+|previous)\.pt(\.tmp|\.set-aside-\d+)?")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,15 +47,15 @@ def main(arguments: argparse.Namespace) -> int:
             count += 1
             say(f"{'would delete' if arguments.dry_run else 'deleted'} {file}")
             if not arguments.dry_run:
-                file.unlink()
+                unlink_in(run_dir.checkpoints, file.name)
     say(f"{count} files, {freed / 1e6:.1f} MB {'would be ' if arguments.dry_run else ''}freed")
     return 0
 
 
 def superfluous(run_dir: RunDir) -> list[Path]:
-    files = sorted(run_dir.checkpoints.glob("*.pt*"))
+    files = sorted(file for file in run_dir.checkpoints.glob("*.pt*") if OURS.fullmatch(file.name) and file.is_file())
     kept = next((name for name in ("best.pt", "last.pt") if (run_dir.checkpoints / name).exists()), None)
-    others = [file for file in files if file.name != kept and file.name not in ("model_state_dict.pt", "model.pt")]
+    others = [file for file in files if file.name != kept]
     if kept is None or not others:
         return others
     from runner.storage.checkpoint import Damaged

@@ -9,8 +9,10 @@ from runner.cli import trust
 from runner.cli.verify import differences
 from runner.errors import InputError
 from runner.job import own_code
+from runner.job.saved import check_targets_of
 from runner.printable import say
 from runner.storage import identity, provenance, signature
+from runner.storage.files import write_atomically
 from runner.storage.run_dir import RunDir, now
 from runner.tables import table
 
@@ -42,6 +44,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise InputError(f"-o {again.path}: lies in the run's own folder; give another")
     from runner.job.resuming import resume
 
+    check_targets_of(first, record)
     changes = prepare(first, record, again)
     say(*(f"note: {change}: other bits are to be expected" for change in changes))
     if not changes:
@@ -87,7 +90,7 @@ def prepare(first: RunDir, record: dict[str, Any], again: RunDir) -> list[str]:
     begun["replay_of"] = {"path": str(first.path.absolute()), "id": record.get("id")}
     again.path.mkdir(parents=True)
     if diff:
-        again.git_diff.write_text(diff, encoding="utf-8", errors="surrogateescape")
+        write_atomically(again.git_diff, diff.encode(errors="surrogateescape"))
     foreign = {} if first.is_mine() else {signature.FOREIGN: True}
     again.write_run({**record, **environment, **begun, **foreign})
     return changes

@@ -15,9 +15,11 @@ from runner.cli import trust
 from runner.config import admission
 from runner.errors import InputError
 from runner.job import own_code
+from runner.job.saved import check_targets_of
 from runner.printable import say
 from runner.progress import bar
 from runner.storage import provenance, signature
+from runner.storage.records import flatten
 from runner.storage.rows import timeless
 from runner.storage.run_dir import RunDir
 
@@ -63,11 +65,13 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: argparse.Namespace) -> int:
     trust.grant(arguments)
     run_dir, kills = RunDir(arguments.run_dir), arguments.kills
+    run_dir.refuse_links()
     record = run_dir.read_run(is_to_be_opened=True)
     if kills < 0:
         raise InputError(f"--kills {kills}: must not be negative")
     if record["state"] != "done":
         raise InputError(f"{run_dir.path}: is {record['state']}; only a finished run can be verified")
+    check_targets_of(run_dir, record)
     for change in [*provenance.environment_changes(record, provenance.environment()), *own_code.changed(record)]:
         say(f"note: {change}: other bits are to be expected")
     with tempfile.TemporaryDirectory(prefix="runner-verify-") as folder:
@@ -88,7 +92,9 @@ def train_again(record: dict[str, Any], is_mine: bool, again: RunDir, kills: int
     fresh = {"state": "running", "epochs_done": 0, "resumed": [], "best_epoch": None, "best_value": None, "test": {}}
     foreign = {} if is_mine else {signature.FOREIGN: True}  # the copy is as much the user's own as the run is
     again.write_run({**record, **fresh, **foreign})
-    total = record["config"]["derived"]["run_length"]["batch"]
+    total = flatten(record["config"]).get("derived.run_length.batch")
+    if not isinstance(total, int) or not 0 <= total < 2**53:
+        raise InputError(f"derived.run_length.batch={total}: this run does not say how many batches it had")
     steps = [*sorted(rng.sample(range(1, total + 1), min(kills, total))), 0]
     packages, everything = admission.granted()
     for step in steps:

@@ -147,7 +147,8 @@ def of_config(cfg: Any) -> Iterator[None]:
         InputError: `trust` is no list of names.
     """
     packages = cfg.get("trust") or []
-    if isinstance(packages, str) or not all(isinstance(name, str) and name for name in packages):
+    is_list = isinstance(packages, list) or OmegaConf.is_list(packages)
+    if not is_list or not all(isinstance(name, str) and name for name in packages):
         raise InputError(f"trust={packages}: must be a list of packages' names, as trust=[timm]")
     with admitting(_policy.get() or trusting(list(packages))):
         yield

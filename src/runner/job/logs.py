@@ -7,10 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from runner.printable import hide, printable, printable_lines, say
+from runner.storage.inside import unfollowed
 from runner.train.events import EpochEnd, Progress
 
 log = logging.getLogger("runner")
@@ -92,6 +94,9 @@ class RunLog(logging.FileHandler):
     """runner.log. A disk that is full is an error of the run, once; logging would print it and go on."""
 
     is_broken = False
+
+    def _open(self) -> TextIOWrapper:
+        return open(self.baseFilename, "a", encoding=self.encoding, errors=self.errors, opener=unfollowed)
 
     def emit(self, record: logging.LogRecord) -> None:
         if not self.is_broken:

@@ -116,7 +116,7 @@ def changed(record: Mapping[str, Any]) -> list[str]:
     """The own files of a run that are not any more what they were, in words; none for a run that did not keep them."""
     words = []
     for name, entry in _own_of(record).items():
-        path, before = Path(entry["file"]), entry.get("sha256")
+        path, before = Path(entry.get("file", "")), entry.get("sha256")
         if before and path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest()[:16] != before:
             words.append(f"{path} has changed since ({name})")
     return words
@@ -164,8 +164,10 @@ def is_followed(module: str | None, is_mine: bool) -> bool:
 
 def policy_of(record: Mapping[str, Any], is_mine: bool) -> admission.Policy:
     """What is admitted of this record's targets."""
-    own = [*(record.get("config", {}).get("trust") or []), *_own_of(record)]
-    return admission.of_record(is_mine, own, Path(str(record["working_directory"])).resolve())
+    said = [record.get("config", {}).get("trust"), record.get("base", {}).get("trust")]  # a run's, or a sweep's
+    own = [str(name) for names in said if isinstance(names, list) for name in names] + list(_own_of(record))
+    folder = Path(str(record["working_directory"])) if is_mine else Path()  # a stranger's says nothing here
+    return admission.of_record(is_mine, own, folder.resolve())
 
 
 @contextmanager
@@ -212,7 +214,7 @@ def _own_of(record: Mapping[str, Any]) -> Own:
 
 def _place_of(name: str, entry: Mapping[str, str]) -> Path:
     """The recorded file; where it is gone, the same file under the folder in which the command was started."""
-    path = Path(entry["file"])
+    path = Path(entry.get("file", ""))
     if path.is_file():
         return path.resolve()
     other = file_of(Path.cwd(), name)

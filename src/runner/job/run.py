@@ -124,7 +124,7 @@ def prepare(
     if record["chosen_on"] == "test":
         log.warning("no validation part (dataset.val_size is 0): the best epoch is chosen on the test set")
     if resumed is None and diff:
-        run_dir.git_diff.write_text(diff, encoding="utf-8", errors="surrogateescape")
+        write_atomically(run_dir.git_diff, diff.encode(errors="surrogateescape"))
     trainer.state.owner = identity.owner(record["id"], built.config)
     trainer.checkpoints.open(run_dir.checkpoints)
     if screen.live is not None:

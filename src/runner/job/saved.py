@@ -100,6 +100,20 @@ def keep_placement(config: "DictConfig", record: dict[str, Any]) -> None:
         config.dataloader.placement = record["placement"]
 
 
+def check_targets_of(run_dir: RunDir, record: dict[str, Any]) -> None:
+    """Refuses what a record's config may not make, before anything is written or started for it.
+
+    Raises:
+        InputError: names the target, or what of the config cannot be read.
+    """
+    from runner.config.checks import check_targets
+
+    whole_config(run_dir, record)
+    is_mine = run_dir.is_mine()
+    with as_it_was_started(record, is_mine):
+        check_targets(saved_config(record, is_mine), is_new=False)
+
+
 def rebuilt(saved: Saved) -> "Built":
     """The run's objects, made again from its resolved config, with the checkpoint's weights."""
     from runner.job.build import build

@@ -214,7 +214,8 @@ class Checkpoints:
         """Takes a run's directory, and removes what a killed write left there."""
         make_directory(directory)
         for leftover in directory.glob(f"*{TEMPORARY}"):
-            leftover.unlink()
+            if not leftover.is_dir():
+                leftover.unlink()
         self.directory = directory
 
     def path(self, name: str) -> Path:

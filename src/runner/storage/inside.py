@@ -36,6 +36,20 @@ def refuse_link(folder: Path, of: str) -> None:
         raise InputError(f"{folder}: is a link, which might lead out of the {of}'s folder; it is not followed")
 
 
+def unfollowed(path: str, flags: int) -> int:
+    """open()'s opener for what is written: refused (ELOOP) where the file has become a link since it was looked at."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+
+def unlink_in(folder: Path, name: str) -> None:
+    """Deletes a file of a folder, which must be no link at this very moment."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.unlink(name, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def entries(folder: Path, names: tuple[str, ...]) -> Iterator[Path]:
     for name in names:
         path = folder / name

@@ -30,7 +30,7 @@ def _try(descriptor: int) -> None:
 
 
 def _whole(path: Path) -> Path:
-    return Path(os.path.realpath(path))  # resolve() raises on a loop of links
+    return Path(os.path.realpath(path.parent), path.name)  # a lock that is a link is not followed
 
 
 def take(path: Path, text: str) -> None:
@@ -43,7 +43,7 @@ def take(path: Path, text: str) -> None:
     path = _whole(path)
     if path in _held:
         raise Busy("this process")
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         _try(descriptor)
     except OSError as error:
@@ -77,7 +77,7 @@ def is_taken(path: Path) -> bool:
     if is_mine(path):
         return True
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     except PermissionError:
         return _is_taken_by_another_user(path)
     except OSError:
@@ -96,7 +96,7 @@ def _is_taken_by_another_user(path: Path) -> bool:
     if not hasattr(fcntl, "F_OFD_GETLK"):
         return False
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:
         return False
     try:

@@ -10,6 +10,7 @@ from typing import Any
 from runner.errors import InputError
 from runner.storage import shapes
 from runner.storage.files import fsync_directory, read_regular, write_atomically
+from runner.storage.inside import unfollowed
 
 
 def strict_json(value: Any) -> Any:
@@ -44,7 +45,7 @@ class Rows:
 
     def append(self, row: Mapping[str, Any], durable: bool = True) -> None:
         """Adds a row; durable: it outlives a power cut once this returns."""
-        with open(self.path, "ab") as file:
+        with open(self.path, "ab", opener=unfollowed) as file:
             file.write(line_of(row))
             file.flush()
             if durable:

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from runner.config import admission
 from runner.errors import InputError, Interrupted
 from runner.job import own_code
 from runner.printable import say
 from runner.processes import stop_signals
-from runner.storage import provenance, records
+from runner.storage import provenance, records, shapes, signature
 from runner.storage.run_dir import RunDir, now, resume_command
 from runner.storage.shapes import BadRecord
 from runner.sweep import plan, show, summary
@@ -87,7 +88,16 @@ def sweep_facts(
         "swept": list(swept),
         "base": dict(base),
         "code": code,
+        **({signature.FOREIGN: True} if is_strangers(Path(sweeper.config.hydra.sweep.dir, "sweep.json")) else {}),
     }
+
+
+def is_strangers(record: Path) -> bool:
+    """Whether this is a stranger's sweep that goes on, which stays a stranger's; a command of one's own makes it one's
+    own.
+    """
+    is_resumed = not admission.policy().downloads or admission.granted()[1]
+    return is_resumed and record.exists() and not shapes.is_mine(record)
 
 
 def user_config_dir(master: Any) -> str | None:
