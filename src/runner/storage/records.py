@@ -95,7 +95,7 @@ def read(path: Path, with_config: bool = True) -> Row:
     """
     folder = str(path)
     try:
-        record = shapes.read(Path(folder, "run.json"), "listed")
+        record = shapes.read(f"{folder}{os.sep}run.json", "listed")
     except FileNotFoundError as error:
         raise no_run(path) from error
     said = labels.labelled(record, labels.history(folder))

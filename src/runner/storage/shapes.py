@@ -24,7 +24,7 @@ LARGEST = sys.float_info.max
 BITS = bytes.maketrans(b"01", b" \t")
 _shapes: dict[str, Any] = {}
 OF_RUNS = ("run", "whole", "summed", "listed")
-_fits: dict[str, dict[str, Check]] = {}
+_fits: dict[str, list[tuple[str, Check, Any, Any]]] = {}
 LISTED = (  # what a listing reads of a run; the rest may be damaged
     *("state", "name", "tags", "notes", "started", "error", "command", "overrides", "threads", "epochs", "epochs_done"),
     *("choices", "monitor", "mode", "modes", "best_epoch", "best_value", "best", "last", "test", "seconds"),
@@ -110,7 +110,7 @@ def shapes() -> dict[str, Any]:
     return _shapes
 
 
-def read(path: Path, name: str) -> dict[str, Any]:
+def read(path: Path | str, name: str) -> dict[str, Any]:
     """The record in a file, in the named shape: "run", "whole" (a run to be opened again), "summed" (what a
     summary needs of one), "job", "sweep" or "study".
 
@@ -148,7 +148,7 @@ def is_mine(path: Path) -> bool:
         return False
 
 
-def parsed(path: Path, content: bytes) -> Any:
+def parsed(path: Path | str, content: bytes) -> Any:
     """What the bytes of a JSON file hold."""
     try:
         return json.loads(content.decode())
@@ -158,25 +158,24 @@ def parsed(path: Path, content: bytes) -> Any:
         raise BadRecord(f"{path}: cannot be read ({error})") from error
 
 
-def checked(path: Path, record: dict[str, Any], name: str) -> dict[str, Any]:
+def checked(path: Path | str, record: dict[str, Any], name: str) -> dict[str, Any]:
     """The record with the defaults of its shape.
 
     Raises:
         BadRecord: names the key that is missing or of a wrong kind.
     """
-    shape = shapes()[name]
     if name not in _fits:
-        _fits[name] = {key: check_of(field(kind)[0]) for key, kind in shape.items()}
-    whole = dict(record)
-    for key, fits in _fits[name].items():
-        hint, default = field(shape[key])
-        if key not in record:
-            if default is ...:
-                raise BadRecord(f"{path}: missing required field `{key}`")
-            if default is not UNSET:
-                whole[key] = default.copy() if isinstance(default, (dict, list)) else default
-        elif not fits(record[key]):
-            raise BadRecord(f"{path}: `{key}` is {shown(record[key])}: must be {in_words(hint)}")
+        fields = {key: field(kind) for key, kind in shapes()[name].items()}
+        _fits[name] = [(key, check_of(hint), hint, default) for key, (hint, default) in fields.items()]
+    whole = record.copy()
+    for key, fits, hint, default in _fits[name]:
+        if key in record:
+            if not fits(record[key]):
+                raise BadRecord(f"{path}: `{key}` is {shown(record[key])}: must be {in_words(hint)}")
+        elif default is ...:
+            raise BadRecord(f"{path}: missing required field `{key}`")
+        elif default is not UNSET:
+            whole[key] = default.copy() if isinstance(default, (dict, list)) else default
     if name in (*OF_RUNS, "never_began"):
         check_finite(path, whole)
     return whole
