@@ -15,7 +15,7 @@ from test_records import run_in
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 NOBODY = """
-import os, sys
+import hashlib, hmac, os, sys
 from pathlib import Path
 from runner import notices
 from runner.errors import InputError

@@ -128,7 +128,7 @@ CASES: list[tuple[list[str], list[str]]] = [
         ["LBFGS", "closure"],
     ),
     (["~loss"], ["loss", "missing"]),
-    (["model=null"], ["model=null", "group", "choices: mlp"]),
+    (["model=null"], ["model=null", "group", "choices: autoencoder, gpt, mlp"]),
     (["~scheduler._target_"], ["scheduler._target_", "must be given"]),
     (["model_weights=5"], ["model_weights=5", "must be text"]),
     (["device.threads=abc"], ["device.threads=abc"]),

@@ -194,7 +194,8 @@ def test_a_run_without_a_readable_plan_is_its_jobs_again(tmp_path):
     (broken / "job.json").write_text("{")
     notices.take()
     assert broken.name not in plan.known_jobs(tmp_path)
-    assert notices.take() == [f"{broken / 'job.json'}: cannot be read (Input data was truncated)"]
+    (line,) = notices.take()
+    assert line.startswith(f"{broken / 'job.json'}: cannot be read (")
     four = job(4)
     plan.place_jobs([four], tmp_path)
     assert four.folder == broken  # neither of its records can be read: said when it is to run

@@ -213,7 +213,7 @@ def refuse_no_choice(overrides: Sequence[str]) -> None:
         found = ", ".join(sorted(path.stem for path in Path(conf_dir(), group).glob("*.yaml")))
         if choice in ("null", "[]", "", "''", '""') and group != "listeners":
             raise InputError(f"{word}: a run needs the group {group}; choices: {found}")
-        if re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|\{.*\}", choice, re.IGNORECASE):
+        if re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false", choice, re.IGNORECASE):
             raise InputError(f"{word}: must be the name of a choice; choices: {found}")
 
 
