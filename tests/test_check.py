@@ -82,3 +82,12 @@ def test_a_package_that_is_trusted_on_the_command_line_is_admitted(capsys):
     code, said = checked(capsys, *words, "--trust", "sklearn")
     assert code == 2 and all(row["admitted"] for row in said["targets"]), "admitted, and no metric"
     admission.grant()
+
+
+def test_each_key_and_target_has_a_line_of_its_own(capsys):
+    code, said = checked(capsys, *WORDS)
+    assert code == 0 and check.main(check.parser().parse_args(WORDS)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert not any("\\n" in line for line in lines)
+    firsts = [line.split()[0] for line in lines if line]
+    assert set(said["keys"]) <= set(firsts) and firsts.count("yes") == len(said["targets"])

@@ -189,7 +189,7 @@ def test_a_job_extended_outside_the_plan_is_a_setting_of_its_own(folder):
     assert {name: row["n"] for name, row in rows.items()} == {"trainer.epochs=2": 2, "trainer.epochs=8": 1}
     text = folder.lines()
     assert "long: run outside its plan (trainer.epochs 2 -> 8): a setting of its own" in text
-    assert "not compared with each other: they differ in trainer.epochs (2, 8)" in text
+    assert f"not compared with each other: they differ in trainer.epochs (2, 8)" in text
     assert folder.sum_up()["paired"] is None and "first minus second" not in text
 
 
@@ -276,16 +276,17 @@ def test_what_is_not_alike_has_tables_of_its_own(other, why, folder):
     assert "2 tables, not compared with each other" in text and why in text and "first minus" not in text
 
 
-def test_losses_of_two_kinds_are_not_compared(folder):
+@pytest.mark.parametrize("group", ["loss", "task"])
+def test_losses_of_two_kinds_are_not_compared(group, folder):
     for seed in (1, 2):
         folder.job(seed, 0.5, name=f"a{seed}", monitor="val/loss", mode="min")
         folder.job(seed, 0.6, name=f"b{seed}", monitor="val/loss", mode="min")
         path = folder.place / f"b{seed}" / "run.json"
         record = json.loads(path.read_text())
         for key in ("config", "config_source"):
-            record[key]["loss"]["_target_"] = "mine.Focal"
+            record[key].setdefault(group, {})["_target_"] = "mine.Own"
         path.write_text(json.dumps(record))
-    assert "not compared with each other: they differ in loss._target_" in folder.lines()
+    assert f"not compared with each other: they differ in {group}._target_" in folder.lines()
 
 
 def test_a_setting_that_has_not_begun_stands_in_the_table_it_belongs_to(folder):

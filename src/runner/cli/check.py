@@ -95,10 +95,10 @@ def lines(said: dict[str, Any]) -> list[str]:
         who = "written by you on this machine" if said["written by you"] else "not written by you on this machine"
         text += [f"this record was {who}", ""]
     rows = [["yes" if r["admitted"] else "NO", r["place"], r["target"], r["why"]] for r in said["targets"]]
-    text += [table(["may be made", "place", "target", "why"], rows), ""]
+    text += [*table(["may be made", "place", "target", "why"], rows).splitlines(), ""]
     if "keys" in said:
         rows = [[key, json.dumps(k["value"], default=str), k["from"]] for key, k in said["keys"].items()]
-        text += [table(["key", "value", "from"], rows), ""]
+        text += [*table(["key", "value", "from"], rows).splitlines(), ""]
     for name, value in said.get("parts", {}).items():
         shown = "; ".join(value) or "none" if isinstance(value, list) and name == "likely mistakes" else value
         if isinstance(shown, dict):

@@ -11,6 +11,7 @@ from typing import Any
 
 from runner.progress import bar
 from runner.sweep import statistics
+from runner.sweep.plan import LATER
 from runner.sweep.settings import Member, Setting, settings, text
 
 # Of the dataset's keys those that choose no examples: they may differ inside a table.
@@ -77,6 +78,8 @@ def like(setting: Setting) -> dict[str, Any]:
     metric = monitor.rpartition("/")[2]
     measured = "loss." if metric == "loss" else f"metrics.{metric}."
     kind = {key: config.get(key) for key in ("trainer.limit_batches", "trainer.dry_run", "trainer.epochs")}
+    if metric == "loss":  # what it is of an evaluation is for the task to say
+        kind["task._target_"] = config.get("task._target_", LATER["task._target_"])
     for key, value in config.items():
         is_data = key.startswith("dataset.") and not any(part.startswith(SAME_EXAMPLES) for part in key.split(".")[1:])
         if is_data or key.startswith(measured):
@@ -91,7 +94,7 @@ def like(setting: Setting) -> dict[str, Any]:
 def apart(tables: Sequence[tuple[Mapping[str, Any], Sequence[Setting]]]) -> list[str]:
     """In what the tables differ, each with its values; a group by its choice, where each table has one of its own."""
     found = [{**kind, **named(group)} for kind, group in tables]
-    whole = [g for g in ("dataset", "loss", "metrics") if len({text(kind.get(g)) for kind in found}) > 1]
+    whole = [g for g in ("dataset", "loss", "task", "metrics") if len({text(kind.get(g)) for kind in found}) > 1]
     shown = []
     for key in dict.fromkeys(key for kind in found for key in kind):
         values = dict.fromkeys(text(kind[key]) for kind in found if key in kind)
@@ -102,7 +105,7 @@ def apart(tables: Sequence[tuple[Mapping[str, Any], Sequence[Setting]]]) -> list
 
 def named(group: Sequence[Setting]) -> dict[str, str]:
     """The choices of the groups that decide what is measured, where all of a table's settings share them."""
-    names = ("dataset", "loss", "metrics")
+    names = ("dataset", "loss", "task", "metrics")
     choices = [setting.members[0].choices for setting in group]
     return {name: choices[0][name] for name in names if name in choices[0] and len({c.get(name) for c in choices}) == 1}
 
