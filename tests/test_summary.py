@@ -189,7 +189,7 @@ def test_a_job_extended_outside_the_plan_is_a_setting_of_its_own(folder):
     assert {name: row["n"] for name, row in rows.items()} == {"trainer.epochs=2": 2, "trainer.epochs=8": 1}
     text = folder.lines()
     assert "long: run outside its plan (trainer.epochs 2 -> 8): a setting of its own" in text
-    assert f"not compared with each other: they differ in trainer.epochs (2, 8)" in text
+    assert "not compared with each other: they differ in trainer.epochs (2, 8)" in text
     assert folder.sum_up()["paired"] is None and "first minus second" not in text
 
 
