@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 
+from runner import notices
 from runner.config import admission
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -76,6 +77,7 @@ def cli(tmp_path):
 def own_folder(tmp_path, monkeypatch):
     """Each test runs in a folder of its own; torch's settings are put back and the folder's modules are forgotten."""
     monkeypatch.chdir(tmp_path)
+    notices.take()  # what an earlier test left unsaid
     threads = torch.get_num_threads()
     yield
     for name, module in list(sys.modules.items()):

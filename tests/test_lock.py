@@ -107,11 +107,11 @@ def test_a_new_owner_writes_over_a_longer_name_and_the_file_is_for_others_to_rea
     path.write_text("a much longer owner\n")
     lock.take(path, "me\n")
     assert path.read_text() == "me\n" and lock.is_mine(path) and lock.is_taken(path)
-    (tmp_path / "link").symlink_to(path)
-    assert lock.is_mine(tmp_path / "link")
+    (tmp_path / "folder").symlink_to(tmp_path)  # the same file by another way
+    assert lock.is_mine(tmp_path / "folder" / "run.lock")
     with pytest.raises(lock.Busy, match="^this process$"):
-        lock.take(tmp_path / "link", "again\n")
-    lock.give_back(tmp_path / "link")
+        lock.take(tmp_path / "folder" / "run.lock", "again\n")
+    lock.give_back(tmp_path / "folder" / "run.lock")
     assert not lock.is_mine(path) and not lock.is_taken(path)
     old = os.umask(0)
     lock.take(tmp_path / "new", "me\n")

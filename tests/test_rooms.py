@@ -32,8 +32,10 @@ ROOMS = {
     "data": "errors seeding",
     "parts": "errors seeding",
     "tasks": "errors losses",
+    "tracking": "errors",
     # the rooms
-    "config": "errors models losses schedulers metrics augment data tasks values",  # most by name: what a target may be
+    # most by name: what a target may be
+    "config": "errors models losses schedulers metrics augment data tasks tracking values",
     "storage": "errors notices printable progress values",
     "batches": "errors processes torch_adapter values seeding augment parts",
     "train": "errors processes torch_adapter seeding metrics tasks storage batches",

@@ -101,6 +101,7 @@ LOSSES = (
         lambda found: LOSS_FUNCTIONS.fullmatch(getattr(found, "__name__", "")) is not None,
     ),
 )
+TRACKERS = (Rule("a tracker of runner.tracking", ("runner.tracking",), inspect.isclass),)
 TASKS = (Rule("a task of runner.tasks", ("runner.tasks",), a("torch.nn.Module")),)
 METRICS = (
     Rule("a metric of runner.metrics", ("runner.metrics",), inspect.isclass),
@@ -135,6 +136,7 @@ PLACES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
     ("loss.**", LOSSES),
     ("task.**", TASKS),
     ("listeners.*", ()),
+    ("tracking.*", TRACKERS),
     ("metrics.*.**", METRICS),
     ("dataset.train", PARTS),
     ("dataset.val", PARTS),

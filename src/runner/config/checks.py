@@ -17,7 +17,7 @@ from runner.values import fits, hints_of, in_words, shown
 
 ROOT_KEYS = (
     *GROUPS,
-    "listeners",
+    *("listeners", "tracking"),
     *("seed", "deterministic", "quiet", "name", "tags", "notes", "trust"),
     *("model_weights", "init_from", "strict", "derived", "sweep"),
 )
@@ -29,7 +29,8 @@ TRAINER_KEYS = (
     *("epochs", "monitor", "mode", "log_every", "limit_batches", "dry_run"),
     *("grad_clip", "grad_clip_by", "accumulate", "channels_last", "compile"),
 )
-LATER = {"task": {"_target_": "runner.tasks.Supervised"}, "listeners": {}}  # a config of before says nothing of them
+# A config of before says nothing of them.
+LATER = {"task": {"_target_": "runner.tasks.Supervised"}, "listeners": {}, "tracking": {}}
 SPECIAL = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 SCHEDULE_KEYS = ("interval", "monitor")  # ours; a scheduler's constructor gets them only if it takes them
 

@@ -208,10 +208,10 @@ def refuse_no_choice(overrides: Sequence[str]) -> None:
     """Refuses GROUP=null and GROUP=[], and what is no name: Hydra's answers name no group."""
     for word in overrides:
         group, _, choice = word.partition("=")
-        if group not in (*GROUPS, "listeners") or group == "trainer":
+        if group not in (*GROUPS, "listeners", "tracking") or group == "trainer":
             continue
         found = ", ".join(sorted(path.stem for path in Path(conf_dir(), group).glob("*.yaml")))
-        if choice in ("null", "[]", "", "''", '""') and group != "listeners":
+        if choice in ("null", "[]", "", "''", '""') and group not in ("listeners", "tracking"):
             raise InputError(f"{word}: a run needs the group {group}; choices: {found}")
         if re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false", choice, re.IGNORECASE):
             raise InputError(f"{word}: must be the name of a choice; choices: {found}")

@@ -1,4 +1,4 @@
-"""The `listeners` group: objects of anybody's that are told what happens in a run, and cannot steer it.
+"""The groups `listeners` and `tracking`: objects of anybody's that are told what happens in a run, and cannot steer it.
 
 Contract: a listener has any of the methods of METHODS. It gets copies; what it draws from the global generators is put
 back; what it raises is one warning, after which it is told nothing more, and the run goes on.
@@ -82,7 +82,7 @@ class Listening:
 
     def drop(self, name: str, method: str, reason: str) -> None:
         del self.listeners[name]
-        log.warning("listeners.%s: %s() failed, it is told nothing more (%s); the run goes on", name, method, reason)
+        log.warning("%s: %s() failed, it is told nothing more (%s); the run goes on", name, method, reason)
 
     def begin(self, built: "Built", record: Mapping[str, Any], path: Any, is_resumed: bool) -> None:
         if not self.listeners:
@@ -104,26 +104,30 @@ class Listening:
 
 
 def make_listeners(cfg: "DictConfig", device: torch.device) -> Listening:
-    """The group's objects.
+    """The objects of the groups listeners and tracking.
 
     Raises:
         InputError: one that cannot be made, or has no method of METHODS.
     """
-    node = {} if is_unheard or "listeners" not in cfg else containers(cfg, "listeners") or {}
-    if isinstance(node, list):
-        node = {str(index): each for index, each in enumerate(node)}
-    if not isinstance(node, dict):
-        raise InputError(f"listeners={node}: must be {{name: {{_target_: your.Listener}}}} or a list of such targets")
     made = {}
-    for name, each in node.items():
-        if each is None:
-            continue
-        if not isinstance(each, dict) or "_target_" not in each:
-            raise InputError(f"listeners.{name}={each}: must be {{_target_: your.Listener}}")
-        made[name] = instantiate(each, f"listeners.{name}")
-        if not any(callable(getattr(made[name], method, None)) for method in METHODS):
-            raise InputError(
-                f"listeners.{name}: {each['_target_']} has none of the methods that are told;"
-                f" choices: {', '.join(METHODS)}"
-            )
+    for group in ("listeners", "tracking"):
+        node = {} if is_unheard or group not in cfg else containers(cfg, group) or {}
+        if isinstance(node, list):
+            node = {str(index): each for index, each in enumerate(node)}
+        if not isinstance(node, dict):
+            raise InputError(f"{group}={node}: must be {{name: {{_target_: your.Listener}}}} or a list of such targets")
+        for name, each in node.items():
+            if each is not None:
+                made[f"{group}.{name}"] = make_listener(f"{group}.{name}", each)
     return Listening(made, device)
+
+
+def make_listener(key: str, node: Any) -> Any:
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise InputError(f"{key}={node}: must be {{_target_: your.Listener}}")
+    made = instantiate(node, key)
+    if not any(callable(getattr(made, method, None)) for method in METHODS):
+        raise InputError(
+            f"{key}: {node['_target_']} has none of the methods that are told; choices: {', '.join(METHODS)}"
+        )
+    return made

@@ -11,7 +11,8 @@ from runner.storage.rows import strict_json
 
 # What cannot change what has been trained already. trainer.epochs has rules of its own.
 FREE = (
-    *("device.", "checkpoint.", "quiet", "name", "tags", "notes", "trust", "listeners", "trainer.log_every"),
+    *("device.", "checkpoint.", "quiet", "name", "tags", "notes", "trust", "listeners", "tracking"),
+    "trainer.log_every",
     *("dataloader.placement", "dataloader.memory_limit", "dataloader.num_workers", "dataloader.pin_memory"),
     *("dataloader.persistent_workers", "dataloader.prefetch_factor"),
 )

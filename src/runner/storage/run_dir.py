@@ -34,13 +34,14 @@ OURS = (
     "steps.jsonl",
     "run.json",
     "sample.txt",
+    "tensorboard",
     LABELS,
 )
 OF_SWEEPS = (
     *("job.json", "sweep.json", "summary.csv", "summary_long.csv", "summary.json", "study.journal", "study.json"),
     ".submitit",
 )
-FOLDERS = (".hydra", "checkpoints", ".submitit")
+FOLDERS = (".hydra", "checkpoints", ".submitit", "tensorboard")
 _leases: dict[Path, Lease] = {}  # that this process holds, by file
 os.register_at_fork(after_in_child=_leases.clear)
 

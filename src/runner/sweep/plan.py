@@ -28,7 +28,7 @@ from runner.storage.run_dir import RunDir
 log = logging.getLogger("runner")
 
 NO_RESULT = (
-    *("sweep.", "derived.", "checkpoint.", "listeners", "name", "tags", "notes", "trust", "quiet"),
+    *("sweep.", "derived.", "checkpoint.", "listeners", "tracking", "name", "tags", "notes", "trust", "quiet"),
     *("dataloader.placement", "dataloader.memory_limit", "dataloader.num_workers", "dataloader.pin_memory"),
     *("dataloader.persistent_workers", "dataloader.prefetch_factor", "trainer.log_every"),
 )
