@@ -216,6 +216,7 @@ def test_an_output_folder_without_permission_is_named(cli):
     assert done.returncode == 2 and "locked/run: cannot be written" in done.stderr
 
 
+@pytest.mark.slow
 def test_compile_without_a_compiler_is_refused_before_anything_is_made(cli):
     done = cli("trainer.compile=true", CXX="absent-compiler")
     assert done.returncode == 2, done.stderr
@@ -223,6 +224,7 @@ def test_compile_without_a_compiler_is_refused_before_anything_is_made(cli):
     assert not list(cli.cwd.rglob("run.json"))
 
 
+@pytest.mark.slow
 def test_no_network_while_downloading_names_the_folder(cli):
     done = cli(
         "dataset=mnist",

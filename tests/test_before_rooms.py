@@ -96,6 +96,7 @@ def test_a_run_of_then_verifies(cli, before, is_same_machine):
     assert "equal in every bit" in shown.stdout
 
 
+@pytest.mark.slow
 def test_a_sweep_of_then_goes_on_with_its_own_jobs(cli, before, is_same_machine):
     untouched = {path: path.read_bytes() for path in (before / "sweep").glob("*seed=1/checkpoints/*.pt")}
     done = cli("resume", str(before / "sweep"))

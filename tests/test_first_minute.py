@@ -31,6 +31,7 @@ class Failing(torch.nn.Linear):
 """
 
 
+@pytest.mark.slow
 def test_the_default_run_says_nothing_on_stderr_and_ends_with_its_folder(cli):
     done = cli(*SMALL)
     assert (done.returncode, done.stderr) == (0, "")
@@ -86,7 +87,7 @@ def ends_and_leaves_nobody(cli, words, ending):
     assert not family(child.pid)
 
 
-@pytest.mark.parametrize("ending", ["done", "SIGTERM"])
+@pytest.mark.parametrize("ending", [pytest.param("done", marks=pytest.mark.slow), "SIGTERM"])
 def test_a_run_with_persistent_workers_ends(cli, ending):
     ends_and_leaves_nobody(cli, [*SMALL, *WORKERS[3]], ending)
 
@@ -108,7 +109,9 @@ def test_a_sweep_with_any_workers_ends(cli, workers, ending):
         assert states == ["done", "done"]
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
+@pytest.mark.parametrize(
+    "closed", [*(pytest.param(one, marks=pytest.mark.slow) for one in (">&-", "2>&-")), ">&- 2>&- <&-"]
+)
 def test_a_run_needs_no_stream(cli, closed):
     """Its numbers are taken all the same: nothing that is printed may end up in a file of the run's."""
     words = f"{sys.executable} -m runner trainer.dry_run=true hydra.run.dir=run {closed}"

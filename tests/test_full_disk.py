@@ -75,7 +75,14 @@ def whole(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("last.pt", 3), ("best.pt", 2), ("metrics.jsonl", 3), ("run.json", 3), ("steps.jsonl", 5), ("runner.log", 10)],
+    [
+        *(("last.pt", 3), ("metrics.jsonl", 3)),
+        *(
+            pytest.param(*given, marks=pytest.mark.slow)
+            for given in (("best.pt", 2), ("run.json", 3), ("steps.jsonl", 5))
+        ),
+        pytest.param("runner.log", 10, marks=pytest.mark.slow),
+    ],
 )
 def test_no_room_for_one_kind_of_file(whole, tmp_path, name, count):
     (tmp_path / "inject.py").write_text(INJECT)

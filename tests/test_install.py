@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_a_wheel_runs_in_an_empty_folder(tmp_path):
     pytest.importorskip("hatchling", reason="the build backend, in the extra [test]")
     build = "from hatchling.build import build_wheel; import sys; print(build_wheel(sys.argv[1]))"

@@ -146,6 +146,7 @@ def test_the_default_run_imports_neither_torchvision_nor_sklearn(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_quiet_shows_only_the_result(cli):
     loud, quiet = cli(*SMALL, "trainer.dry_run=true"), cli(*SMALL, "trainer.dry_run=true", "--quiet")
     assert "parameters" in loud.stdout and "val/accuracy" in loud.stdout
@@ -190,6 +191,7 @@ def test_the_tutorials_other_two_ways_of_saving(tmp_path):
         assert torch.equal(weights[key], tensor) and torch.equal(whole.state_dict()[key], tensor)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_given_weights_and_reports_what_does_not_fit(cli):
     runner.run([*SMALL], run_dir="first")
     weights = "model_weights=first/checkpoints/last.pt"
@@ -220,7 +222,13 @@ def test_a_diverging_run_fails_with_exit_1_and_says_where(cli):
     assert not list((cli.cwd / "run" / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [
+        (signal.SIGTERM, 143),
+        *(pytest.param(*given, marks=pytest.mark.slow) for given in ((signal.SIGINT, 130), (signal.SIGUSR1, 138))),
+    ],
+)
 def test_a_signal_saves_and_says_so(cli, signum, code):
     process = cli.start("device.threads=1", "trainer.epochs=500", "hydra.run.dir=run")
     rows = cli.cwd / "run" / "metrics.jsonl"
@@ -257,6 +265,7 @@ def test_deterministic_switches_torchs_algorithms(tmp_path):
         seen.clear()
 
 
+@pytest.mark.slow
 def test_augmented_runs_are_equal_with_any_number_of_workers(tmp_path):
     augment = "dataset.augment=[{_target_: runner.augment.RandomAffine, degrees: 10.0},"
     augment += "{_target_: torchvision.transforms.RandomErasing}]"
@@ -269,6 +278,7 @@ def test_augmented_runs_are_equal_with_any_number_of_workers(tmp_path):
             assert torch.equal(tensor, state["model_state_dict"][key]), key
 
 
+@pytest.mark.slow
 def test_git_commit_and_diff_are_kept(cli):
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
     (cli.cwd / "mine.py").write_text("x = 1\n")
@@ -289,6 +299,7 @@ def test_hydras_own_sweep_gives_each_job_a_run_directory(cli):
     assert [(r["state"], r["seed"]) for r in records] == [("done", 0), ("done", 1)]
 
 
+@pytest.mark.slow
 def test_user_modules_in_the_working_directory_are_found_by_the_console_script(cli):
     (cli.cwd / "mine.py").write_text(
         "import torch\ndef make(): return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))\n"

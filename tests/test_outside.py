@@ -92,6 +92,7 @@ def test_a_dataset_model_loss_and_experiment_of_the_users_own_work(project):
     assert again.stdout.splitlines()[0] == f"test/loss: {record['test']['best']['loss']!r}"
 
 
+@pytest.mark.slow
 def test_a_users_file_of_the_same_name_wins_and_the_log_says_so(project):
     done = project("--config-dir", "myconf", "experiment=stripes", "device.threads=1", "hydra.run.dir=run")
     assert "myconf/scheduler/step.yaml is used in place of the packaged file" in done.stdout

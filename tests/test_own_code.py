@@ -73,6 +73,7 @@ def test_evaluate_from_another_projects_folder_runs_the_runs_own_code(runs, cli)
     assert shown.stdout.splitlines() == [f"test/{k}: {v!r}" for k, v in record["test"]["best"].items()], shown.stderr
 
 
+@pytest.mark.slow
 def test_two_models_of_one_name_open_in_one_process_and_nothing_stays_behind(runs, monkeypatch):
     before = set(sys.modules)
     one = runner.load_model(runs / "A" / "run")
@@ -160,6 +161,7 @@ def test_another_torch_or_machine_is_said_and_kept_and_never_overwrites_the_begi
     assert "torch: 1.0 ->" in changes and "python: 3.0 ->" in changes and "machine: abacus ->" in changes
 
 
+@pytest.mark.slow
 def test_a_run_whose_own_file_is_gone_takes_the_same_file_and_no_other(runs, cli, monkeypatch):
     (runs / "B").rename(runs / "moved")
     cli.cwd = runs / "moved"

@@ -495,6 +495,7 @@ class Half(torch.nn.Sequential):
 """
 
 
+@pytest.mark.slow
 def test_a_real_sweep_in_which_settings_diverge_says_so_everywhere(cli):
     (cli.cwd / "half.py").write_text(HALF)
     words = ["model._target_=half.Half", "+model.fail=false,true", "seed=1,2", "sweep.name=half", *SHORT]

@@ -92,6 +92,7 @@ class Faulty(torch.nn.Sequential):
 """
 
 
+@pytest.mark.slow
 def test_failures_are_listed_with_exit_codes_and_logs_and_the_others_finish(cli):
     (cli.cwd / "faulty.py").write_text(FAULTY)
     words = [*WORDS, "model._target_=faulty.Faulty", "+model.kind=0,1,2,3,4,5,6,7", "sweep.name=faulty"]
@@ -115,6 +116,7 @@ def test_failures_are_listed_with_exit_codes_and_logs_and_the_others_finish(cli)
     assert (place / "model.kind=1" / "runner.log").read_text().count("this job raises") > 1
 
 
+@pytest.mark.slow
 def test_a_stopped_sweep_saves_and_continues(cli):
     words = ["-m", "seed=1,2,3", "sweep.name=stopped", *[w for w in WORDS if "epochs" not in w], "trainer.epochs=400"]
     process = cli.start(*words)

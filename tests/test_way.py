@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 import runner
 import runner.models
 
@@ -50,6 +52,7 @@ def test_between_two_forwards_there_are_few_calls_in_few_files():
         assert frames == ("Supervised.forward", "train_step", "Trainer.train_epoch")
 
 
+@pytest.mark.slow
 def test_what_is_switched_on_adds_only_its_own():
     off = ways()[0][0]
     added = set(ways("trainer.grad_clip=1.0")[0][0]) - set(off)
