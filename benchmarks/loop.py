@@ -71,7 +71,7 @@ def timed(words: list[str], folder: Path, by_hand: bool) -> float:
 
     def task(cfg: Any, run_dir: Any, notes: list[str]) -> float:
         with open_logs(run_dir.log, False) as screen:
-            built, record = prepare(cfg, run_dir, screen, StopRequest(), None)
+            built, record, _ = prepare(cfg, run_dir, screen, StopRequest(), None)
             began = time.perf_counter()
             if by_hand:
                 hand_epoch(built)

@@ -52,7 +52,7 @@ MUTATIONS = {
     ">= for best": (TRAINER, "value > best if", "value >= best if", HERE),
     "<= for best": (TRAINER, "else value < best", "else value <= best", HERE),
     "the loss's state is not loaded": (
-        "train/task.py",
+        "train/weights.py",
         '    for owner in ("model", "criterion"):\n        if isinstance(module := getattr(task, owner, None), nn.Module) and',
         '    for owner in ("model",):\n        if isinstance(module := getattr(task, owner, None), nn.Module) and',
         HERE,
