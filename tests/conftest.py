@@ -27,6 +27,21 @@ CONF = Path(__file__).parents[1] / "conf"
 IDX_NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
+LONG = (
+    "test_search",
+    "test_mutations",
+    "test_sweep",
+    "test_hostile",
+    "test_ray",
+    "test_engines",
+)  # when slow tests run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no worker is left with one of them at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 class Cli:
     """`python -m runner ...` in a folder of its own."""
 
