@@ -59,12 +59,10 @@ class Precision:
             self.scaler.unscale_(optimizer)
 
     def step(self, optimizer: Optimizer) -> None:
-        """A step of the scaled gradients; leaves it out where they overflowed."""
-        if self.scaler is None:
-            optimizer.step()
-        else:
-            self.scaler.step(optimizer)
-            self.scaler.update()
+        """Of fp16: a step of the scaled gradients, left out where they overflowed."""
+        assert self.scaler is not None
+        self.scaler.step(optimizer)
+        self.scaler.update()
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self.scaler is None else self.scaler.state_dict()
