@@ -20,6 +20,14 @@ class Parser(argparse.ArgumentParser):
         return super().parse_args(words, namespace)
 
 
+def parser_of(verb: str, description: str) -> Parser:
+    """The parser of a verb that changes the labels of the runs at a path."""
+    kept = " What is changed, and when, is kept in the run's labels.jsonl; run.json stays as it is."
+    made = Parser(prog=f"runner {verb}", description=description + kept)
+    made.add_argument("path", type=Path, metavar="PATH", help="a run's folder, or a folder of runs")
+    return made
+
+
 def runs_at(path: Path) -> list[tuple[RunDir, dict[str, Any]]]:
     """The run in a folder, or all below it, each with its record.
 

@@ -1,18 +1,12 @@
 """`runner note PATH TEXT`: what a person has to say of a run, also when it has begun or is finished."""
 
 import argparse
-from pathlib import Path
 
-from runner.cli.labelling import Parser, add_to, runs_at
+from runner.cli.labelling import add_to, parser_of, runs_at
 
 
 def parser() -> argparse.ArgumentParser:
-    made = Parser(
-        prog="runner note",
-        description="Sets the note of a run, or of all runs below a folder; an empty TEXT takes it away. What is"
-        " changed, and when, is kept in the run's labels.jsonl; run.json stays as it is.",
-    )
-    made.add_argument("path", type=Path, metavar="PATH", help="a run's folder, or a folder of runs")
+    made = parser_of("note", "Sets the note of a run, or of all runs below a folder; an empty TEXT takes it away.")
     made.add_argument("text", nargs="+", metavar="TEXT", help="the note; it takes the place of the one before")
     return made
 

@@ -1,20 +1,14 @@
 """`runner tag PATH +TAG -TAG`: gives runs tags and takes them away, also when they have begun or are finished."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from runner.cli.labelling import Parser, add_to, runs_at
+from runner.cli.labelling import add_to, parser_of, runs_at
 from runner.errors import InputError
 
 
 def parser() -> argparse.ArgumentParser:
-    made = Parser(
-        prog="runner tag",
-        description="Changes the tags of a run, or of all runs below a folder: TAG or +TAG adds, -TAG removes. What is"
-        " changed, and when, is kept in the run's labels.jsonl; run.json stays as it is.",
-    )
-    made.add_argument("path", type=Path, metavar="PATH", help="a run's folder, or a folder of runs")
+    made = parser_of("tag", "Changes the tags of a run, or of all runs below a folder: TAG or +TAG adds, -TAG removes.")
     made.add_argument("tags", nargs="+", metavar="TAG", help="adds it; -TAG: removes it")
     return made
 
