@@ -48,7 +48,7 @@ class Cli:
     def __init__(self, cwd: Path) -> None:
         self.cwd = cwd
 
-    def __call__(self, *words: str, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *words: str, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "runner", *words],
             cwd=self.cwd,
@@ -75,7 +75,7 @@ def trusted(tmp_path, monkeypatch):
     monkeypatch.setattr(admission, "beside", lambda: (tmp_path.resolve(), Path(__file__).resolve().parent))
 
 
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
+def until(condition: Callable[[], object], seconds: float = 240) -> None:
     """Waits for a condition, and fails where it does not come: a loop that only ends tests nothing."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -166,7 +166,7 @@ def test_ctrl_c_lets_rays_jobs_save(cli):
     for seed in (1, 2):
         wait_for_rows(place / f"seed={seed}" / "steps.jsonl", 10)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM, output
     for seed in (1, 2):
         assert json.loads((place / f"seed={seed}" / "run.json").read_text())["state"] == "interrupted"

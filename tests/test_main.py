@@ -234,7 +234,7 @@ def test_a_signal_saves_and_says_so(cli, signum, code):
     rows = cli.cwd / "run" / "metrics.jsonl"
     until(rows.exists)
     process.send_signal(signum)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == code, output
     record = json.loads((cli.cwd / "run" / "run.json").read_text())
     assert record["state"] == "interrupted"

@@ -226,9 +226,9 @@ def test_many_labels_take_no_longer_than_few():
     """A loop over labels takes 40,000 passes for one of each, and 10 for ten."""
     seconds = []
     for targets in (torch.arange(40_000) % 10, torch.arange(40_000)):
-        began = time.perf_counter()
+        began = time.process_time()
         hold_out(Part(Labelled(targets), torch.arange(40_000)), 0.1, "val")
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.process_time() - began)
     assert seconds[1] < 100 * seconds[0]
 
 

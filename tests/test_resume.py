@@ -255,7 +255,7 @@ def test_a_signal_at_any_time_stops_saves_and_continues_exactly(cli, monkeypatch
     until(lambda: len(children_of(process.pid)) == count)  # between two epochs there are none
     workers = children_of(process.pid)
     (os.killpg if to_group else os.kill)(process.pid, signum)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == code, output
     assert "stopped by SIGTERM" in output and "python -m runner resume run" in output
     assert json.loads(started.read_text())["state"] == "interrupted"
