@@ -79,8 +79,9 @@ class Lines(threading.Thread):
         self.child, self.tell, self.count, self.last = child, tell, 0, ""
 
     def run(self):
-        for self.last in self.child.stdout:
-            self.tell(self.last)
+        for line in self.child.stdout:
+            self.last = line
+            self.tell(line)
             self.count += 1
 
 
