@@ -42,11 +42,17 @@ def run(folder: Path, root: Path, words: list[str]) -> tuple[Done, dict]:
 def overhead(folder: Path, root: Path, rounds: int) -> str:
     rows = []
     plain = [*DENSE, "optimizer.fused=false"]
-    for name, words, factor in (
+    cases = [
         ("`net`, batch 64, 200 batches", loop.NET, 3),
         ("dense network, batch 128", plain, 7),
         ("dense network, fused Adam", DENSE, 7),
-    ):
+    ]
+    for tracker in ("tensorboard", "mlflow"):
+        if importlib.util.find_spec(tracker) is None:
+            print(f"without the package {tracker}: left out", flush=True)
+        else:
+            cases.append((f"dense network, batch 128, `tracking={tracker}`", [*plain, f"tracking={tracker}"], 7))
+    for name, words, factor in cases:
         data = [f"dataset.root={root}", "dataset.download=false"]
         by_hand, ours, fastest = loop.ratio([*words, *data], rounds * factor)
         rows.append(

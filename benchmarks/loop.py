@@ -71,12 +71,14 @@ def timed(words: list[str], folder: Path, by_hand: bool) -> float:
 
     def task(cfg: Any, run_dir: Any, notes: list[str]) -> float:
         with open_logs(run_dir.log, False) as screen:
-            built, record, _ = prepare(cfg, run_dir, screen, StopRequest(), None)
+            built, record, listening = prepare(cfg, run_dir, screen, StopRequest(), None)
+            if not by_hand:
+                listening.begin(record, run_dir, built.trainer.progress, is_resumed=False)
             began = time.perf_counter()
             if by_hand:
                 hand_epoch(built)
             else:
-                with outcome(run_dir, record, built):
+                with listening.until(record), outcome(run_dir, record, built):
                     run_dir.write_run(record)
                     built.trainer.fit()
             return time.perf_counter() - began

@@ -21,7 +21,9 @@ from generated_runs import HOSTILE, config_of, rows_of, write_big_sweep, write_r
 from runner import notices
 from runner.cli import evaluate, report
 from runner.errors import InputError
-from runner.report import confusion, curves, examples, keys
+from runner.job.confusion import Confusion, confusion
+from runner.report import curves, examples, keys
+from runner.report.confusion import MOST_CLASSES, blocks, png_of
 from runner.report.page import page
 from runner.storage import labels, shapes
 from runner.storage.run_dir import RunDir
@@ -547,10 +549,10 @@ def test_examples_that_take_too_long_or_have_no_weights_are_a_sentence(tmp_path,
 
 
 def test_of_many_classes_the_most_frequent_confusions_are_said():
-    count = confusion.MOST_CLASSES + 1
+    count = MOST_CLASSES + 1
     counts = [[5 if row == column else 0 for column in range(count)] for row in range(count)]
     counts[3][4] = 2
-    (block,) = confusion.blocks(confusion.Confusion([f"c{i}" for i in range(count)], counts, 2), "test", {})
+    (block,) = blocks(Confusion([f"c{i}" for i in range(count)], counts, 2), "test", {})
     assert "matrix" not in block and block["pairs"]["bars"] == [["c3, taken for c4", 2, "2"]]
     assert block["classes"]["bars"][0] == ["c3", 5 / 7, "0.7143  (5 of 7)"]
 
@@ -560,13 +562,13 @@ def test_an_image_is_brought_back_to_the_values_that_its_dataset_had():
     from PIL import Image
 
     def pixels(data, dataset):
-        text = confusion.png_of(data, dataset)
+        text = png_of(data, dataset)
         return list(Image.open(io.BytesIO(base64.b64decode(text.partition(",")[2]))).tobytes())
 
     image = torch.tensor([[[0.0, 0.2], [0.6, 1.0]]])
     assert pixels((image - 0.3) / 0.5, {"mean": [0.3], "std": [0.5]}) == [0, 51, 153, 255]
     assert pixels(image * 7 - 3, {}) == [0, 51, 153, 255]
-    assert confusion.png_of(torch.zeros(5, 8, 8), {}) is None and confusion.png_of(torch.zeros(8), {}) is None
+    assert png_of(torch.zeros(5, 8, 8), {}) is None and png_of(torch.zeros(8), {}) is None
 
 
 @pytest.mark.parametrize(("per_example", "noun"), [(1, "examples"), (2, "targets")])
@@ -585,9 +587,9 @@ def test_several_targets_of_an_example_are_counted_as_targets(per_example, noun)
     )
     loader = SimpleNamespace(batches=lambda: iter([[torch.zeros(2, 5), targets]]))
     part = SimpleNamespace(dataset=SimpleNamespace(classes=["a", " "]), indices=[10, 11])
-    found = confusion.confusion(built, loader, part)
+    found = confusion(built, loader, part)
     assert (found.noun, found.names) == (noun, ["a", "' '", "2"])
     assert [row[0] for row in found.counts] == ([1, 0, 1] if per_example == 1 else [2, 1, 1])
     assert [one.example for one in found.worst] == ([11] if per_example == 1 else [2, 1])
     with pytest.raises(InputError, match="below C"):
-        confusion.confusion(built, SimpleNamespace(batches=lambda: iter([[torch.zeros(2, 5), targets - 1]])), part)
+        confusion(built, SimpleNamespace(batches=lambda: iter([[torch.zeros(2, 5), targets - 1]])), part)

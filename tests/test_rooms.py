@@ -42,7 +42,7 @@ ROOMS = {
     "job": "errors processes torch_adapter seeding device values models losses schedulers metrics parts tasks"
     " printable progress config storage batches train",
     "sweep": "errors notices printable tables progress processes seeding batches config storage job",
-    "report": "errors notices printable tables config storage batches train job sweep",
+    "report": "errors notices printable tables config storage job sweep",
     "cli": "errors notices printable tables progress plot config storage job sweep report",
     "__init__": "errors notices printable config storage job",
     "__main__": "errors notices printable cli",

@@ -1,5 +1,6 @@
 """The entry, `python -m runner`: a verb, or overrides for a run. Imports nothing heavy before it must."""
 
+import atexit
 import errno
 import gc
 import importlib
@@ -19,6 +20,7 @@ from runner.printable import printable_lines, say
 
 def main() -> None:
     """The console script, and `python -m runner`. Exit codes: 0 done, 1 failed, 2 wrong input, 128 + n signal n."""
+    atexit.register(say_no_more)  # the first that is registered is the last that is called
     gc.disable()  # the imports make a million objects that stay: looking for garbage among them costs 0.4 s
     prepare_streams()
     sys.excepthook = say_traceback
@@ -53,6 +55,15 @@ def main() -> None:
             say(f"error: {error}", file=sys.stderr)
             sys.exit(1)
         raise
+
+
+def say_no_more() -> None:
+    """Where a run has frozen what the imports made, nothing looks through it at the end, which takes half a second; and
+    nanobind's complaint about that, 40 lines after all that is ours, goes nowhere.
+    """
+    if gc.get_freeze_count():
+        sys.stderr.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 # What a disk or another user's files answer: one line, and no traceback of ours.

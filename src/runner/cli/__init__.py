@@ -11,6 +11,7 @@ VERBS = {
     "watch": "a run or a sweep, live, from another terminal",
     "compare": "the settings of several sweeps in one table",
     "report": "a run, a sweep, a search or any folders of runs as one HTML file",
+    "track": "tells finished runs to a tracker, afterwards",
     "diff": "two runs side by side, only what differs",
     "best": "the best run in a folder, by its monitored metric",
     "tag": "gives runs tags and takes them away, whenever",

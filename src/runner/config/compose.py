@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -258,8 +258,11 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> tuple[An
     return hydra, cfg
 
 
+CHOSEN_LATER = ("device", "tracking")  # of a run that is resumed: what does not change what it trains
+
+
 def overridden(config: str, overrides: Sequence[str]) -> DictConfig:
-    """A resolved config (YAML text) with overrides on top: values of keys that are there, or another device.
+    """A resolved config (YAML text) with overrides on top: values of keys that are there, or a choice of CHOSEN_LATER.
 
     Raises:
         InputError: an unknown key or choice, or a value of the wrong kind.
@@ -270,18 +273,22 @@ def overridden(config: str, overrides: Sequence[str]) -> DictConfig:
     OmegaConf.set_struct(cfg, True)
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
-        for override in [o for o in parsed if o.key_or_group == "device"]:
-            cfg.device = {**_device_choice(str(override.value())), "threads": cfg.device.threads}
-        _apply_checked([o for o in parsed if o.key_or_group != "device"], cfg)
+        for override in [o for o in parsed if o.key_or_group in CHOSEN_LATER]:
+            group, value = override.key_or_group, override.value()
+            chosen = [_choice(group, str(name)) for name in (value if isinstance(value, list) else [value])]
+            before = {"threads": cfg.device.threads} if group == "device" else {}
+            with open_dict(cfg):
+                cfg[group] = OmegaConf.merge(*chosen, before)
+        _apply_checked([o for o in parsed if o.key_or_group not in CHOSEN_LATER], cfg)
     except COMPOSITION_ERRORS as error:
         raise InputError(one_line(error)) from error
     OmegaConf.set_struct(cfg, False)
     return cfg
 
 
-def _device_choice(choice: str) -> dict[str, Any]:
-    path = Path(conf_dir(), "device", f"{choice}.yaml")
+def _choice(group: str, choice: str) -> Any:
+    path = Path(conf_dir(), group, f"{choice}.yaml")
     if not path.is_file():
         choices = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        raise InputError(f"device={choice}: no such choice; choices: {choices}")
-    return OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[return-value]
+        raise InputError(f"{group}={choice}: no such choice; choices: {choices}")
+    return OmegaConf.load(path)

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from runner.config import admission
 from runner.errors import Diverged, InputError, Interrupted
+from runner.job.confusion import confusion
 from runner.job.instantiate import containers, instantiate
 from runner.seeding import rng_state, set_rng_state
+from runner.storage.run_dir import RunDir
 from runner.train.events import EpochEnd, Listeners, Progress
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ METHODS = {
     "batch": "batch(progress, num_batches): after each batch",
     "step": "step(row): a row of steps.jsonl",
     "epoch": "epoch(row): a row of metrics.jsonl",
+    "confusion": "confusion(found): part, weights, names, counts at the end of a run that has classes",
     "saving": "saving(): a checkpoint is about to be written; what it was told is to be durable when this returns",
     "end": "end(record): what run.json says at the end, however the run ended",
 }
@@ -84,14 +88,25 @@ class Listening:
         del self.listeners[name]
         log.warning("%s: %s() failed, it is told nothing more (%s); the run goes on", name, method, reason)
 
-    def begin(self, built: "Built", record: Mapping[str, Any], path: Any, is_resumed: bool) -> None:
-        if not self.listeners:
+    def begin(self, record: Mapping[str, Any], run_dir: RunDir, progress: Progress, is_resumed: bool) -> None:
+        if self.listeners:
+            self.tell("begin", facts_of(record, run_dir, progress, is_resumed))
+
+    def confusion(self, built: "Built") -> None:
+        """Tells how the examples of the last evaluated part were taken for each other, by the weights as they are."""
+        if not any(hasattr(listener, "confusion") for listener in self.listeners.values()):
             return
-        keys = ("id", "name", "tags", "notes", "seed", "command", "epochs", "monitor", "mode", "parameters", "device")
-        facts = {key: copy.deepcopy(record[key]) for key in keys}
-        facts |= {"config": copy.deepcopy(built.config), "path": path, "is_resumed": is_resumed}
-        facts |= {"progress": built.trainer.progress, "batches_per_epoch": built.trainer.state.num_batches}
-        self.tell("begin", facts)
+        part = built.parts.test if built.test_loader is not None else built.parts.val
+        loader = built.test_loader or built.trainer.eval_loader
+        before = rng_state(self.device)
+        try:
+            found = None if part is None else confusion(built, loader, part)
+        except InputError:  # it has no classes
+            found = None
+        set_rng_state(before, self.device)
+        if found is not None:
+            name = "test" if built.test_loader is not None else "val"
+            self.tell("confusion", {"part": name, "weights": "last", "names": found.names, "counts": found.counts})
 
     @contextmanager
     def until(self, record: Mapping[str, Any]) -> Iterator[None]:
@@ -101,6 +116,25 @@ class Listening:
         finally:
             if self.listeners:
                 self.tell("end", copy.deepcopy(dict(record)))
+
+
+def facts_of(
+    record: Mapping[str, Any], run_dir: RunDir, progress: Progress | None = None, is_resumed: bool = True
+) -> dict[str, Any]:
+    """What a listener's begin() is told.
+
+    Args:
+        progress: where the run stands; None: at its beginning, and all of it will be told anew.
+        is_resumed: whether there are rows already; they are told too.
+    """
+    keys = ("id", "name", "tags", "notes", "seed", "command", "epochs", "monitor", "mode", "parameters", "device")
+    facts = {key: copy.deepcopy(record[key]) for key in (*keys, "config", "started")}
+    path = run_dir.path
+    facts |= {"path": path, "is_resumed": is_resumed, "progress": progress or Progress()}
+    facts |= {"batches_per_epoch": (record["config"].get("derived") or {}).get("batches_per_epoch")}
+    facts |= {"sweep": path.parent.name if (path.parent / "sweep.json").exists() else None}
+    rows = {"step_rows": run_dir.steps, "epoch_rows": run_dir.metrics}
+    return facts | {key: file.read() if is_resumed else [] for key, file in rows.items()}
 
 
 def make_listeners(cfg: "DictConfig", device: torch.device) -> Listening:
@@ -117,9 +151,18 @@ def make_listeners(cfg: "DictConfig", device: torch.device) -> Listening:
         if not isinstance(node, dict):
             raise InputError(f"{group}={node}: must be {{name: {{_target_: your.Listener}}}} or a list of such targets")
         for name, each in node.items():
-            if each is not None:
+            if each is not None and is_to_be_told(group, name, each):
                 made[f"{group}.{name}"] = make_listener(f"{group}.{name}", each)
     return Listening(made, device)
+
+
+def is_to_be_told(group: str, name: str, node: Any) -> bool:
+    """A stranger's record does not choose to whom a run of it is told, or where its files lie."""
+    is_strangers = not admission.policy().downloads
+    if group != "tracking" or not is_strangers or node == {"_target_": "runner.tracking.TensorBoard"}:
+        return True
+    log.warning("tracking.%s: left out, for this record was not written by you here; --trust-all has it told", name)
+    return False
 
 
 def make_listener(key: str, node: Any) -> Any:

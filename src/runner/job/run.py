@@ -1,6 +1,5 @@
 """One run, from a composed config and a claimed directory to its last line."""
 
-import atexit
 import gc
 import io
 import logging
@@ -76,7 +75,6 @@ def train(
         built, record, listening = prepare(cfg, run_dir, screen, stop, resumed)
         if not gc.isenabled():  # in our own process, see runner.__main__
             gc.freeze()
-            atexit.register(gc.unfreeze)  # what is frozen at exit is never freed, and nanobind calls it leaked
             gc.enable()
         if on_batch is not None:
             built.trainer.listeners.batch.append(on_batch)
@@ -84,10 +82,11 @@ def train(
             if resumed is not None:
                 resumed.put_back(run_dir, built.trainer, record)
             run_dir.write_run(record)
-            listening.begin(built, record, run_dir.path, resumed is not None)
+            listening.begin(record, run_dir, built.trainer.progress, resumed is not None)
             built.trainer.fit()
             if built.test_loader is not None:
                 record["test"] = built.trainer.test(built.test_loader)
+            listening.confusion(built)
             save_extras(built)
             text = sample_of(built)
             if text is not None:

@@ -6,7 +6,8 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 from runner.errors import InputError
-from runner.report import confusion
+from runner.job.confusion import TooLong, confusion
+from runner.report.confusion import blocks as blocks_of
 from runner.report.gather import Run
 from runner.storage.run_dir import RunDir
 
@@ -30,7 +31,7 @@ def blocks(run: Run, is_asked: bool | None) -> list[dict[str, Any]]:
             return [absent(why)]
         with quiet(is_asked is None):
             return computed(run, SECONDS if is_asked is None else float("inf"))
-    except confusion.TooLong:
+    except TooLong:
         return [absent(f"they take longer than {SECONDS:.0f} s; --examples waits for them")]
     except InputError as error:
         if is_asked:
@@ -77,8 +78,8 @@ def computed(run: Run, seconds: float) -> list[dict[str, Any]]:
     with as_it_was_started(saved.record, saved.is_mine), closing(rebuilt(saved)) as built:
         split = "test" if built.parts.test is not None else "val"
         part, loader = part_of(built, split)
-        found = confusion.confusion(built, loader, part, seconds)
-    return confusion.blocks(found, f"{split} part, {which} weights", dataset_of(saved.record))
+        found = confusion(built, loader, part, seconds)
+    return blocks_of(found, f"{split} part, {which} weights", dataset_of(saved.record))
 
 
 def part_of(built: Any, split: str) -> tuple[Any, Any]:

@@ -17,7 +17,7 @@ def blocks(run: Run, examples: Sequence[Block]) -> list[Block]:
     """Everything about a run, from top to bottom.
 
     Args:
-        examples: the blocks of single examples, which took the model (runner.report.confusion), or why there are none.
+        examples: the blocks of single examples, which took the model (runner.report.examples), or why there are none.
     """
     return [
         headline(run),
