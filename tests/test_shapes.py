@@ -346,3 +346,31 @@ def test_a_loop_of_links_and_a_record_without_its_command_are_no_traceback(folde
     assert say("show", folder / "s1")[0] == 0
     code, _, err = say("resume", folder / "s1", "trainer.epochs=3")
     assert code == 2 and len(err.splitlines()) == 1
+
+
+HOSTILE = {
+    "name": 'a",\n  "b": 1',
+    "notes": "\\",
+    'q"': {"\n": [1, {"x": {}}]},
+    "tags": [],
+    "config": {"a": {'",\n    "': [{}]}},
+}
+
+
+@pytest.mark.parametrize(
+    "change", [{}, HOSTILE, {"config": {}}, {"config_yaml": None}, {"config": [1]}, {"config_source": 3}]
+)
+def test_a_listing_reads_part_by_part_what_json_reads_whole(folder, change):
+    path = folder / "s1" / "run.json"
+    shapes.write(path, {**json.loads(path.read_bytes()), **change})
+    whole, parts = json.loads(path.read_bytes()), shapes.in_parts(path.read_bytes())
+    if "config_yaml" not in change:
+        whole.pop("config_yaml")
+    assert parts == whole
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}\n", b'{"state": "done"}\n', b'{\n  "state": \n}\n', b'{\n  "a": 1,\n  "b" 2\n}\n']
+)
+def test_a_listing_takes_no_other_form_in_parts(content):
+    assert shapes.in_parts(content + shapes.seal(content)) is None

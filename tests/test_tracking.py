@@ -1,4 +1,7 @@
-"""Trackers: what a run told is all there once, also after kills, and the run is the one without them."""
+"""Trackers: what a run told is all there once, also after kills, and the run is the one without them.
+
+Those that need a tracker's package are slow: the default tests are installed without them.
+"""
 
 import contextlib
 import json
@@ -79,6 +82,7 @@ def killed_after(batches, monkeypatch, start):
         start()
 
 
+@pytest.mark.slow
 def test_each_step_is_there_once_also_after_kills_and_the_run_is_the_same(tracker, monkeypatch):
     words, told = [*PLAIN, f"tracking={tracker}"], TRACKERS[tracker]
     runner.run(PLAIN, run_dir="plain")
@@ -99,6 +103,7 @@ def test_each_step_is_there_once_also_after_kills_and_the_run_is_the_same(tracke
     assert [step for step, _ in whole["step/train/loss"]] == steps
 
 
+@pytest.mark.slow
 def test_a_tracker_that_comes_later_is_told_what_was_before(tracker, monkeypatch):
     runner.run([*PLAIN, f"tracking={tracker}"], run_dir="whole")
     killed_after(14, monkeypatch, lambda: runner.run(PLAIN, run_dir="late"))
@@ -106,6 +111,7 @@ def test_a_tracker_that_comes_later_is_told_what_was_before(tracker, monkeypatch
     assert timeless(TRACKERS[tracker]("late")) == timeless(TRACKERS[tracker]("whole"))
 
 
+@pytest.mark.slow
 def test_track_tells_what_is_finished_as_often_as_one_likes(tracker, capsys):
     runner.run([*PLAIN, f"tracking={tracker}"], run_dir="whole")
     runner.run(PLAIN, run_dir="later/a")
@@ -115,7 +121,7 @@ def test_track_tells_what_is_finished_as_often_as_one_likes(tracker, capsys):
     assert timeless(TRACKERS[tracker]("later/a")) == timeless(TRACKERS[tracker]("whole"))
 
 
-def test_track_refuses_what_it_cannot_do(capsys):
+def test_track_refuses_what_it_cannot_do():
     with pytest.raises(InputError, match="nowhere"):
         dispatch(["track", "nowhere", "--to", "tensorboard"])
     runner.run(FAST, run_dir="run")
@@ -125,6 +131,7 @@ def test_track_refuses_what_it_cannot_do(capsys):
         dispatch(["track", "run", "--to", "wandb"])
 
 
+@pytest.mark.slow
 def test_mlflow_has_parameters_tags_state_matrix_and_checkpoint():
     pytest.importorskip("mlflow", reason="the optional extra [mlflow]")
     words = [*PLAIN, "tracking=mlflow", "tracking.mlflow.checkpoint=best", "name=one", "tags=[a,b]", "notes='x, y'"]
@@ -167,6 +174,7 @@ def test_the_jobs_of_a_sweep_share_an_experiment_of_its_name(cli):
     assert len(list(cli.cwd.glob("outputs/sweeps/three/*/tensorboard/events.*"))) == 3
 
 
+@pytest.mark.slow
 def test_a_tracker_that_cannot_be_reached_is_one_warning(tmp_path):
     pytest.importorskip("mlflow", reason="the optional extra [mlflow]")
     runner.run(FAST, run_dir="plain")

@@ -52,6 +52,10 @@ def check_of(hint: Any) -> Check:
         return lambda value: type(value) in kinds or any(fits(value) for fits in others)
     if origin is Literal:
         return lambda value: type(value) is str and value in parts
+    if origin in (list, dict) and (plain := plain_kinds(parts[-1])):  # all items in one go
+        if origin is list:
+            return lambda value: type(value) is list and plain.issuperset(map(type, value))
+        return lambda value: type(value) is dict and plain.issuperset(map(type, value.values()))
     if origin is list:
         item = check_of(parts[0])
         return lambda value: type(value) is list and all(map(item, value))
@@ -60,6 +64,14 @@ def check_of(hint: Any) -> Check:
         return lambda value: type(value) is dict and all(map(item, value.values()))
     kinds = frozenset(PLAIN[hint])
     return lambda value: type(value) in kinds
+
+
+def plain_kinds(hint: Any) -> frozenset[type]:
+    """The types that a hint admits, where a value's type alone decides; else none."""
+    hints = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if not all(isinstance(each, type) and each in PLAIN for each in hints):
+        return frozenset()
+    return frozenset(kind for each in hints for kind in PLAIN[each])
 
 
 def shown(value: Any) -> str:

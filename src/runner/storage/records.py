@@ -65,7 +65,8 @@ def state_of(run_dir: RunDir | Path, record: Mapping[str, Any]) -> str:
     return state if is_locked(run_dir if isinstance(run_dir, RunDir) else RunDir(run_dir)) else "killed"
 
 
-_pieces: dict[tuple[str, str, bytes], dict[str, Any]] = {}
+_flat: dict[bytes, dict[str, Any]] = {}
+_pieces: dict[tuple[str, str, int], tuple[Any, dict[str, Any]]] = {}  # with the value, whose id is the key
 
 
 class Row(dict[str, Any]):
@@ -79,10 +80,13 @@ def pieces(config: Mapping[str, Any], before: str) -> dict[str, dict[str, Any]]:
     """The flat keys of each group of a config. Most groups are equal in most runs of a folder, and then one object."""
     made = {}
     for name, value in config.items():
-        key = (before, name, marshal.dumps(value, 2))  # the fastest that tells whether two are equal
-        if (flat := _pieces.get(key)) is None:
-            flat = _pieces[key] = flatten({f"{before}.{name}": value})
-        made[name] = flat
+        known = _pieces.get((before, name, id(value)))  # of a listing: equal ones are one object already
+        if known is None:
+            key = marshal.dumps((before, name, value), 2)  # the fastest that tells whether two are equal
+            if (flat := _flat.get(key)) is None:
+                flat = _flat[key] = flatten({f"{before}.{name}": value})
+            known = _pieces[before, name, id(value)] = value, flat
+        made[name] = known[1]
     return made
 
 
