@@ -51,7 +51,9 @@ def overhead(folder: Path, root: Path, rounds: int) -> str:
         if importlib.util.find_spec(tracker) is None:
             print(f"without the package {tracker}: left out", flush=True)
         else:
-            cases.append((f"dense network, batch 128, `tracking={tracker}`", [*plain, f"tracking={tracker}"], 7))
+            words = [*plain, f"tracking={tracker}"]
+            words += [f"tracking.mlflow.tracking_uri=sqlite:///{folder.absolute()}/mlflow.db"] * (tracker == "mlflow")
+            cases.append((f"dense network, batch 128, `tracking={tracker}`", words, 7))
     for name, words, factor in cases:
         data = [f"dataset.root={root}", "dataset.download=false"]
         by_hand, ours, fastest = loop.ratio([*words, *data], rounds * factor)

@@ -49,6 +49,18 @@ STEPS = {
     "accumulate and clip": ["trainer.accumulate=4", "trainer.grad_clip=0.5"],
     "channels_last": ["trainer.channels_last=true"],
 }
+RECIPES = {  # of parameters
+    "all alike": [],
+    "groups": [
+        *("optimizer.no_decay=true", "optimizer.weight_decay=0.01"),
+        "optimizer.groups=[{match: '*.bias', lr_scale: 2}]",
+    ],
+    "frozen": ["freeze=['*.bias']"],
+    "thawed": [
+        *("freeze=['*.weight']", "unfreeze_at={'*.weight': 3}"),
+        "optimizer.groups=[{match: '*.weight', lr_scale: 0.5}]",
+    ],
+}
 FAKE = ["dataset=fake", "dataset.train_size=120", "dataset.val_size=24", "dataset.eval_size=24"]
 FAKE += ["dataset.input_shape=[1,8,8]", "dataset.num_classes=4"]
 ALONE = ["metrics=none", "trainer.monitor=val/loss"]
@@ -91,10 +103,11 @@ def draw(rng: random.Random) -> dict[str, Any]:
         ),
         "loss": rng.choice(list(LOSSES)),
         "task": rng.choice(["supervised", *TASKS]),
+        "parameters": rng.choice(list(RECIPES)),
     }
     task = choice["task"]
     if task != "supervised":
-        choice["loss"] = "the task's"
+        choice |= {"loss": "the task's", "parameters": "all alike"}
     if task in ("next token", "a stream", "nested batches"):
         choice["augment"] = "none"
     if task == "a stream":
@@ -118,6 +131,7 @@ def draw(rng: random.Random) -> dict[str, Any]:
         *("trainer.epochs=4", "trainer.log_every=5", "quiet=true", "deterministic=false"),
         *saves,
         *STEPS[choice["step"]],
+        *RECIPES[choice["parameters"]],
         *LOSSES.get(choice["loss"], own.get(task, [])),
     ]
     return {"choice": choice, "words": words}
@@ -259,6 +273,7 @@ def campaign(number: int, base: Path, rng: random.Random, tally: collections.Cou
     tally[f"equal: {drawn['choice']['saves']}"] += not found
     tally[f"equal: loss {drawn['choice']['loss']}"] += not found
     tally[f"equal: task {drawn['choice']['task']}"] += not found
+    tally[f"equal: parameters {drawn['choice']['parameters']}"] += not found
     if found:
         print(f"run {number} ({drawn['choice']}): {found[:3]}")
     else:

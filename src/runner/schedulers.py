@@ -88,7 +88,7 @@ def has_momentum(optimizer: Optimizer) -> bool:
 
 def one_cycle(
     optimizer: Optimizer,
-    max_lr: float,
+    max_lr: float | Sequence[float],
     total_steps: int,
     pct_start: float = 0.3,
     anneal_strategy: Literal["cos", "linear"] = "cos",
@@ -96,10 +96,17 @@ def one_cycle(
     final_div_factor: float = 1e4,
     cycle_momentum: bool | None = None,
 ) -> OneCycleLR:
-    """torch's OneCycleLR; cycle_momentum None cycles the momentum where the optimizer has one."""
+    """torch's OneCycleLR; cycle_momentum None cycles the momentum where the optimizer has one.
+
+    Args:
+        max_lr: of the first param group; the others keep their ratio to it. A list has one for each.
+    """
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    if not isinstance(max_lr, (list, tuple)) and len(set(rates)) > 1 and rates[0] > 0:
+        max_lr = [max_lr * rate / rates[0] for rate in rates]  # type: ignore[operator]
     return OneCycleLR(
         optimizer,
-        max_lr=max_lr,
+        max_lr=max_lr,  # type: ignore[arg-type]
         total_steps=total_steps,
         pct_start=pct_start,
         anneal_strategy=anneal_strategy,

@@ -19,7 +19,7 @@ ROOT_KEYS = (
     *GROUPS,
     *("listeners", "tracking"),
     *("seed", "deterministic", "quiet", "name", "tags", "notes", "trust"),
-    *("model_weights", "init_from", "strict", "derived", "sweep"),
+    *("model_weights", "init_from", "strict", "freeze", "unfreeze_at", "derived", "sweep"),
 )
 DATASET_KEYS = (
     *("train", "val", "test", "input_shape", "num_classes", "mean", "std"),
@@ -30,8 +30,10 @@ TRAINER_KEYS = (
     *("grad_clip", "grad_clip_by", "accumulate", "channels_last", "compile"),
 )
 # A config of before says nothing of them.
-LATER = {"task": {"_target_": "runner.tasks.Supervised"}, "listeners": {}, "tracking": {}}
+LATER: dict[str, Any] = {"task": {"_target_": "runner.tasks.Supervised"}, "listeners": {}, "tracking": {}}
+LATER |= {"freeze": [], "unfreeze_at": None}
 SPECIAL = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
+OPTIMIZER_KEYS = ("groups", "no_decay")  # ours
 SCHEDULE_KEYS = ("interval", "monitor")  # ours; a scheduler's constructor gets them only if it takes them
 
 
@@ -165,7 +167,7 @@ def refuse_wrong_arguments(node: DictConfig, key: str) -> None:
         return
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
-    ours = SCHEDULE_KEYS if key == "scheduler" else ()
+    ours = {"scheduler": SCHEDULE_KEYS, "optimizer": OPTIMIZER_KEYS}.get(key, ())
     for name in map(str, node):
         if name not in parameters and name not in SPECIAL and name not in ours:
             near = aliased(name, list(parameters)) or difflib.get_close_matches(name, list(parameters), 1)

@@ -29,6 +29,7 @@ from runner.job.model_parts import (
     make_schedule,
 )
 from runner.job.modes import mode_of, monitoring
+from runner.job.parameters import described, frozen, make_freezing
 from runner.job.process_state import importing, targets_in
 from runner.job.shared_examples import check_shared
 from runner.job.task_parts import check_smallest_batch, is_supervised, make_loss, make_task, probe
@@ -142,6 +143,7 @@ def _build(
         check_shape(resolved["dataset"].get("input_shape"), train_loader)
     model = make_model(cfg, where.torch)
     task = make_task(cfg, model, make_loss(cfg, where.torch), parts.train.dataset, where.torch)
+    freezing = make_freezing(cfg, task)
     optimizer = make_optimizer(cfg, task)
     options.precision.prepare(optimizer)
     schedule = make_schedule(cfg, optimizer, is_new)
@@ -163,6 +165,7 @@ def _build(
             listeners=listeners,
             stop=stop,
             config=OmegaConf.to_yaml(OmegaConf.create(resolved)),
+            freezing=freezing,
         ),
         {key: resolved["trainer"][key] for key in ("monitor", "mode", "log_every")},
         "trainer",
@@ -237,6 +240,7 @@ def describe(built: Built) -> list[str]:
     of_task = count_parameters(task) - count_parameters(model)
     more = f", and {of_task:,} of the {'loss' if is_supervised(task) else 'task'}" if of_task else ""
     lines.append(f"{count_parameters(model):,} parameters{more}")
+    lines += described(trainer.optimizer) + frozen(trainer.freezing)
     precision_type = trainer.options.precision.type
     lines.append(
         f"device {built.device.name}, {precision_type}, {built.device.threads} CPU threads, seed {trainer.seed}"

@@ -4,6 +4,7 @@ import functools
 import inspect
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from runner import device, metrics
-from runner.config.checks import SCHEDULE_KEYS, complaint, locate
+from runner.config.checks import OPTIMIZER_KEYS, SCHEDULE_KEYS, complaint, locate
 from runner.errors import InputError
 from runner.job import walk
 from runner.job.instantiate import call, containers, instantiate, make
+from runner.job.parameters import make_groups
 from runner.job.task_parts import refuse_lazy
 from runner.seeding import derive, seed_everything
 from runner.storage import checkpoint
@@ -123,7 +125,9 @@ def load_initial_weights(model: nn.Module, path: Path, strict: bool, key: str = 
 
 def make_optimizer(cfg: DictConfig, task: nn.Module) -> Optimizer:
     """The optimizer of all that can be trained: the model's parameters, then the loss's."""
-    factory = make(cfg, "optimizer")
+    node = containers(cfg, "optimizer")
+    ours = {key: node.pop(key) for key in OPTIMIZER_KEYS if isinstance(node, dict) and key in node}
+    factory = instantiate(node, "optimizer")
     if not callable(factory):
         raise InputError(
             "optimizer: must be a `_target_` with `_partial_: true`: the parameters are given at the start"
@@ -136,7 +140,9 @@ def make_optimizer(cfg: DictConfig, task: nn.Module) -> Optimizer:
                 f"optimizer: {target.__name__}'s step needs a closure that evaluates the model again, which this"
                 " Trainer's step does not do; choose another optimizer"
             )
-    parameters = [p for p in task.parameters() if p.requires_grad]
+    parameters: list[Any] = [p for p in task.parameters() if p.requires_grad]
+    if ours.get("groups") or ours.get("no_decay"):
+        parameters = param_groups(task, factory, node, ours)
     try:
         optimizer = factory(parameters)
     except Exception as error:
@@ -144,6 +150,19 @@ def make_optimizer(cfg: DictConfig, task: nn.Module) -> Optimizer:
     if not isinstance(optimizer, Optimizer):
         raise InputError(f"optimizer: must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
     return optimizer
+
+
+def param_groups(task: nn.Module, factory: Any, node: dict[str, Any], ours: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The parameters as optimizer.groups and optimizer.no_decay part them, in torch's form."""
+    signature = inspect.signature(factory.func if isinstance(factory, functools.partial) else factory)
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    known = {name: one.default for name, one in signature.parameters.items() if one.kind in kinds and name != "params"}
+    known |= {name: value for name, value in node.items() if name in known}
+    rules, no_decay = ours.get("groups") or [], ours.get("no_decay") or False
+    given = make_groups(task, rules, no_decay, known, lambda options: factory([torch.zeros(1)], **options))
+    return [
+        {"params": [one.parameter for one in group.members], "says": group.says, **group.options} for group in given
+    ]
 
 
 def make_schedule(cfg: DictConfig, optimizer: Optimizer, is_new: bool = False) -> Schedule:

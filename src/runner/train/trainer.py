@@ -21,6 +21,7 @@ from runner.storage import checkpoint
 from runner.storage.checkpoint import Checkpoints
 from runner.storage.rows import timeless
 from runner.train.events import EpochEnd, Listeners, Progress
+from runner.train.freezing import Freezing
 from runner.train.state import Schedule, TrainState
 from runner.train.steps import MeanLoss, StepOptions, computed, evaluate, to_device, train_step
 from runner.train.weights import load_weights, weights_of
@@ -41,9 +42,7 @@ class Trainer:
         monitor: the metric of the rows that says which epoch is best; mode: "min" or "max".
         options: how a batch is computed.
         log_every: batches between two rows of steps.jsonl, where the loss is also checked; 0: only at an epoch's end.
-        config: the resolved configuration as YAML text, kept in every checkpoint.
-
-    Its `state` is what a checkpoint holds.
+        config: the resolved configuration as YAML text, kept in every checkpoint. freezing: what does not train.
 
     Raises:
         InputError: monitor (or the scheduler's) is not a metric of the rows.
@@ -70,6 +69,7 @@ class Trainer:
         listeners: Listeners | None = None,
         stop: StopRequest | None = None,
         config: str = "",
+        freezing: Freezing | None = None,
     ) -> None:
         if epochs < 1:
             raise ValueError(f"epochs={epochs}: must be at least 1")
@@ -80,7 +80,7 @@ class Trainer:
         self.task, self.optimizer, self.schedule = task, optimizer, schedule
         self.train_loader, self.eval_loader, self.eval_split = train_loader, eval_loader, eval_split
         self.train_metrics, self.eval_metrics = metrics
-        self.device, self.seed, self.epochs = device, seed, epochs
+        self.device, self.seed, self.epochs, self.freezing = device, seed, epochs, freezing or Freezing()
         self.monitor, self.mode, self.log_every = monitor, mode, log_every
         self.options = options or StepOptions()
         self.checkpoints = checkpoints or Checkpoints(save="none")
@@ -127,6 +127,7 @@ class Trainer:
         """Trains on what is left of the epoch; returns the means over all of it."""
         self.begin_epoch()
         self.task.train()
+        self.freezing.apply(self.progress.epoch + 1)
         for batch in self.train_loader.batches(self.progress.epoch, self.progress.batch):
             batch = to_device(batch, self.device, self.options.channels_last)
             self.state.lr = float(self.optimizer.param_groups[0]["lr"])

@@ -1,0 +1,202 @@
+"""Parameters that are trained differently: the optimizer's groups, and what is frozen."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import runner
+from runner.config.compose import compose
+from runner.errors import InputError
+from runner.job.build import build
+from runner.job.parameters import named_parameters
+from runner.job.resuming import resume
+from runner.schedulers import one_cycle
+from runner.sweep.combine import task_config
+from runner.sweep.plan import result_config
+from test_listeners import FAST
+from test_tasks import Killed, assert_equal, final
+
+MLP = [*FAST, "model=mlp", "model.hidden=[16,8]", "model.batch_norm=true", "trainer.epochs=4"]
+RECIPE = [
+    *("optimizer=sgd", "optimizer.weight_decay=0.1", "optimizer.no_decay=true"),
+    "optimizer.groups=[{match: '1', lr_scale: 0.1}, {match: [Linear], lr: 0.05, momentum: 0.5}]",
+    *("freeze=[BatchNorm1d,'4']", "unfreeze_at={BatchNorm1d: 3}"),
+]
+
+
+def built(*words):
+    return build(task_config(compose([*MLP, *words], None)[1]), is_new=True)
+
+
+def groups_of(made):
+    names = {id(one.parameter): one.name for one in named_parameters(made.trainer.task)}
+    keys = ("lr", "weight_decay")
+    return [
+        ([names[id(p)] for p in g["params"]], *(g[key] for key in keys)) for g in made.trainer.optimizer.param_groups
+    ]
+
+
+def test_the_first_rule_that_fits_takes_a_parameter_and_the_others_come_first():
+    made = built(
+        "optimizer=sgd", "optimizer.lr=0.2", "optimizer.groups=[{match: '1', lr_scale: 0.5}, {match: Linear, lr: 3}]"
+    )
+    assert groups_of(made) == [
+        (["2.weight", "2.bias", "5.weight", "5.bias"], 0.2, 0.0),
+        (["1.weight", "1.bias"], 0.1, 0.0),
+        (["4.weight", "4.bias", "7.weight", "7.bias"], 3, 0.0),
+    ]
+
+
+def test_norms_and_biases_do_not_decay():
+    made = built("optimizer=adamw", "optimizer.no_decay=true", "optimizer.groups=[{match: '7', weight_decay: 0.5}]")
+    norms = ["1.bias", "2.weight", "2.bias", "4.bias", "5.weight", "5.bias"]
+    lr = made.trainer.optimizer.defaults["lr"]
+    assert groups_of(made) == [
+        (["1.weight", "4.weight"], lr, 0.01),
+        (norms, lr, 0.0),
+        (["7.weight", "7.bias"], lr, 0.5),
+    ]
+
+
+def test_without_a_rule_there_is_one_group_as_before():
+    (group,) = built().trainer.optimizer.param_groups
+    assert "says" not in group and len(group["params"]) == 10
+
+
+@pytest.mark.parametrize("scheduler", ["step", "cosine", "onecycle", "warmup_cosine", "polynomial", "lambda"])
+def test_every_schedule_keeps_the_ratio_of_the_groups(scheduler):
+    trainer = built(f"scheduler={scheduler}", "optimizer=sgd", "optimizer.groups=[{match: '1', lr_scale: 0.1}]").trainer
+    rates = list(trainer.schedule.rates)
+    assert len(rates) > 3
+    ratios = [second / first for first, second in rates if first > 1e-6]
+    exact = scheduler not in ("onecycle", "cosine", "warmup_cosine", "polynomial")  # whose lowest rate is one for all
+    assert all(ratio == pytest.approx(0.1, rel=1e-6 if exact else 0.5) for ratio in ratios[:-1])
+    assert ratios[0] == pytest.approx(0.1)
+
+
+def test_a_schedule_has_a_value_for_each_group():
+    words = ["scheduler=lambda", "scheduler.lr_lambda=['1','0.5 ** epoch']", "optimizer=sgd", "optimizer.lr=1"]
+    trainer = built(*words, "optimizer.groups=[{match: '1'}]").trainer
+    assert [rates[:2] for rates in trainer.schedule.rates][:3] == [(1.0, 1.0), (1.0, 0.5), (1.0, 0.25)]
+    optimizer = torch.optim.SGD([{"params": [torch.zeros(1, requires_grad=True)]} for _ in range(2)], lr=1.0)
+    assert [group["max_lr"] for group in one_cycle(optimizer, [0.1, 0.2], 10).optimizer.param_groups] == [0.1, 0.2]
+
+
+def test_a_step_is_torchs_own_with_these_groups():
+    made = built("optimizer=sgd", "optimizer.weight_decay=0.1", *RECIPE[1:4])
+    task, optimizer = made.trainer.task, made.trainer.optimizer
+    named = {one.name: one.parameter for one in named_parameters(task)}
+    for parameter in named.values():
+        parameter.grad = torch.ones_like(parameter)
+    before = {name: parameter.detach().clone() for name, parameter in named.items()}
+    optimizer.step()
+    lr = optimizer.defaults["lr"]
+    for name, rate, decay in (
+        ("1.weight", lr * 0.1, 0.1),
+        ("1.bias", lr * 0.1, 0),
+        ("7.weight", 0.05, 0.1),
+        ("2.weight", lr, 0),
+    ):
+        torch.testing.assert_close(named[name], before[name] - rate * (1 + decay * before[name]))
+
+
+def tensors(state):
+    return {name: value.clone() for name, value in state["model_state_dict"].items()}
+
+
+def test_what_is_frozen_stays_and_thaws_at_the_beginning_of_its_epoch():
+    words = ["freeze=[BatchNorm1d,'4']", "unfreeze_at={BatchNorm1d: 3}", "checkpoint.every=1"]
+    runner.run([*MLP, *words], run_dir="run")
+    first = tensors(built(*words).trainer.state.state_dict())
+    after = [tensors(torch.load(f"run/checkpoints/epoch_000{epoch}.pt", weights_only=True)) for epoch in (1, 2, 3, 4)]
+    for name, value in first.items():
+        is_norm = name[0] in "25"
+        kept = [torch.equal(value, each[name]) for each in after]
+        assert kept == ([True, True, False, False] if is_norm else [name[0] == "4"] * 4), name
+    log = Path("run/runner.log").read_text()
+    assert "frozen for good: 136 parameters in 2 tensors" in log
+    assert "frozen until epoch 3 begins: 48 parameters in 4 tensors" in log
+
+
+def test_a_run_that_is_killed_goes_on_with_the_same_groups_and_thaws_at_the_same_time(monkeypatch):
+    from runner.train.trainer import Trainer
+
+    words = [*MLP, *RECIPE, "checkpoint.every_batches=4"]
+    runner.run(words, run_dir="whole")
+    after = Trainer.after_batch
+    for stop in (6, 30, 40, 37):
+        count = 0
+
+        def dying(self, stop=stop):
+            nonlocal count
+            after(self)
+            count += 1
+            if count == stop:
+                raise Killed
+
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            patched.setattr(Trainer, "after_batch", dying)
+            runner.run(words, run_dir="killed") if not Path("killed").exists() else resume(Path("killed"), [])
+    resume(Path("killed"), [])
+    assert_equal(final("whole"), final("killed"))
+
+
+def test_a_frozen_norm_without_weights_keeps_its_statistics():
+    made = built("freeze=[BatchNorm1d]")
+    norms = [module for module, _ in made.trainer.freezing.norms]
+    for norm in norms:
+        norm.weight = norm.bias = None
+    from runner.job.parameters import make_freezing
+
+    cfg = task_config(compose([*MLP, "freeze=[BatchNorm1d]"], None)[1])
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3, affine=False), torch.nn.BatchNorm1d(3))
+    task = torch.nn.Module()
+    task.model = model
+    freezing = make_freezing(cfg, task)
+    task.train()
+    freezing.apply(1)
+    assert [module.training for module in model] == [True, False, False]
+
+
+def test_an_older_config_is_the_same_setting():
+    composed = task_config(compose(MLP, None)[1])
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.to_container(composed)
+    older = {key: value for key, value in config.items() if key not in ("freeze", "unfreeze_at")}
+    older["optimizer"] = {k: v for k, v in config["optimizer"].items() if k not in ("groups", "no_decay")}
+    assert result_config(older) == result_config(config)
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        (
+            "optimizer.groups=[{match: 1, lrscale: 0.1}]",
+            r"optimizer.groups.0.lrscale: .* mean lr_scale\?",
+        ),
+        (
+            "optimizer.groups=[{match: Liner}]",
+            r"optimizer.groups.0.match=Liner: .* mean Linear\?",
+        ),
+        ("optimizer.groups=[{match: '*', lr: -1}]", "optimizer.groups.0.lr=-1: must be a number of at least 0"),
+        ("optimizer.groups=[{match: '*', lr_scale: x}]", "optimizer.groups.0.lr_scale=x: must be a number"),
+        ("optimizer.groups=[{match: '*', weight_decay: -1}]", "optimizer.groups.0.weight_decay=-1: Invalid"),
+        ("optimizer.groups=[{match: '*'},{match: 1}]", "optimizer.groups.1.match=1: all that it fits is taken"),
+        ("optimizer.groups=[{lr: 1}]", "optimizer.groups.0.match=None: must be a pattern"),
+        ("optimizer.groups=[{match: 1, lr: 1, lr_scale: 2}]", "optimizer.groups.0.lr_scale=2: lr is given too"),
+        ("optimizer.groups=[3]", "optimizer.groups"),
+        ("optimizer.no_decay=3", "optimizer.no_decay=3: must be true or false"),
+        ("freeze=[layer]", "freeze=layer: fits no parameter; .*choices: 1, 2, 4, 5, 7, BatchNorm1d, Linear, MLP"),
+        ("freeze=[3.5]", "freeze=.*3.5.*: must be a pattern"),
+        ("freeze=['*']", "freeze=.*: leaves nothing to train in epoch 1"),
+        ("unfreeze_at={a: 3}", "unfreeze_at=a: freeze holds nothing"),
+        ("unfreeze_at={a: 99}", "unfreeze_at.a=99: must be an epoch from 2 to trainer.epochs=4"),
+        ("unfreeze_at=3", "unfreeze_at=3"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_key(word, line):
+    with pytest.raises(InputError, match=f"^{line}"):
+        runner.run([*MLP, word], run_dir="run")
+    assert not Path("run/run.json").exists()
