@@ -220,3 +220,25 @@ def test_buffers_that_a_body_changes_are_put_back():
         assert task.model.cache is not None
     assert task.model.cache is None and len(task.model.memory) == 0 and not task.model.mean.any()
     assert "count" not in vars(task.criterion)
+
+
+def test_a_buffer_of_a_module_that_is_gone_is_left_out_and_the_next_is_put_back():
+    module = nn.Linear(2, 2)
+    module.register_buffer("mean", torch.zeros(1), persistent=False)
+    hidden.load_buffers(module, {"gone.mean": torch.ones(1), "mean": torch.ones(1)})
+    assert module.mean.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "same"),
+    [
+        (np.array([np.nan, 1.0]), np.array([np.nan, 1.0]), True),
+        (np.array([1]), np.array([1.0]), False),
+        ([1], 2, False),
+        (2, [1], False),
+        ({"a": [1]}, {"a": [1]}, True),
+        (float("nan"), float("nan"), True),
+    ],
+)
+def test_two_copies_are_the_same_or_not(one, two, same):
+    assert hidden.is_same(one, two) is same

@@ -254,3 +254,10 @@ def test_a_jobs_record_is_plain_json(tmp_path):
     made = job(1, folder=tmp_path / "a")
     plan.write_job(made)
     assert json.loads((tmp_path / "a" / "job.json").read_text())["identity"] == made.identity
+
+
+def test_a_jobs_record_that_is_missing_or_unreadable_says_of_no_death(tmp_path):
+    path = tmp_path / "job.json"
+    assert plan.read_job(path) == {"deaths": []}
+    path.write_text("{")
+    assert plan.read_job(path) == {"deaths": []} and (tmp_path / f"job.json{plan.SET_ASIDE}").exists()

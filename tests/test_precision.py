@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 import runner
+from runner.errors import InputError
 from runner.job.resuming import resume
 from runner.losses import NLL
 from runner.storage import checkpoint
 from runner.tasks import Supervised
-from runner.train.precision import Precision, as_fp32
+from runner.train.precision import Precision, as_fp32, resolve
 from runner.train.steps import StepOptions, train_step
 from test_resume import WORDS, assert_equal_runs, crash_at
 from test_trainer import Interrupted, StopAfter, assert_equal_states, make, rows_of
@@ -210,3 +211,17 @@ def test_a_run_on_cuda_stopped_inside_an_epoch_is_exact(precision, placement, tm
     crash_at(9, "crashed", [*words, "checkpoint.every_batches=1"])
     resume(Path("crashed"), [])
     assert_equal_runs(tmp_path / "whole", "crashed")
+
+
+@pytest.mark.parametrize("type", ["tf32", "fp16"])
+def test_what_a_cpu_does_not_compute_is_refused(type):
+    with pytest.raises(InputError, match=f"^precision={type}: needs a CUDA GPU, and the device is cpu"):
+        resolve(type, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("momentum", "fused"), [(0.0, True), (0.9, False), (0.9, True)])
+def test_only_a_fused_momentum_gets_its_buffers_beforehand(momentum, fused):
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=momentum, fused=fused)
+    Precision("fp16").prepare(optimizer)
+    assert len(optimizer.state) == (2 if momentum and fused else 0)

@@ -52,6 +52,7 @@ def test_a_launcher_of_hydras_own_can_neither_fail_fast_nor_try_again():
     assert refusal(BASIC, fail_fast=True) == f"sweep.fail_fast=true: {unable}; {choices}"
     asked = ["a=1", "sweep.retries=2"]
     assert refusal(BASIC, retries=2, task=asked) == f"sweep.retries=2: {unable}; {choices}"
+    assert refusal(BASIC, retries=1, task=["sweep.retries=1"]) == f"sweep.retries=1: {unable}; {choices}"
     check_launcher(sweeper(BASIC, retries=2))  # nobody asked for it
     check_launcher(sweeper(BASIC, retries=0, task=["sweep.retries=0"]))
     check_launcher(sweeper(Ours(), retries=2, fail_fast=True, task=asked))

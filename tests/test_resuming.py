@@ -253,7 +253,7 @@ def test_what_is_set_aside_is_kept_under_its_name_and_not_looked_at_again(runs):
     assert kept.name.startswith("last.pt.set-aside-") and kept.read_bytes() == content
     log = place.log.read_text()
     assert ".pt, after epoch 1: 1 epochs are repeated" in log
-    assert "resumed after 1 epochs and 0 batches" in log
+    assert "[INFO] resumed after 1 epochs and 0 batches\n" in log
 
 
 def test_a_finished_run_takes_other_words_and_says_what_is_useless(runs, capsys):
@@ -368,3 +368,18 @@ def test_surroundings_that_have_changed_are_said_and_kept_with_the_resumption(ru
     ]
     said = f"[WARNING] not all is as it was when this run began: {'; '.join(event['changes'])}; its figures may differ"
     assert place.log.read_text().count(said) == 1
+
+
+def test_what_is_known_of_epochs_is_written_before_their_rows_are_cut_off(runs, monkeypatch):
+    place = RunDir(runs / "stopped")
+    spoil(place.checkpoints / "last.pt")
+    rows = place.metrics.read()
+
+    def crash(self, *arguments):
+        raise RuntimeError("the power is gone")
+
+    monkeypatch.setattr("runner.storage.rows.Rows.cut_back", crash)
+    monkeypatch.setattr("runner.storage.rows.Rows.replace", crash)
+    with pytest.raises(RuntimeError, match="power"):
+        resume(place.path, [])
+    assert list(place.read_run()["known"]) == [str(row["epoch"]) for row in rows] and len(rows) > 1

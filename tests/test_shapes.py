@@ -15,6 +15,8 @@ from runner.__main__ import main
 from runner.errors import InputError
 from runner.job.resuming import resume
 from runner.storage import checkpoint, records, shapes
+from runner.storage.choices import choices_of
+from runner.storage.kinds import in_words
 from runner.storage.lease import Lease
 from runner.storage.rows import Rows
 from runner.storage.run_dir import RunDir
@@ -374,3 +376,19 @@ def test_a_listing_reads_part_by_part_what_json_reads_whole(folder, change):
 )
 def test_a_listing_takes_no_other_form_in_parts(content):
     assert shapes.in_parts(content + shapes.seal(content)) is None
+
+
+def test_a_trial_without_a_state_is_refused(tmp_path):
+    shapes.write(tmp_path / "study.json", {"history": [{"value": 1.0, "params": {}}]})
+    with pytest.raises(shapes.BadRecord, match="`history` is a list: must be a list, each an object of state"):
+        shapes.read(tmp_path / "study.json", "study")
+
+
+def test_choices_are_read_from_a_file_with_any_bytes(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "hydra.yaml").write_bytes(b"# \xff\nhydra:\n  runtime:\n    choices:\n      model: net\n")
+    assert choices_of(tmp_path) == {"model": "net"}
+
+
+def test_a_kind_in_words():
+    assert (in_words(dict), in_words(str | None)) == ("an object", "a text or null")
