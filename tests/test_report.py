@@ -342,6 +342,8 @@ def test_words_null_and_numbers_of_one_key_stand_on_one_axis():
     axis = keys.axis_of("k", [Run("10"), Run("null"), Run("2"), Run(None)])
     assert axis == {"label": "k", "words": ["2", "10", "null"], "at": [1, 2, 0, None]}
     assert keys.axis_of("k", [Run("1"), Run("1")]) is None
+    assert keys.axis_of("k", [Run("1"), Run("2")], is_log=True)["log"] is True
+    assert keys.axis_of("k", [Run("0"), Run("2")], is_log=True)["log"] is False
     assert keys.number("nan") is None and keys.number("1e400") is None and keys.number("007") == 7
 
 

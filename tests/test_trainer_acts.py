@@ -418,15 +418,15 @@ def test_a_format_is_taken_or_refused_by_name():
 
 
 def test_tf32_is_said_for_the_whole_process():
-    before = torch.backends.cuda.matmul.fp32_precision
+    said = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    before = [place.fp32_precision for place in said]
     try:
         for is_allowed, word in ((True, "tf32"), (False, "ieee")):
             allow_tf32(is_allowed)
-            cudnn = torch.backends.cudnn
-            said = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
             assert [place.fp32_precision for place in said] == [word] * 3
     finally:
-        allow_tf32(before == "tf32")
+        for place, word in zip(said, before, strict=True):
+            place.fp32_precision = word
 
 
 def test_outputs_of_short_formats_are_fp32_for_the_loss_and_all_else_is_left_alone():

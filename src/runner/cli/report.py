@@ -10,6 +10,7 @@ from runner import notices
 from runner.cli import trust
 from runner.errors import InputError
 from runner.printable import say
+from runner.progress import bar
 from runner.report.page import check_target, page
 from runner.storage.files import write_atomically
 
@@ -79,8 +80,9 @@ def write(arguments: argparse.Namespace, target: Path) -> bool:
     """Writes the page; returns whether anything of it is still running."""
     from runner.report.gather import gather
 
-    found = gather(arguments.paths)
-    title, blocks = content(found, arguments)
+    with bar("gathering the report"):
+        found = gather(arguments.paths)
+        title, blocks = content(found, arguments)
     refresh = 2 * EVERY_SECONDS if arguments.watch and found.is_running else None
     subtitle = ", ".join(str(path) for path in arguments.paths)
     text = page(title, blocks, refresh, subtitle=subtitle, runs=[run.name for run in found.runs])

@@ -1,6 +1,7 @@
 """Each key in which runs differ against what came out: charts of one key, and all keys as parallel coordinates."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,17 +13,21 @@ MOST_CHARTS = 12
 MOST_CHOICES = 30  # of a key whose values are words: more fit no axis
 
 
-def blocks(runs: Sequence[Run], colour: Mapping[int, int], caveat: str | None = None) -> list[Block]:
+def blocks(
+    runs: Sequence[Run], colour: Mapping[int, int], caveat: str | None = None, words: Sequence[str] = ()
+) -> list[Block]:
     """The charts of the keys that have more than one value, and the parallel coordinates of more than two.
 
     Args:
         caveat: what to say where the runs are not all alike.
+        words: of the command: a search says of a key that its values lie apart by factors.
     """
     monitors = {(run.record["monitor"], run.record["mode"]) for run in runs if run.record.get("monitor")}
     if len(monitors) != 1:
         return []
     monitor, mode = next(iter(monitors))
-    found = [axis_of(key, runs) for key in dict.fromkeys(key for run in runs for key in run.labels)]
+    logarithmic = {word.partition("=")[0] for word in words if re.match(r"[^=]+=tag\(\s*log\b", word)}
+    found = [axis_of(key, runs, key in logarithmic) for key in dict.fromkeys(key for run in runs for key in run.labels)]
     axes = [axis for axis in found if axis is not None][:MOST_CHARTS]
     values = [curves.finite(run.record.get("best_value")) for run in runs]
     if not axes or not any(value is not None for value in values):
@@ -46,7 +51,7 @@ def number(word: Any) -> float | int | None:
         return None
 
 
-def axis_of(key: str, runs: Sequence[Run]) -> Block | None:
+def axis_of(key: str, runs: Sequence[Run], is_log: bool = False) -> Block | None:
     """A key's axis and where each run lies on it; None where all runs have one value, or too many words."""
     texts = [run.labels.get(key) for run in runs]
     known = dict.fromkeys(text for text in texts if text is not None)
@@ -56,7 +61,7 @@ def axis_of(key: str, runs: Sequence[Run]) -> Block | None:
     if all(value is not None for value in numbers.values()):
         places = [value for value in numbers.values() if value is not None]
         at = [None if text is None else numbers[text] for text in texts]
-        return {"label": key, "log": curves.is_spaced_by_factors(places), "at": at}
+        return {"label": key, "log": (is_log and min(places) > 0) or curves.is_spaced_by_factors(places), "at": at}
     words = sorted(known, key=lambda text: math.inf if numbers[text] is None else float(text))  # null comes last
     if len(words) > MOST_CHOICES:
         return None

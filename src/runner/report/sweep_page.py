@@ -38,7 +38,9 @@ def blocks(found: Found) -> list[Block]:
     made += search.blocks(found, record)
     made += charts(found.runs, groups_of(summed, of_settings, found.runs))
     several = len(summed["tables"]) > 1
-    made += keys.blocks(found.runs, colours(of_settings), UNLIKE_TABLES if several else None)
+    made += keys.blocks(
+        found.runs, colours(of_settings), UNLIKE_TABLES if several else None, record.get("arguments", [])
+    )
     made += [tables.of_runs(found.runs, colours(of_settings)), words.command_block(record.get("command") or [])]
     return made if several else [*made, *best_config(found.runs)]
 
