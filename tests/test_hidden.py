@@ -235,6 +235,8 @@ def test_a_buffer_of_a_module_that_is_gone_is_left_out_and_the_next_is_put_back(
         (np.array([np.nan, 1.0]), np.array([np.nan, 1.0]), True),
         (np.array([1]), np.array([1.0]), False),
         ([1], 2, False),
+        (np.array([1]), [1], False),
+        ([1], np.array([1]), False),
         (2, [1], False),
         ({"a": [1]}, {"a": [1]}, True),
         (float("nan"), float("nan"), True),

@@ -184,3 +184,13 @@ def test_an_owner_that_lost_its_lease_says_to_whom_before_it_ends(tmp_path, monk
     out, err = capsys.readouterr()
     said = f"{tmp_path / 'run.lease'}: now held by host elsewhere, pid 7, abc; this process ends at once"
     assert out == "" and set(err.splitlines()) == {said}
+
+
+def test_a_lease_that_cannot_be_looked_at_is_given_up_without_a_word(tmp_path, monkeypatch):
+    held = Lease(tmp_path / "run.lease")
+
+    def unreadable():
+        raise PermissionError(errno.EACCES, "not yours any more")
+
+    monkeypatch.setattr(held, "is_mine", unreadable)
+    held.release()

@@ -261,3 +261,33 @@ def test_a_jobs_record_that_is_missing_or_unreadable_says_of_no_death(tmp_path):
     assert plan.read_job(path) == {"deaths": []}
     path.write_text("{")
     assert plan.read_job(path) == {"deaths": []} and (tmp_path / f"job.json{plan.SET_ASIDE}").exists()
+
+
+def test_a_jobs_folder_that_is_a_link_is_refused(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    place = tmp_path / "sweep"
+    place.mkdir()
+    made = job()
+    (place / plan.safe_name(made.settings)).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="is a link, which might lead out of the sweep's folder"):
+        plan.place_jobs([made], place)
+
+
+def test_a_folder_is_unknown_where_neither_of_its_records_can_be_read(tmp_path):
+    folder = tmp_path / "job"
+    folder.mkdir()
+    assert not plan.is_unknown(folder, {})
+    (folder / "job.json").write_text("{")
+    assert plan.is_unknown(folder, {}) and not plan.is_unknown(folder, {"job": {}})
+    run_of(job(), folder)
+    assert not plan.is_unknown(folder, {})
+
+
+def test_a_job_that_was_lengthened_by_hand_keeps_its_folder(tmp_path):
+    made = job()
+    plan.place_jobs([made], tmp_path)
+    plan.write_job(made)
+    run_of(made, made.folder, config={**made.config, "trainer": {"epochs": 9, "mode": None}})
+    again = job()
+    plan.place_jobs([again], tmp_path)
+    assert again.folder == made.folder and notices.take() == []

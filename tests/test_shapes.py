@@ -1,11 +1,14 @@
 """Records that were damaged: each is refused with one line that names file and key, or left out and named."""
 
+import hashlib
+import hmac
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
@@ -14,9 +17,9 @@ from runner import notices
 from runner.__main__ import main
 from runner.errors import InputError
 from runner.job.resuming import resume
-from runner.storage import checkpoint, records, shapes
+from runner.storage import checkpoint, records, shapes, signature
 from runner.storage.choices import choices_of
-from runner.storage.kinds import in_words
+from runner.storage.kinds import Range, in_words
 from runner.storage.lease import Lease
 from runner.storage.rows import Rows
 from runner.storage.run_dir import RunDir
@@ -392,3 +395,20 @@ def test_choices_are_read_from_a_file_with_any_bytes(tmp_path):
 
 def test_a_kind_in_words():
     assert (in_words(dict), in_words(str | None)) == ("an object", "a text or null")
+    assert in_words(Annotated[int, Range(1)]) == "a whole number, at least 1"
+    assert in_words(Annotated[int, Range(1, 3)]) == "a whole number, at least 1 and at most 3"
+
+
+def test_the_figures_of_a_run_that_never_began_are_finite_too(folder):
+    path = folder / "s1" / "run.json"
+    record = {**json.loads(path.read_bytes()), "config_yaml": None, "seconds": 12345.5}
+    path.write_text(json.dumps(record).replace("12345.5", "1e999"))
+    with pytest.raises(shapes.BadRecord, match="seconds is inf: not a finite number"):
+        shapes.read(path, "run")
+
+
+def test_a_signature_is_of_the_same_text_as_ever(monkeypatch):
+    monkeypatch.setattr("runner.storage.signature.key", lambda: b"k" * 32)
+    text = b'{"a":null,"b":[1,"\\u00e9"]}'
+    expected = hmac.new(b"k" * 32, text, hashlib.sha256).hexdigest()
+    assert signature.signature_of({"b": [1, "\u00e9"], "a": None}) == expected

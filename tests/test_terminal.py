@@ -466,3 +466,8 @@ def test_no_bar_where_nobody_looks(capsys, monkeypatch):
     for _ in progress.shown([1, 2], "quietly"):
         time.sleep(0.02)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_note_stays_when_something_else_changes():
+    changes = [{"notes": "mine"}, {"added": ["a"]}, {"archived": True}, {"added": ["b"]}]
+    assert labels.labelled({}, changes) == {"tags": ["a", "b"], "notes": "mine", "archived": True}

@@ -554,3 +554,23 @@ def test_attributes_that_no_checkpoint_holds_are_counted(tmp_path, caplog):
     make(tmp_path, epochs=2, model=Counting()).fit()
     (said,) = caplog.messages
     assert said.startswith("model.one (and 2 more) changes in training and is in no checkpoint")
+
+
+def test_best_weights_beside_the_last_are_put_back_by_their_own_keys(tmp_path):
+    trainer = make(tmp_path, epochs=2, checkpoints=Checkpoints(save="last"))
+    trainer.fit()
+    state = load(tmp_path / "checkpoints" / "last.pt")
+    again = make(epochs=2)
+    again.state.load_state_dict(state)
+    assert "model_state_dict" in again.state.best_weights
+    assert all(f"best_{key}" in state for key in again.state.best_weights)
+
+
+def test_a_metric_that_the_scheduler_needs_is_named_by_its_key():
+    trainer = make()
+    schedule = Schedule(trainer.schedule.scheduler, monitor="val/none")
+    with pytest.raises(InputError, match="^scheduler.monitor=val/none: is not logged"):
+        trainer_module.Trainer(
+            *(trainer.task, trainer.optimizer, schedule, trainer.train_loader, trainer.eval_loader, ({}, {})),
+            *(trainer.device, 1, 1, "val/loss", "min"),
+        )

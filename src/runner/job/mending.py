@@ -26,9 +26,7 @@ def whole_config(run_dir: RunDir, record: Mapping[str, Any]) -> str:
     try:
         found = OmegaConf.to_container(OmegaConf.create(text))
     except (ValueError, RecursionError, AssertionError, YAMLError, OmegaConfBaseException) as error:
-        what = (
-            " ".join(str(error).split())[:200] or "it is a single value"
-        )  # of which OmegaConf asserts that it is none
+        what = " ".join(str(error).split())[:200] or "it is a single value"  # which OmegaConf asserts it is not
         raise InputError(f"{run_dir.run_json}: config_yaml cannot be read ({what})") from error
     ours, theirs = flatten(strict_json(found)), flatten(record["config"])
     for key in {**ours, **theirs}:

@@ -40,12 +40,12 @@ def find(folder: Path) -> list[Path]:
     return [Path(path) for path in sorted(found, key=lambda path: path.split(os.sep))]
 
 
-def flatten(config: Any, key: str = "") -> dict[str, Any]:
+def flatten(config: Any) -> dict[str, Any]:
     """{"optimizer.lr": 1.0, ...}; lists count as values."""
     if not isinstance(config, Mapping):
-        return {key: config}
+        return {"": config}
     flat: dict[str, Any] = {}
-    flatten_into(flat, config, f"{key}." if key else "")
+    flatten_into(flat, config, "")
     return flat
 
 
