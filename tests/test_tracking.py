@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import runner
 from runner.__main__ import dispatch
 from runner.cli.verify import differences
 from runner.config import admission
 from runner.errors import InputError
+from runner.job.listening import Listening
 from runner.job.resuming import resume
 from runner.storage.run_dir import RunDir
 from runner.tracking import matrix
@@ -235,3 +237,47 @@ def test_names_and_times_for_mlflow():
     epochs = [{"epoch": 1, "seconds": 1.5}, {"epoch": 2, "seconds": None}, {"epoch": 3, "seconds": 2}]
     times = Times("2026-11-26T00:00:00.000+00:00")
     assert [times.of({"epoch": epoch}, epochs) - times.began for epoch in (1, 2, 3)] == [1500, 1500, 3500]
+
+
+class Confused:
+    """A listener that is told the confusion matrix."""
+
+    def __init__(self):
+        self.found = []
+
+    def confusion(self, found):
+        self.found.append(found)
+
+
+def built_for(*words):
+    from runner.config.compose import compose
+    from runner.job.build import build
+    from runner.sweep.combine import task_config
+
+    return build(task_config(compose([*FAST, *words], None)[1]), is_new=True)
+
+
+def test_a_matrix_is_told_without_a_trace_in_the_model(caplog):
+    made, listener = built_for("model=mlp", "model.batch_norm=true"), Confused()
+    listening = Listening({"own": listener}, torch.device("cpu"))
+    task = made.trainer.task.train()
+    before, drawn = [module.training for module in task.modules()], torch.get_rng_state()
+    listening.confusion(made)
+    (found,) = listener.found
+    assert (found["part"], found["weights"], len(found["names"])) == ("test", "last", 10)
+    assert sum(map(sum, found["counts"])) == len(made.parts.test)
+    assert [module.training for module in task.modules()] == before and torch.equal(torch.get_rng_state(), drawn)
+
+
+def test_a_matrix_that_cannot_be_is_not_told_and_fails_nothing(caplog, monkeypatch):
+    made, listener = built_for(), Confused()
+    listening = Listening({"own": listener}, torch.device("cpu"))
+    for error, said in ((InputError("no classes"), ""), (RuntimeError("out of memory"), "out of memory")):
+
+        def fail(*_, error=error):
+            raise error
+
+        monkeypatch.setattr("runner.job.listening.confusion", fail)
+        listening.confusion(made)
+        assert said in caplog.text and bool(caplog.text) is bool(said)
+    assert listener.found == []

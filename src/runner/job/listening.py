@@ -19,6 +19,7 @@ from runner.job.instantiate import containers, instantiate
 from runner.seeding import rng_state, set_rng_state
 from runner.storage.run_dir import RunDir
 from runner.train.events import EpochEnd, Listeners, Progress
+from runner.train.hidden import untouched
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -96,17 +97,22 @@ class Listening:
         """Tells how the examples of the last evaluated part were taken for each other, by the weights as they are."""
         if not any(hasattr(listener, "confusion") for listener in self.listeners.values()):
             return
-        part = built.parts.test if built.test_loader is not None else built.parts.val
-        loader = built.test_loader or built.trainer.eval_loader
+        name = "val" if built.test_loader is None else "test"
+        part, loader = getattr(built.parts, name), built.trainer.eval_loader if name == "val" else built.test_loader
+        if part is None:
+            return
         before = rng_state(self.device)
         try:
-            found = None if part is None else confusion(built, loader, part)
+            with untouched(built.trainer.task):
+                found = confusion(built, loader, part)
         except InputError:  # it has no classes
-            found = None
-        set_rng_state(before, self.device)
-        if found is not None:
-            name = "test" if built.test_loader is not None else "val"
-            self.tell("confusion", {"part": name, "weights": "last", "names": found.names, "counts": found.counts})
+            return
+        except Exception as error:
+            log.warning("no confusion matrix is told (%s: %s)", type(error).__name__, " ".join(str(error).split()))
+            return
+        finally:
+            set_rng_state(before, self.device)
+        self.tell("confusion", {"part": name, "weights": "last", "names": found.names, "counts": found.counts})
 
     @contextmanager
     def until(self, record: Mapping[str, Any]) -> Iterator[None]:
