@@ -57,7 +57,7 @@ RECIPES = {  # of parameters
     ],
     "frozen": ["freeze=['*.bias']"],
     "thawed": [
-        *("freeze=['*.weight']", "unfreeze_at={'*.weight': 3}"),
+        *("freeze=['*.weight']", "unfreeze_at={*.weight: 3}"),
         "optimizer.groups=[{match: '*.weight', lr_scale: 0.5}]",
     ],
 }
