@@ -83,6 +83,28 @@ def until(condition: Callable[[], object], seconds: float = 240) -> None:
         time.sleep(0.02)
 
 
+class Killed(BaseException):
+    """Stands for a SIGKILL inside this process: nothing of the run ends, but what a `with` holds."""
+
+
+def killed_after(batches: int, monkeypatch: pytest.MonkeyPatch, start: Callable[[], object]) -> None:
+    """Starts a run that is gone after so many batches of this start."""
+    from runner.train.trainer import Trainer
+
+    after, count = Trainer.after_batch, 0
+
+    def dying(self: Trainer) -> None:
+        nonlocal count
+        after(self)
+        count += 1
+        if count == batches:
+            raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Trainer, "after_batch", dying)
+        start()
+
+
 @pytest.fixture
 def cli(tmp_path):
     return Cli(tmp_path)

@@ -6,16 +6,17 @@ import pytest
 import torch
 
 import runner
+from conftest import killed_after
 from runner.config.compose import compose
 from runner.errors import InputError
 from runner.job.build import build
-from runner.job.parameters import named_parameters
+from runner.job.parameters import make_freezing, named_parameters
 from runner.job.resuming import resume
 from runner.schedulers import one_cycle
 from runner.sweep.combine import task_config
 from runner.sweep.plan import result_config
 from test_listeners import FAST
-from test_tasks import Killed, assert_equal, final
+from test_tasks import assert_equal, final
 
 MLP = [*FAST, "model=mlp", "model.hidden=[16,8]", "model.batch_norm=true", "trainer.epochs=4"]
 RECIPE = [
@@ -120,35 +121,16 @@ def test_what_is_frozen_stays_and_thaws_at_the_beginning_of_its_epoch():
 
 
 def test_a_run_that_is_killed_goes_on_with_the_same_groups_and_thaws_at_the_same_time(monkeypatch):
-    from runner.train.trainer import Trainer
-
     words = [*MLP, *RECIPE, "checkpoint.every_batches=4"]
     runner.run(words, run_dir="whole")
-    after = Trainer.after_batch
-    for stop in (6, 30, 40, 37):
-        count = 0
-
-        def dying(self, stop=stop):
-            nonlocal count
-            after(self)
-            count += 1
-            if count == stop:
-                raise Killed
-
-        with monkeypatch.context() as patched, pytest.raises(Killed):
-            patched.setattr(Trainer, "after_batch", dying)
-            runner.run(words, run_dir="killed") if not Path("killed").exists() else resume(Path("killed"), [])
+    killed_after(6, monkeypatch, lambda: runner.run(words, run_dir="killed"))
+    for batches in (30, 40, 37):
+        killed_after(batches, monkeypatch, lambda: resume(Path("killed"), []))
     resume(Path("killed"), [])
     assert_equal(final("whole"), final("killed"))
 
 
 def test_a_frozen_norm_without_weights_keeps_its_statistics():
-    made = built("freeze=[BatchNorm1d]")
-    norms = [module for module, _ in made.trainer.freezing.norms]
-    for norm in norms:
-        norm.weight = norm.bias = None
-    from runner.job.parameters import make_freezing
-
     cfg = task_config(compose([*MLP, "freeze=[BatchNorm1d]"], None)[1])
     model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3, affine=False), torch.nn.BatchNorm1d(3))
     task = torch.nn.Module()

@@ -7,11 +7,12 @@ import torch
 from torch.utils.data import IterableDataset, default_collate
 
 import runner
+from conftest import killed_after
 from runner.batches.stream import StreamLoader
 from runner.errors import InputError
 from runner.job.resuming import resume
 from runner.parts import Stream
-from test_tasks import Killed, assert_equal, final
+from test_tasks import assert_equal, final
 
 
 class Counted(IterableDataset):
@@ -137,21 +138,7 @@ def test_a_killed_run_on_a_stream_goes_on_exactly(stop, monkeypatch):
     given = [*words(), "checkpoint.every_batches=2", "+dataset.val=${dataset.train}"]
     record = runner.run(given, run_dir="whole")
     assert record["examples"] == {"train": None, "val": None}
-
-    from runner.train.trainer import Trainer
-
-    after, count = Trainer.after_batch, 0
-
-    def dying(self):
-        nonlocal count
-        after(self)
-        count += 1
-        if count == stop:
-            raise Killed
-
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(Trainer, "after_batch", dying)
-        runner.run(given, run_dir="killed")
+    killed_after(stop, monkeypatch, lambda: runner.run(given, run_dir="killed"))
     resume(Path("killed"), [])
     assert_equal(final("whole"), final("killed"))
 

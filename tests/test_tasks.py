@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import runner
+from conftest import killed_after
 from runner.errors import InputError
 from runner.job.resuming import resume
 from runner.metrics import R2, MeanAbsoluteError, Perplexity
@@ -157,30 +158,12 @@ def assert_equal(one, two):
         assert one == two or one != one
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("name", BOX)
 def test_a_killed_and_resumed_run_of_each_task_is_the_run_that_was_not(name, monkeypatch):
     words = BOX[name]
     record = runner.run(words, run_dir="whole")
     assert record["state"] == "done"
-
-    from runner.train.trainer import Trainer
-
-    after, count = Trainer.after_batch, 0
-
-    def dying(self):
-        nonlocal count
-        after(self)
-        count += 1
-        if count == 5:
-            raise Killed
-
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(Trainer, "after_batch", dying)
-        runner.run(words, run_dir="killed")
+    killed_after(5, monkeypatch, lambda: runner.run(words, run_dir="killed"))
     resumed = resume(Path("killed"), ["dataloader.num_workers=1"] if "nested" in name else [])
     assert resumed["resumed"][0]["batch"] > 0  # inside an epoch
     assert_equal(final("whole"), final("killed"))

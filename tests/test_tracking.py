@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import runner
+from conftest import killed_after
 from runner.__main__ import dispatch
 from runner.cli.verify import differences
 from runner.config import admission
@@ -22,7 +23,7 @@ from runner.storage.run_dir import RunDir
 from runner.tracking import matrix
 from runner.tracking.mlflow import Times, allowed
 from test_listeners import FAST, rows
-from test_tasks import Killed, assert_equal, final
+from test_tasks import assert_equal, final
 
 PLAIN = [*FAST, "trainer.epochs=3", "checkpoint.every_batches=4", "trainer.log_every=3"]
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of SQLAlchemy's, about MLflow
@@ -65,23 +66,11 @@ def timeless(points):
     return {name: told for name, told in points.items() if "second" not in name}
 
 
-def killed_after(batches, monkeypatch, start):
-    """Starts a run that is gone after so many batches: nothing of it ends."""
-    from runner.train.trainer import Trainer
-
-    after, count = Trainer.after_batch, 0
-
-    def dying(self):
-        nonlocal count
-        after(self)
-        count += 1
-        if count == batches:
-            raise Killed
-
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(Trainer, "after_batch", dying)
+def gone_after(batches, monkeypatch, start):
+    """As killed_after, and no tracker is told of the end."""
+    with monkeypatch.context() as patched:
         patched.setattr("runner.job.listening.Listening.until", lambda self, record: contextlib.nullcontext())
-        start()
+        killed_after(batches, monkeypatch, start)
 
 
 @pytest.mark.slow
@@ -91,7 +80,7 @@ def test_each_step_is_there_once_also_after_kills_and_the_run_is_the_same(tracke
     runner.run(words, run_dir="whole")
     for stop in (2, 6, 11, 30):  # the first one before there is a checkpoint
         start = (lambda: resume(Path("killed"), [])) if Path("killed/run.json").exists() else None
-        killed_after(stop, monkeypatch, start or (lambda: runner.run(words, run_dir="killed")))
+        gone_after(stop, monkeypatch, start or (lambda: runner.run(words, run_dir="killed")))
     resume(Path("killed"), [])
     assert_equal(final("plain"), final("killed"))
     assert not list(differences(RunDir(Path("plain")), RunDir(Path("killed"))))
@@ -108,7 +97,7 @@ def test_each_step_is_there_once_also_after_kills_and_the_run_is_the_same(tracke
 @pytest.mark.slow
 def test_a_tracker_that_comes_later_is_told_what_was_before(tracker, monkeypatch):
     runner.run([*PLAIN, f"tracking={tracker}"], run_dir="whole")
-    killed_after(14, monkeypatch, lambda: runner.run(PLAIN, run_dir="late"))
+    gone_after(14, monkeypatch, lambda: runner.run(PLAIN, run_dir="late"))
     resume(Path("late"), [f"tracking={tracker}"])
     assert timeless(TRACKERS[tracker]("late")) == timeless(TRACKERS[tracker]("whole"))
 

@@ -21,9 +21,9 @@ COUNT, COUNT_OR_NONE = Rule(int, least=1), Rule(int | None, least=1)
 SWITCH, TEXT = Rule(bool), Rule(str | None)
 OURS = {
     "seed": Rule(int),
-    **dict.fromkeys(("deterministic", "quiet", "strict"), SWITCH),
+    **dict.fromkeys(("deterministic", "quiet", "strict", "optimizer.no_decay"), SWITCH),
     **dict.fromkeys(("name", "notes", "model_weights", "init_from"), TEXT),
-    "tags": Rule(list),
+    **dict.fromkeys(("tags", "optimizer.groups"), Rule(list)),
     "trainer.epochs": COUNT,
     "trainer.monitor": Rule(str),
     "trainer.mode": Rule(str | None, choices=("min", "max")),

@@ -22,7 +22,7 @@ from runner.train.freezing import Freezing, has_running_statistics
 from runner.train.weights import as_written
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Named:
     """A parameter, its name as the user knows it, and the types of the modules it lies in."""
 
@@ -42,12 +42,13 @@ class Named:
 
 def named_parameters(task: nn.Module) -> list[Named]:
     """All parameters of a task, each with the types of the model, the loss, and what they hold."""
-    modules, found = dict(task.named_modules()), []
-    for name, parameter in task.named_parameters():
-        parts = name.split(".")[:-1]
-        types = {type(modules[".".join(parts[: count + 1])]).__name__ for count in range(len(parts))}
-        found.append(Named(as_written(name), parameter, frozenset(types)))
-    return found
+    return [Named(as_written(name), one, types_above(task, name)) for name, one in task.named_parameters()]
+
+
+def types_above(task: nn.Module, name: str) -> frozenset[str]:
+    """The types of the modules that a task's parameter or buffer lies in, the task itself left out."""
+    parts = name.split(".")[:-1]
+    return frozenset(type(task.get_submodule(".".join(parts[: n + 1]))).__name__ for n in range(len(parts)))
 
 
 def patterns_of(value: Any, key: str) -> list[str]:
@@ -97,7 +98,11 @@ class Group:
 
 
 def make_groups(
-    task: nn.Module, rules: Any, no_decay: Any, known: Mapping[str, Any], try_out: Callable[[dict[str, Any]], Any]
+    task: nn.Module,
+    rules: Sequence[Any],
+    no_decay: bool,
+    known: Mapping[str, Any],
+    try_out: Callable[[dict[str, Any]], Any],
 ) -> list[Group]:
     """The parameters of a task by the rules of optimizer.groups and no_decay: first what no rule takes.
 
@@ -108,9 +113,7 @@ def make_groups(
     Raises:
         InputError: a rule that takes nothing, or that says what the optimizer does not know.
     """
-    if not isinstance(no_decay, bool):
-        raise InputError(f"optimizer.no_decay={no_decay}: must be true or false")
-    if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
+    if not all(isinstance(rule, dict) for rule in rules):
         raise InputError(f"optimizer.groups={rules}: must be a list of {{match: PATTERN, lr_scale: 0.1, ...}}")
     if no_decay and "weight_decay" not in known:
         raise InputError("optimizer.no_decay=true: this optimizer has no weight_decay")
@@ -231,13 +234,11 @@ def frozen(freezing: Freezing) -> list[str]:
 def running_norms(task: nn.Module) -> list[tuple[nn.Module, Named]]:
     """The modules that keep running statistics, by the name of one of their parameters, or of their statistics."""
     named, found = {id(one.parameter): one for one in named_parameters(task)}, []
-    modules = dict(task.named_modules())
-    for name, module in modules.items():
+    for path, module in task.named_modules():
         if has_running_statistics(module):
             own = [named[id(parameter)] for parameter in module.parameters(recurse=False)]
-            parts = name.split(".")
-            types = frozenset(type(modules[".".join(parts[: n + 1])]).__name__ for n in range(len(parts)))
-            found.append((module, own[0] if own else Named(as_written(f"{name}.statistics"), nn.Parameter(), types)))
+            name = f"{path}.running_mean"
+            found.append((module, own[0] if own else Named(as_written(name), nn.Parameter(), types_above(task, name))))
     return found
 
 
