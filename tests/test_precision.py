@@ -215,8 +215,14 @@ def test_a_run_on_cuda_stopped_inside_an_epoch_is_exact(precision, placement, tm
 
 @pytest.mark.parametrize("type", ["tf32", "fp16"])
 def test_what_a_cpu_does_not_compute_is_refused(type):
-    with pytest.raises(InputError, match=f"^precision={type}: needs a CUDA GPU, and the device is cpu"):
+    said = f"^precision={type}: needs a CUDA GPU, and the device is cpu; choices: fp32, bf16$"
+    with pytest.raises(InputError, match=said):
         resolve(type, torch.device("cpu"))
+
+
+def test_an_unknown_precision_is_refused_with_the_choices():
+    with pytest.raises(InputError, match="^precision.type=fp8: unknown; choices: fp32, tf32, bf16, fp16$"):
+        Precision("fp8")
 
 
 @pytest.mark.parametrize(("momentum", "fused"), [(0.0, True), (0.9, False), (0.9, True)])

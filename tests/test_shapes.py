@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 
@@ -395,6 +395,7 @@ def test_choices_are_read_from_a_file_with_any_bytes(tmp_path):
 
 def test_a_kind_in_words():
     assert (in_words(dict), in_words(str | None)) == ("an object", "a text or null")
+    assert (in_words(list[Any]), in_words(list[str])) == ("a list", "a list, each a text")
     assert in_words(Annotated[int, Range(1)]) == "a whole number, at least 1"
     assert in_words(Annotated[int, Range(1, 3)]) == "a whole number, at least 1 and at most 3"
 

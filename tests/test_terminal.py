@@ -471,3 +471,14 @@ def test_no_bar_where_nobody_looks(capsys, monkeypatch):
 def test_a_note_stays_when_something_else_changes():
     changes = [{"notes": "mine"}, {"added": ["a"]}, {"archived": True}, {"added": ["b"]}]
     assert labels.labelled({}, changes) == {"tags": ["a", "b"], "notes": "mine", "archived": True}
+
+
+def test_only_what_a_resumption_gives_anew_is_restated(folder):
+    run_dir = RunDir(folder / "b")
+    labels.add(run_dir, {"notes": "later", "added": ["x"]})
+    record = {"tags": ["y"], "notes": "at the start"}
+    labels.restate(run_dir, record, ["tags"])
+    assert labels.labelled(record, labels.history(run_dir.path)) == {"tags": ["y"], "notes": "later", "archived": False}
+    labels.restate(run_dir, record, [])
+    labels.restate(run_dir, record, ["notes"])
+    assert labels.labelled(record, labels.history(run_dir.path))["notes"] == "at the start"
