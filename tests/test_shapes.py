@@ -21,6 +21,7 @@ from runner.storage import checkpoint, records, shapes, signature
 from runner.storage.choices import choices_of
 from runner.storage.kinds import Range, in_words
 from runner.storage.lease import Lease
+from runner.storage.parts import in_parts
 from runner.storage.rows import Rows
 from runner.storage.run_dir import RunDir
 from runner.sweep import plan
@@ -362,23 +363,62 @@ HOSTILE = {
 }
 
 
+LAST = ("config", "config_yaml", "config_source")  # of a record that ends there
+
+
 @pytest.mark.parametrize(
-    "change", [{}, HOSTILE, {"config": {}}, {"config_yaml": None}, {"config": [1]}, {"config_source": 3}]
+    "change",
+    [
+        {},
+        HOSTILE,
+        {"config_yaml": None},
+        {"config_yaml": '",\n  "a": "'},
+        {"config_source": {"q": {"config": {"a": 1}}}},
+    ],
 )
-def test_a_listing_reads_part_by_part_what_json_reads_whole(folder, change):
+@pytest.mark.parametrize("is_last", [False, True])
+def test_a_listing_reads_part_by_part_what_json_reads_whole(folder, change, is_last):
     path = folder / "s1" / "run.json"
-    shapes.write(path, {**json.loads(path.read_bytes()), **change})
-    whole, parts = json.loads(path.read_bytes()), shapes.in_parts(path.read_bytes())
-    if "config_yaml" not in change:
+    record = {**json.loads(path.read_bytes()), **change}
+    head = {key: value for key, value in record.items() if key not in LAST}
+    three = {key: record[key] for key in LAST}
+    shapes.write(path, {**head, **three} if is_last else {**three, **head})
+    content = path.read_bytes()
+    if not is_last:  # nothing stands before the config
+        content = content.replace(b'{\n  "config"', b'{\n  "id": "x",\n  "config"', 1)
+    whole, parts = json.loads(content), in_parts(content)
+    source = parts.pop("config_source")
+    assert {group: source.get(group) for group in whole["config_source"]} == whole.pop("config_source")
+    assert source.get("none such") is None
+    if whole["config_yaml"] is not None:
         whole.pop("config_yaml")
     assert parts == whole
+
+
+@pytest.mark.parametrize(
+    "change", [{"config": {}}, {"config": [1]}, {"config": "\n"}, {"config_source": 3}, {"config_source": {}}]
+)
+def test_a_record_of_another_form_is_read_whole(folder, change):
+    path = folder / "s1" / "run.json"
+    shapes.write(path, {**json.loads(path.read_bytes()), **change})
+    assert in_parts(path.read_bytes()) is None
+
+
+def test_a_record_in_another_order_is_read_whole(folder):
+    path = folder / "s1" / "run.json"
+    record = json.loads(path.read_bytes())
+    config, text = record.pop("config"), record.pop("config_yaml")
+    shapes.write(path, {**record, "config_yaml": text, "between": 1, "config": config})
+    assert in_parts(path.read_bytes()) is None
+    shapes.write(path, {**record, "config": config, "config_yaml": text, "between": 1})
+    assert in_parts(path.read_bytes()) is None  # config_source stood before
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"{}\n", b'{"state": "done"}\n', b'{\n  "state": \n}\n', b'{\n  "a": 1,\n  "b" 2\n}\n']
 )
 def test_a_listing_takes_no_other_form_in_parts(content):
-    assert shapes.in_parts(content + shapes.seal(content)) is None
+    assert in_parts(content + shapes.seal(content)) is None
 
 
 def test_a_trial_without_a_state_is_refused(tmp_path):

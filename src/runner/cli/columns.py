@@ -7,6 +7,7 @@ from typing import Any
 
 from runner.cli.select import Columns, shown_name, value_of
 from runner.printable import can_show, printable
+from runner.storage.parts import Undecoded
 from runner.storage.records import Row, pieces
 from runner.tables import Column, cell, joined
 
@@ -106,11 +107,15 @@ def follows(rows: Sequence[Row], key: str) -> bool:
     """Whether a key's value was worked out from others in each run that has it: nobody has set it."""
     group = key.split(".")[1]
     sources = (
-        pieces({group: row.record["config_source"].get(group)}, "config")[group]
-        for row in rows
-        if key in row.groups.get(group, ())
+        pieces({group: source_of(row, group)}, "config")[group] for row in rows if key in row.groups.get(group, ())
     )
     return all(is_worked_out(source, key) for source in sources)
+
+
+def source_of(row: Row, group: str) -> Any:
+    """A group as it was before its interpolations were worked out; None where the record does not tell."""
+    source = row.record.get("config_source")
+    return source.get(group) if isinstance(source, (dict, Undecoded)) else None
 
 
 def is_worked_out(source: Mapping[str, Any], key: str) -> bool:

@@ -6,7 +6,6 @@ the bits of the CRC-32 of what stands before. Where it is another, or gone while
 (runner.notices). A file without both is of an older version, or by other hands.
 """
 
-import functools
 import json
 import sys
 import types
@@ -17,7 +16,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from runner import notices
 from runner.errors import InputError
-from runner.storage import signature
+from runner.storage import parts, signature
 from runner.storage.files import read_regular, write_atomically
 from runner.storage.kinds import UNSET, Check, Range, check_of, field, in_words, kind_of, shown
 
@@ -105,7 +104,7 @@ def shapes() -> dict[str, Any]:
     _shapes.update(summed=summed, run=run, whole=whole, never_began=never, job=job, sweep=sweep)
     trial: Any = {"state": str, "value": (number, None), "params": (facts, {})}
     _shapes.update(study={"history": types.GenericAlias(list, trial), "importances": (metrics, {})})
-    _shapes.update(listed={key: run[key] for key in (*LISTED, "config", "config_source")})
+    _shapes.update(listed={key: run[key] for key in (*LISTED, "config")})
     change: Any = {"at": str, "added": (words, []), "removed": (words, []), "notes": (str | None, UNSET)}
     _shapes.update(label={**change, "archived": (bool, UNSET)})
     return _shapes
@@ -121,7 +120,7 @@ def read(path: Path | str, name: str) -> dict[str, Any]:
     """
     content = content_of(path)
     is_whole = is_sealed(content)
-    record = in_parts(content) if name == "listed" and is_whole and has_seal(content) else None
+    record = parts.in_parts(content) if name == "listed" and is_whole and has_seal(content) else None
     record = parsed(path, content) if record is None else record
     if not isinstance(record, dict):
         raise BadRecord(f"{path}: is no record of ours: {kind_of(record)} instead of an object")
@@ -159,32 +158,6 @@ def parsed(path: Path | str, content: bytes) -> Any:
         raise BadRecord(f"{path}: cannot be read (nested too deeply)") from error
     except ValueError as error:
         raise BadRecord(f"{path}: cannot be read ({error})") from error
-
-
-def in_parts(content: bytes) -> dict[str, Any] | None:
-    """What a listing needs of a record, decoded part by part: parts that are equal in many runs are decoded once, and
-    are one object, not to be changed. None: the bytes are not as write() wrote them.
-    """
-    if not (content.startswith(b'{\n  "') and content.endswith(b"\n}\n", 0, -33)):
-        return None
-    parts = content[5:-36].split(b',\n  "')  # a text holds no line's end, and what is nested stands further in
-    try:
-        record = dict(map(decoded, [part for part in parts if part[:6] != b"config"]))
-        for name, _, groups in [part.partition(b'": {\n    "') for part in parts if part[:6] == b"config"]:
-            if groups:
-                record[name.decode()] = dict(map(decoded, groups[:-4].split(b',\n    "')))
-            elif name[:14] != b'config_yaml": ' or name[14:] == b"null":
-                record.update([decoded(name)])
-    except (ValueError, RecursionError):
-        return None
-    return record
-
-
-@functools.lru_cache(maxsize=10_000)
-def decoded(part: bytes) -> tuple[str, Any]:
-    """A key, without its first quotation mark, and its value."""
-    ((key, value),) = json.loads(b'{"' + part + b"}").items()
-    return key, value
 
 
 def checked(path: Path | str, record: dict[str, Any], name: str) -> dict[str, Any]:
