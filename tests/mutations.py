@@ -120,9 +120,9 @@ MUTATIONS = {
     ),
     "evaluation's seed is not the run's": (TRAINER, 'derive(self.seed, "evaluate")', 'derive(0, "evaluate")', HERE),
     "minutes are counted from the start": (
-        TRAINER,
-        "is_best)\n        self.last_save = time.monotonic()\n",
-        "is_best)\n",
+        CHECKPOINT,
+        "        names = []\n        self.written = time.monotonic()\n",
+        "        names = []\n",
         HERE,
     ),
     "an owner without a lease does not end": (

@@ -21,7 +21,7 @@ from runner.job.instantiate import call, containers, instantiate, make
 from runner.job.parameters import make_groups
 from runner.job.task_parts import refuse_lazy
 from runner.seeding import derive, seed_everything
-from runner.storage import checkpoint
+from runner.storage.weights import read_weights
 from runner.torch_adapter import compile_modes
 from runner.train import precision
 from runner.train.state import Schedule
@@ -106,7 +106,7 @@ def load_initial_weights(model: nn.Module, path: Path, strict: bool, key: str = 
     Raises:
         InputError: the file holds no weights; or, if strict, something does not fit.
     """
-    given, own = checkpoint.read_weights(path, key), model.state_dict()
+    given, own = read_weights(path, key), model.state_dict()
     shaped = [k for k in own if k in given and given[k].shape != own[k].shape]
     report = {
         "missing": [k for k in own if k not in given],

@@ -24,7 +24,7 @@ from runner.train.events import EpochEnd, Listeners, Progress
 from runner.train.freezing import Freezing
 from runner.train.state import Schedule, TrainState
 from runner.train.steps import MeanLoss, StepOptions, computed, evaluate, to_device, train_step
-from runner.train.weights import load_weights, weights_of
+from runner.train.weights import other_weights, weights_of
 
 log = logging.getLogger("runner")
 
@@ -88,7 +88,7 @@ class Trainer:
         precision, batches = self.options.precision, len(train_loader)
         self.state = TrainState(task, optimizer, schedule, precision, self.train_metrics, batches, device, config)
         self.state.stream = train_loader if hasattr(train_loader, "state_dict") else None
-        self.last_save = self.last_wait = time.monotonic()
+        self.last_wait = time.monotonic()
         self.pending: list[tuple[int, int, dict[str, Any]]] = []  # steps.jsonl rows, still without a loss
         self.first_batch, self.saves_inside_epochs = 0, False  # of this epoch, in this process
         self._check_names()
@@ -169,7 +169,8 @@ class Trainer:
             self.pending.append((max(0, count - self.log_every), count, row))
             if self.device.type == "cpu" or time.monotonic() - self.last_wait >= SECONDS_BETWEEN_WAITS:
                 self.tell_steps()
-        if self.saves_inside_epochs and progress.batch < self.state.num_batches and self.is_save_due():
+        is_inside = self.saves_inside_epochs and progress.batch < self.state.num_batches
+        if is_inside and self.checkpoints.is_due(progress.batch):
             self.save_checkpoint(is_epoch_end=False)
         if self.stop.signum is not None:
             self.stop.check()
@@ -230,12 +231,8 @@ class Trainer:
             return {"best": results["last"], **results}
         if self.progress.best_epoch is None:  # the monitored metric was NaN in every epoch
             return results
-        last = copy.deepcopy(weights_of(self.task))
-        load_weights(self.task, self.load_best_weights())
-        try:
+        with other_weights(self.task, self.load_best_weights()):
             return {"best": self.evaluate_on(loader), **results}
-        finally:
-            load_weights(self.task, last)
 
     def load_best_weights(self) -> dict[str, Any]:
         """The task's weights() of the best epoch."""
@@ -267,13 +264,6 @@ class Trainer:
         for listener in self.listeners.saving:
             listener()
         self.checkpoints.write(self.state.state_dict(), is_epoch_end, is_best)
-        self.last_save = time.monotonic()
-
-    def is_save_due(self) -> bool:
-        every, minutes = self.checkpoints.every_batches, self.checkpoints.every_minutes
-        if every is not None and self.progress.batch % every == 0:
-            return True
-        return minutes is not None and time.monotonic() - self.last_save >= minutes * 60
 
     def metric_names(self) -> Sequence[str]:
         """The metrics in every row: the rate is there too, but nothing gets better with it."""
