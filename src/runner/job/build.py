@@ -39,6 +39,7 @@ from runner.seeding import derive, seed_everything
 from runner.storage.checkpoint import Checkpoints
 from runner.train.events import Listeners
 from runner.train.steps import StepOptions
+from runner.train.stopping import Stopping
 from runner.train.trainer import Trainer
 
 
@@ -70,6 +71,7 @@ class Settings:
     checkpoints: Checkpoints
     epochs: int
     limit: int | None
+    stopping: Stopping
 
 
 def settings(cfg: DictConfig) -> Settings:
@@ -84,7 +86,8 @@ def settings(cfg: DictConfig) -> Settings:
     checkpoints = call(Checkpoints, cfg.checkpoint, "checkpoint")
     epochs, limit = run_limits(cfg)
     check_accumulate(options.accumulate, loading.batch_size)
-    return Settings(where, options, loading, checkpoints, epochs, limit)
+    stopping = call(Stopping, cfg.get("stopping", {}), "stopping")
+    return Settings(where, options, loading, checkpoints, epochs, limit, stopping)
 
 
 def build(
@@ -166,6 +169,7 @@ def _build(
             stop=stop,
             config=OmegaConf.to_yaml(OmegaConf.create(resolved)),
             freezing=freezing,
+            stopping=given.stopping,
         ),
         {key: resolved["trainer"][key] for key in ("monitor", "mode", "log_every")},
         "trainer",

@@ -24,6 +24,7 @@ from runner.train.events import EpochEnd, Listeners, Progress
 from runner.train.freezing import Freezing
 from runner.train.state import Schedule, TrainState
 from runner.train.steps import MeanLoss, StepOptions, computed, evaluate, to_device, train_step
+from runner.train.stopping import Stopping
 from runner.train.weights import other_weights, weights_of
 
 log = logging.getLogger("runner")
@@ -43,6 +44,7 @@ class Trainer:
         options: how a batch is computed.
         log_every: batches between two rows of steps.jsonl, where the loss is also checked; 0: only at an epoch's end.
         config: the resolved configuration as YAML text, kept in every checkpoint. freezing: what does not train.
+        stopping: when it ends before its length.
 
     Raises:
         InputError: monitor (or the scheduler's) is not a metric of the rows.
@@ -70,6 +72,7 @@ class Trainer:
         stop: StopRequest | None = None,
         config: str = "",
         freezing: Freezing | None = None,
+        stopping: Stopping | None = None,
     ) -> None:
         if epochs < 1:
             raise ValueError(f"epochs={epochs}: must be at least 1")
@@ -82,6 +85,8 @@ class Trainer:
         self.train_metrics, self.eval_metrics = metrics
         self.device, self.seed, self.epochs, self.freezing = device, seed, epochs, freezing or Freezing()
         self.monitor, self.mode, self.log_every = monitor, mode, log_every
+        self.stopping, self.seconds = stopping or Stopping(), 0.0  # of all epochs
+        self.stopped: str | None = None  # the reason
         self.options = options or StepOptions()
         self.checkpoints = checkpoints or Checkpoints(save="none")
         self.listeners, self.stop = listeners or Listeners(), stop or StopRequest()
@@ -102,14 +107,14 @@ class Trainer:
         return self.state.progress
 
     def fit(self) -> None:
-        """Trains until `epochs` epochs are completed.
+        """Trains until `epochs` epochs are completed, or stopping has a reason to end before.
 
         Raises:
             Diverged: the loss or a parameter is not finite; nothing of that state is saved.
             Interrupted: a stop was requested; the state is saved as far as the checkpoint policy allows.
         """
         try:
-            while self.progress.epoch < self.epochs:
+            while self.progress.epoch < self.epochs and not self.is_stopped():
                 began = time.perf_counter()
                 train = self.train_epoch()
                 trained = time.perf_counter()
@@ -122,6 +127,10 @@ class Trainer:
         except Interrupted:
             self.save_checkpoint(is_epoch_end=False)
             raise
+
+    def is_stopped(self) -> bool:
+        self.stopped = self.stopping.reason(self.state.rows, self.monitor, self.mode, self.seconds)
+        return self.stopped is not None
 
     def train_epoch(self) -> dict[str, float]:
         """Trains on what is left of the epoch; returns the means over all of it."""
@@ -216,6 +225,7 @@ class Trainer:
 
     def tell(self, metrics: dict[str, float], is_best: bool, began: float, trained: float) -> None:
         seconds = time.perf_counter() - began
+        self.seconds += seconds
         rate = self.train_loader.num_examples(self.first_batch) / (trained - began)
         row: dict[str, Any] = {"epoch": self.progress.epoch, "step": self.progress.step, **metrics}
         row |= {"seconds": round(seconds, 3), "examples_per_second": round(rate, 1)}
