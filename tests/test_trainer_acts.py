@@ -181,8 +181,8 @@ def test_a_loss_that_is_not_finite_is_named_by_epoch_and_batch_and_a_parameter_b
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"epochs": 0}, "epochs=0: must be at least 1"),
-        ({"log_every": -1}, "log_every=-1: must be at least 0"),
+        ({"epochs": 0}, "epochs=0: must be a whole number of at least 1"),
+        ({"log_every": -1}, "log_every=-1: must be a whole number of at least 0"),
         ({"mode": "most"}, "mode=most: unknown; choices: min, max"),
         (
             {"monitor": "lr"},

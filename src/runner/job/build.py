@@ -23,6 +23,7 @@ from runner.job.lazy import initialise
 from runner.job.mistakes import check_data, check_outputs, check_shape
 from runner.job.model_parts import (
     check_accumulate,
+    make_averaging,
     make_metrics,
     make_model,
     make_optimizer,
@@ -151,6 +152,7 @@ def _build(
     initialise(task, train_loader, options, where.torch, cfg.seed)
     prepare_model(cfg, model)
     freezing = make_freezing(cfg, task)
+    averaging = make_averaging(cfg, task, parts.train)
     optimizer = make_optimizer(cfg, task)
     options.precision.prepare(optimizer)
     schedule = make_schedule(cfg, optimizer, is_new)
@@ -174,6 +176,7 @@ def _build(
             config=OmegaConf.to_yaml(OmegaConf.create(resolved)),
             freezing=freezing,
             stopping=given.stopping,
+            averaging=averaging,
         ),
         {key: resolved["trainer"][key] for key in ("monitor", "mode", "log_every")},
         "trainer",

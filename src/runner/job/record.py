@@ -47,7 +47,7 @@ def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
         "monitor": trainer.monitor,
         "mode": trainer.mode,
         "modes": modes(built.config),  # of every metric of which it is known
-        "chosen_on": trainer.monitor.split("/")[0],
+        "chosen_on": "train" if trainer.monitor.startswith("train/") else trainer.eval_split,
         "seconds": 0.0,  # of all epochs
         "best_epoch": None,
         "best_value": None,
