@@ -141,7 +141,7 @@ def test_the_best_weights_give_the_best_figure_and_the_tests(runs, name):
     record = RunDir(runs / name).read_run()
     for which in ("best", "last"):
         built = rebuilt(open_saved(runs / name, which))
-        value = built.trainer.evaluate_on(built.trainer.eval_loader)["accuracy"]
+        value = built.trainer.evaluate_on(built.trainer.eval_loaders["val"])["accuracy"]
         assert value == record[which][record["monitor"]]
         assert built.trainer.evaluate_on(built.test_loader) == record["test"][which]
     assert set(record["test"]) == ({"best", "last", "ema"} if name == "beside" else {"best", "last"})
@@ -255,12 +255,12 @@ def test_frozen_norms_keep_their_statistics():
         (["averaging.decay=0.9"], "averaging.decay=0.9: averaging has no key 'decay'"),
         (
             ["averaging=ema", "trainer.monitor=val_ema/accuracy"],
-            "trainer.monitor=val_ema/accuracy: is not logged; choices: train",
+            "trainer.monitor=val_ema/accuracy: is not logged; did you mean val/accuracy? ch",
         ),
         (
             ["averaging=ema", "averaging.evaluate=beside", "trainer.monitor=val_swa/accuracy"],
-            "trainer.monitor=val_swa/accuracy: is not logged; choices: train/loss, train/accuracy, val/loss,"
-            " val/accuracy, val_ema/loss, val_ema/accuracy",
+            "trainer.monitor=val_swa/accuracy: is not logged; did you mean val_ema/accuracy? choices:"
+            " train/loss, train/accuracy, val/loss, val/accuracy, val_ema/loss, val_ema/accuracy",
         ),
     ],
 )

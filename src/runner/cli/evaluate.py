@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--which", default="best", metavar="best|last|ema|swa|raw|FILE", help="the weights (default: best)"
     )
-    made.add_argument("--split", default="test", choices=("test", "val"), help="the part (default: test)")
+    made.add_argument("--split", default="test", metavar="test|val|NAME", help="the part (default: test)")
     made.add_argument(
         "--confusion", action="store_true", help="accuracy per class, the confusion matrix and the worst mistakes"
     )

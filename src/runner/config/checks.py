@@ -22,7 +22,7 @@ ROOT_KEYS = (
     *("model_weights", "init_from", "strict", "freeze", "unfreeze_at", "derived", "sweep"),
 )
 DATASET_KEYS = (
-    *("train", "val", "test", "input_shape", "num_classes", "mean", "std"),
+    *("train", "val", "test", "evaluate", "input_shape", "num_classes", "mean", "std"),
     *("transform_train", "augment", "test_size", "val_size"),
 )
 TRAINER_KEYS = (

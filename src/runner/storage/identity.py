@@ -36,6 +36,7 @@ LATER |= {"task._target_": "runner.tasks.Supervised", "stopping.min_delta": 0.0,
 LATER |= dict.fromkeys(f"stopping.{key}" for key in ("patience", "threshold", "divergence", "max_minutes"))
 LATER |= {
     "averaging.type": "none",
+    "dataset.evaluate": None,
     "freeze": [],
     "unfreeze_at": None,
     "optimizer.groups": [],

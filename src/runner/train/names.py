@@ -1,5 +1,6 @@
 """The names of the metrics in a row: what can be monitored."""
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,9 @@ def check(monitor: str, of_scheduler: str | None, metrics: Iterable[str], splits
     names = known(metrics, splits)
     for key, name in (("trainer.monitor", monitor), ("scheduler.monitor", of_scheduler)):
         if name is not None and name not in names:
-            raise InputError(f"{key}={name}: is not logged; choices: {', '.join(names)}")
+            near = difflib.get_close_matches(name, names, 1)
+            guess = f"did you mean {near[0]}? " if near else ""
+            raise InputError(f"{key}={name}: is not logged; {guess}choices: {', '.join(names)}")
 
 
 def check_saved(metrics: Mapping[str, Any], is_inside: bool) -> None:

@@ -41,7 +41,7 @@ class Trainer:
     Args:
         task: what is done with a batch, as one module that owns the model and the loss: see runner.tasks.
         metrics: two sets of the same metrics by name, for the training and for the evaluated part.
-        eval_loader: the part that is evaluated each epoch, named eval_split; None: nothing is.
+        eval_loaders: the parts that are evaluated each epoch, by the name that their metrics begin with.
         epochs: the run's whole length.
         monitor: the metric of the rows that says which epoch is best; mode: "min" or "max".
         log_every: batches between two rows of steps.jsonl, where the loss is also checked; 0: only at an epoch's end.
@@ -59,14 +59,13 @@ class Trainer:
         optimizer: Optimizer,
         schedule: Schedule,
         train_loader: Loader,
-        eval_loader: Loader | None,
+        eval_loaders: Mapping[str, Loader],
         metrics: tuple[Mapping[str, Any], Mapping[str, Any]],
         device: torch.device,
         seed: int,
         epochs: int,
         monitor: str,
         mode: str,
-        eval_split: str = "val",
         options: StepOptions | None = None,
         log_every: int = 10,
         checkpoints: Checkpoints | None = None,
@@ -81,7 +80,7 @@ class Trainer:
         Rule(int, least=0).check("log_every", log_every)
         Rule(str, choices=("min", "max")).check("mode", mode)
         self.task, self.optimizer, self.schedule = task, optimizer, schedule
-        self.train_loader, self.eval_loader, self.eval_split = train_loader, eval_loader, eval_split
+        self.train_loader, self.eval_loaders = train_loader, dict(eval_loaders)
         self.train_metrics, self.eval_metrics = metrics
         self.device, self.seed, self.epochs, self.freezing = device, seed, epochs, freezing or Freezing()
         self.monitor, self.mode, self.log_every = monitor, mode, log_every
@@ -97,7 +96,7 @@ class Trainer:
         self.state.averaging = self.averaging = averaging or Averaging(task)
         self.pending: list[tuple[int, int, dict[str, Any]]] = []  # steps.jsonl rows, still without a loss
         self.first_batch, self.saves_inside_epochs = 0, False  # of this epoch, in this process
-        splits = [split for split, _ in self.averaging.splits(eval_split)] if eval_loader is not None else []
+        splits = [split for part in eval_loaders for split, _ in self.averaging.splits(part)]
         names.check(monitor, schedule.monitor, self.train_metrics, splits)
         names.check_saved(self.train_metrics, self.checkpoints.saves_inside_epochs)
 
@@ -201,15 +200,16 @@ class Trainer:
         self.last_wait = time.monotonic()
 
     def evaluate(self) -> dict[str, float]:
-        """The loss and metrics of the evaluated part, as val/* or test/*: of the weights, or of their average."""
-        if self.eval_loader is None:
+        """The loss and metrics of the evaluated parts, as val/*, ...: of the weights, or of their average."""
+        if not self.eval_loaders:
             return {}
         if self.averaging.needs_statistics:
             self.count_statistics()
         found: dict[str, float] = {}
-        for split, is_average in self.averaging.splits(self.eval_split):
-            with self.averaging.weights(is_average):
-                found |= names.prefixed(split, self.evaluate_on(self.eval_loader))
+        for part, loader in self.eval_loaders.items():
+            for split, is_average in self.averaging.splits(part):
+                with self.averaging.weights(is_average):
+                    found |= names.prefixed(split, self.evaluate_on(loader))
         return found
 
     def count_statistics(self) -> None:
