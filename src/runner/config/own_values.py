@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.conf_dir import conf_dir
 from runner.errors import InputError
-from runner.values import Rule, shown
+from runner.values import Rule, fits, shown
 
 MOST_THREADS = max(512, 4 * (os.cpu_count() or 1))  # more take a machine down; a big machine's count is no mistake
 MOST_WORKERS = MOST_THREADS
@@ -76,6 +76,11 @@ OURS = {
 }
 PACKAGED = ("dataloader", "checkpoint")  # what a choice of somebody's own leaves out is what the packaged one says
 CALLED_WITH_MORE = ("optimizer", "scheduler")  # the parameters and the optimizer come at the start
+
+
+def takes_null(key: str) -> bool:
+    """Whether null is a value of one of our own keys, whatever a YAML file has set it to."""
+    return key in OURS and fits(None, OURS[key].hint)
 
 
 def fill_left_out(cfg: DictConfig) -> None:
