@@ -47,6 +47,25 @@ class Parts:
         """The part that is evaluated each epoch."""
         return "val" if self.val is not None else "test" if self.test is not None else "train"
 
+    @property
+    def final_split(self) -> str:
+        """The part that the finished weights are looked at on."""
+        return "test" if self.test is not None else self.eval_split
+
+
+@dataclass(frozen=True)
+class Overfit(Parts):
+    """Training examples alone, that are evaluated too: of trainer.overfit_batches."""
+
+    @property
+    def eval_split(self) -> str:
+        return "overfit"
+
+    @property
+    def overfit(self) -> Any:
+        """What is evaluated under this name."""
+        return self.train
+
 
 def integer_targets(dataset: Any) -> Tensor | None:
     """The dataset's `targets` (as torchvision names them) where they are one integer an example, else None."""

@@ -27,7 +27,8 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a folder that holds a run")
     made.add_argument("--which", default="best", metavar="best|last|FILE", help="the weights (default: best)")
-    made.add_argument("--split", default="test", choices=("test", "val"), help="the part (default: test)")
+    splits = ("test", "val", "overfit")
+    made.add_argument("--split", choices=splits, help="the part (default: test; of trainer.overfit_batches: overfit)")
     made.add_argument(
         "--confusion", action="store_true", help="accuracy per class, the confusion matrix and the worst mistakes"
     )
@@ -68,6 +69,8 @@ class Counted:
 
 
 def evaluate(built: "Built", arguments: argparse.Namespace, record: Mapping[str, Any]) -> None:
+    if arguments.split is None:
+        arguments.split = "overfit" if built.parts.eval_split == "overfit" else "test"
     part, loader = part_of(built, arguments.split)
     with bar(f"evaluating {arguments.split}", len(loader)) as done:
         counted: Any = Counted(loader, done)

@@ -97,9 +97,9 @@ class Listening:
         """Tells how the examples of the last evaluated part were taken for each other, by the weights as they are."""
         if not any(hasattr(listener, "confusion") for listener in self.listeners.values()):
             return
-        name = "val" if built.test_loader is None else "test"
-        part, loader = getattr(built.parts, name), built.trainer.eval_loader if name == "val" else built.test_loader
-        if part is None:
+        name = built.parts.final_split
+        part, loader = getattr(built.parts, name), built.test_loader or built.trainer.eval_loader
+        if loader is None:
             return
         before = rng_state(self.device)
         try:

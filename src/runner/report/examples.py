@@ -76,7 +76,7 @@ def computed(run: Run, seconds: float) -> list[dict[str, Any]]:
     which = "best" if (run.path / "checkpoints" / "best.pt").exists() else "last"
     saved = open_saved(run.path, which)
     with as_it_was_started(saved.record, saved.is_mine), closing(rebuilt(saved)) as built:
-        split = "test" if built.parts.test is not None else "val"
+        split = built.parts.final_split
         part, loader = part_of(built, split)
         found = confusion(built, loader, part, seconds)
     return blocks_of(found, f"{split} part, {which} weights", dataset_of(saved.record))
@@ -88,12 +88,11 @@ def part_of(built: Any, split: str) -> tuple[Any, Any]:
     Raises:
         InputError: this run has no such part.
     """
-    part = getattr(built.parts, split)
-    if part is None:
-        raise InputError(f"--split {split}: this run has no such part")
-    loader = built.test_loader if split == "test" else built.trainer.eval_loader
-    assert loader is not None
-    return part, loader
+    loaders = {built.parts.eval_split: built.trainer.eval_loader, "test": built.test_loader}
+    known = [name for name, loader in loaders.items() if loader is not None]
+    if split not in known:
+        raise InputError(f"--split {split}: this run has no such part; choices: {', '.join(known) or 'none'}")
+    return getattr(built.parts, split), loaders[split]
 
 
 def dataset_of(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ NO_RESULT = (
 # Keys that came later, and what says the same as a config without them: older sweeps keep their identities.
 LATER = dict.fromkeys(("dataset.transform_train", "dataset.val", "dataset.val_root", "dataloader.eval_collate_fn"))
 LATER |= {"task._target_": "runner.tasks.Supervised", "unfreeze_at": None}
-LATER |= {"freeze": [], "optimizer.groups": [], "optimizer.no_decay": False}
+LATER |= {"freeze": [], "optimizer.groups": [], "optimizer.no_decay": False, "trainer.overfit_batches": None}
 LONGEST_NAME = 120
 SET_ASIDE = ".set-aside"  # the ending of what is kept, and not looked at
 

@@ -77,7 +77,9 @@ def like(setting: Setting) -> dict[str, Any]:
     monitor = str(record["monitor"] if record else config.get("trainer.monitor"))
     metric = monitor.rpartition("/")[2]
     measured = "loss." if metric == "loss" else f"metrics.{metric}."
-    kind = {key: config.get(key) for key in ("trainer.limit_batches", "trainer.dry_run", "trainer.epochs")}
+    kind = {f"trainer.{key}": config.get(f"trainer.{key}") for key in ("limit_batches", "dry_run", "epochs")}
+    if (same := config.get("trainer.overfit_batches")) is not None:
+        kind |= {"trainer.overfit_batches": same, "dataloader.batch_size": config.get("dataloader.batch_size")}
     if metric == "loss":  # what it is of an evaluation is for the task to say
         kind["task._target_"] = config.get("task._target_", LATER["task._target_"])
     for key, value in config.items():
