@@ -27,7 +27,7 @@ from runner.seeding import alone, derive, seed_everything
 from runner.train.steps import to_device, train_step
 from runner.values import is_number
 
-ADADELTA = "on the digits the rule was 2 to 5 times too low for Adadelta (docs/before.md)"
+ADADELTA = "on the digits the rule was 1.3 to 5 times too low for Adadelta (docs/before.md)"
 
 
 @dataclass(frozen=True)
