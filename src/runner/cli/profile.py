@@ -43,9 +43,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> int:
     check(arguments)
-    cfg = one_run.config_of(arguments)
     for name, value in SILENT.items():
         os.environ.setdefault(name, value)
+    cfg = one_run.config_of(arguments)
     from runner.job.profiling import profiled
 
     found = profiled(cfg, arguments.steps, arguments.warmup)

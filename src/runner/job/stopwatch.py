@@ -23,7 +23,7 @@ PIECES = {
     "forward": "the task: model and loss",
     "backward": "gradients, and what is done to them",
     "optimizer": "zero_grad and step",
-    "metrics": "loss, metrics, a schedule of batches",
+    "metrics": "loss, metrics, a schedule of batches, an average",
     "rest": "rows, checks, an epoch's end and beginning",
 }
 

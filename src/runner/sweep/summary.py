@@ -176,7 +176,11 @@ def figures_of(name: str, values: Sequence[float | None], setting: Setting) -> d
 
 
 def evaluated(record: Mapping[str, Any], part: str) -> int | None:
-    """How many examples of a part an evaluation sees; None where the record does not tell."""
+    """How many examples of a part an evaluation sees; None where the record does not tell, and of those that were
+    trained on: they are no sample of others.
+    """
+    if part == "train":
+        return None
     whole, config = record.get("examples", {}).get(part), record.get("config", {})
     nodes = (config.get(key) for key in ("trainer", "dataloader"))
     trainer, loading = (node if isinstance(node, Mapping) else {} for node in nodes)
