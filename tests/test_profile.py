@@ -48,8 +48,7 @@ def test_the_pieces_follow_each_other_add_up_and_change_nothing():
     spent = watch.on_host()
     assert set(spent) == set(PIECES) and all(seconds > 0 for seconds in spent.values())
     assert sum(spent.values()) == pytest.approx(watch.seconds) and watch.on_device() is None
-    order = [piece for piece, _ in watch.marks]
-    assert order[:8] == ["rest", "data", "to device", "optimizer", "forward", "backward", "optimizer", "metrics"]
+    assert watch.began[:8] == ["rest", "data", "to device", "optimizer", "forward", "backward", "optimizer", "metrics"]
     assert len(watch.steps()) == 7
 
 
@@ -156,6 +155,11 @@ def test_times_have_units():
 def test_help_imports_no_torch():
     code = "import sys; from runner.cli.profile import parser; parser().format_help(); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_the_last_batch_of_an_epoch_counts_as_what_it_is():
+    made = trainer("dataloader.batch_size=400")
+    assert watched_steps(made, 4, Stopwatch(made.device), lambda: None) == 400 + 400 + 207 + 400
 
 
 def test_a_stopwatch_that_is_left_by_an_error_lets_the_trainer_go():

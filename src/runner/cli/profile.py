@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 STEPS, WARMUP, TOP, MOST = 50, 5, 10, 10_000
 BAR = 30  # cells of a whole step
+LONGEST = 60  # name of an operator
 # What torch's profiler says of itself on stderr, which is no news to a reader. Read when torch is imported.
 SILENT = {"KINETO_LOG_LEVEL": "6", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 MADE_BY = b'{"madeBy": "runner profile", '
@@ -98,7 +99,7 @@ def lines(found: "Profile", top: int) -> list[str]:
     return [
         f"device {found.device}, {found.precision}, {found.threads} CPU threads, batches from {found.placement}",
         f"a step takes {time_of(found.step)} ({found.examples_per_second:,.0f} examples/s): the mean of {found.steps}"
-        f" after {found.warmup}; median {time_of(found.median)}, 8 of 10 from {time_of(found.low)} to"
+        f" steps after {found.warmup} of warm-up; median {time_of(found.median)}, 8 of 10 from {time_of(found.low)} to"
         f" {time_of(found.high)}",
         "",
         *pieces(found),
@@ -139,7 +140,10 @@ def operators(found: "Profile", top: int) -> list[str]:
     left = found.traced_step - sum(seconds for _, seconds in times)
     if left > 0:
         rows.append(("in none (Python, the loop, the profiler)" if is_host else "the device waits", "", left))
-    cells = [[name, calls, time_of(seconds), percent(seconds / found.traced_step)] for name, calls, seconds in rows]
+    cells = [
+        [shortened(name), calls, time_of(seconds), percent(seconds / found.traced_step)]
+        for name, calls, seconds in rows
+    ]
     return [
         f"operators, each without those that it calls: the mean of {found.traced_steps} steps under torch.profiler,"
         f" where one takes {time_of(found.traced_step)}",
@@ -195,6 +199,10 @@ def in_units(count: float, unit: str) -> str:
         if count >= factor:
             return f"{count / factor:.3g} {prefix}{unit}"
     return f"{count:.0f} {unit}"
+
+
+def shortened(name: str) -> str:
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
 
 
 def percent(share: float) -> str:

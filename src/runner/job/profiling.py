@@ -4,6 +4,7 @@ Contract: the objects and the loop are the run's own; no folder, no checkpoint, 
 run does between two evaluations. The stopwatch goes first, without the profiler, which makes a step slower.
 """
 
+import gc
 import json
 import resource
 import statistics
@@ -98,6 +99,9 @@ def profiled(cfg: DictConfig, steps: int, warmup: int) -> Profile:
         check_targets(cfg, True)
         with closing(build(cfg, is_new=True)) as built:
             built.trainer.checkpoints = Checkpoints(save="none")
+            if not gc.isenabled():  # in a process of our own; from here on as runner.job.run has it
+                gc.freeze()
+                gc.enable()
             try:
                 return measured(built, steps, warmup, list(found.lines))
             except Diverged as error:
@@ -110,6 +114,7 @@ def measured(built: Built, steps: int, warmup: int, warned: list[str]) -> Profil
     with bar("profiling", steps + warmup + traced + len(sizes_of(device))) as done:
         if warmup:
             watched_steps(trainer, warmup, Stopwatch(device), done.add)
+        said = [*warned, *remarks(built)]
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         watch = Stopwatch(device)
@@ -147,8 +152,23 @@ def measured(built: Built, steps: int, warmup: int, warned: list[str]) -> Profil
         why_not=why_not,
         peak=peak,
         trace=trace,
-        said=warned,
+        said=said,
     )
+
+
+def remarks(built: Built) -> list[str]:
+    """Why later steps may take less than the measured ones."""
+    said, part = [], built.parts.train
+    store = built.placement.stores.get(id(part.dataset))
+    if store is not None and not store.holds(part.indices):
+        batches = len(built.trainer.train_loader)
+        said.append(
+            "these steps are of the first epoch, which reads each example into memory; later ones do not, and"
+            f" --warmup {batches} measures those"
+        )
+    if built.config["trainer"].get("compile"):
+        said.append("torch.compile works anew for each shape: a short last batch of an epoch may be among these steps")
+    return said
 
 
 # --------------------------------------------------------------------------------------------------------- operators

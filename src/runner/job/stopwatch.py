@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from runner.batches import nested
 from runner.train.trainer import Trainer
 
 PIECES = {
@@ -37,13 +36,17 @@ class Stopwatch:
 
     def __init__(self, device: torch.device, is_traced: bool = False) -> None:
         self.device, self.is_traced = device, is_traced
-        self.marks: list[tuple[str, float]] = []  # which piece began, and when
+        self.began: list[
+            str
+        ] = []  # the pieces, in order; no pairs with their times, which python would have to collect
+        self.times: list[float] = []  # when they began
         self.events: list[Any] = []  # the same on the device
         self.range: Any = None
 
     def enter(self, piece: str) -> None:
         """The piece before ends here."""
-        self.marks.append((piece, time.perf_counter()))
+        self.began.append(piece)
+        self.times.append(time.perf_counter())
         if self.device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             event.record()
@@ -60,12 +63,12 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        return self.marks[-1][1] - self.marks[0][1]
+        return self.times[-1] - self.times[0]
 
     def on_host(self) -> dict[str, float]:
         """Seconds of each piece."""
         spent = dict.fromkeys(PIECES, 0.0)
-        for (piece, began), (_, ended) in itertools.pairwise(self.marks):
+        for piece, (began, ended) in zip(self.began, itertools.pairwise(self.times), strict=False):
             spent[piece] += ended - began
         return spent
 
@@ -74,14 +77,14 @@ class Stopwatch:
         if not self.events:
             return None
         spent = dict.fromkeys(PIECES, 0.0)
-        for (piece, _), (began, ended) in zip(self.marks, itertools.pairwise(self.events), strict=False):
+        for piece, (began, ended) in zip(self.began, itertools.pairwise(self.events), strict=False):
             spent[piece] += began.elapsed_time(ended) / 1000
         return spent
 
     def steps(self) -> list[float]:
         """Seconds of each step: from one wait for a batch to the next."""
-        began = [at for piece, at in self.marks if piece == "data"]
-        return [after - before for before, after in itertools.pairwise([*began, self.marks[-1][1]])]
+        began = [at for piece, at in zip(self.began, self.times, strict=True) if piece == "data"]
+        return [after - before for before, after in itertools.pairwise([*began, self.times[-1]])]
 
 
 class Enough(Exception):
@@ -92,23 +95,29 @@ class Watched:
     """A loader whose batches a Stopwatch waits for."""
 
     def __init__(self, loader: Any, watch: Stopwatch) -> None:
-        self.loader, self.watch, self.examples_given = loader, watch, 0
+        self.loader, self.watch = loader, watch
+        self.places: list[int] = []  # of the batches that were given, in their epochs
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Any]:
         given = self.loader.batches(epoch, start)
-        while True:
+        for place in itertools.count(start):
             self.watch.enter("data")
             try:
                 batch = next(given)
             except StopIteration:
-                self.watch.marks[-1] = ("rest", self.watch.marks[-1][1])  # it was no wait for a batch
+                self.watch.began[-1] = "rest"  # it was no wait for a batch
                 return
             self.watch.enter("to device")
-            self.examples_given += nested.length(batch)
+            self.places.append(place)
             yield batch
+
+    @property
+    def examples_given(self) -> int:
+        left = self.loader.num_examples
+        return sum(left(place) - max(0, left(place + 1)) for place in self.places)  # the last one may be short
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)
