@@ -82,21 +82,22 @@ def rounded(rate: float) -> str:
 
 def lines(found: "RangeTest", arguments: argparse.Namespace, limit: int) -> list[str]:
     """The screen: the picture, the suggestion, the doubts."""
-    rates, best, picture = found.rates, found.suggestion.valley, []
+    rates, best, title, picture = found.rates, found.suggestion.valley, TITLE, []
     if len(rates) > 1:
         marks = [] if best is None else [(rates.index(best) / (len(rates) - 1), rounded(best))]
-        values = cut_off(found.smooth, found.smooth)
+        most = highest(found.smooth)
+        title += f", cut off at {most:.4g}" if max(found.smooth) > most else ""
+        values = [min(value, most) for value in found.smooth]
         picture = plot([("", values)], (f"{rates[0]:.3g}", f"{rates[-1]:.3g}"), min(limit, WIDEST), HEIGHT, marks)
     command = next_command(found, arguments)
     said = [*told(found), *(f"note: {line}" for line in notes(found))]
-    return [TITLE, *picture, *said, *([] if command is None else [f"where to look: {command}"])]
+    return [title, *picture, *said, *([] if command is None else [f"where to look: {command}"])]
 
 
-def cut_off(values: Sequence[float], smooth: Sequence[float]) -> list[float]:
-    """A curve without what rises far above where it began: in a picture of that there is nothing else to see."""
+def highest(smooth: Sequence[float]) -> float:
+    """Where a picture ends: a loss that diverges is so far above its beginning that there is nothing else to see."""
     start = max(smooth[:3])
-    highest = start + 0.3 * (start - min(smooth))
-    return [min(value, highest) for value in values]
+    return start + 0.3 * (start - min(smooth))
 
 
 def told(found: "RangeTest") -> list[str]:
@@ -156,10 +157,15 @@ def blocks(found: "RangeTest", arguments: argparse.Namespace) -> list[dict[str, 
     made: list[dict[str, Any]] = [{"kind": "headline", "items": items, "lines": notes(found)}]
     if len(rates) > 1:
         curves = {"running mean": found.smooth, "each batch": found.losses}
-        named = {name: [finite(value) for value in cut_off(values, found.smooth)] for name, values in curves.items()}
-        chart = {**lines_chart(TITLE, rates, named, x_label="learning rate"), "logX": True, "wide": True}
-        chart["series"][1] |= {"color": None}
-        chart["marks"] = [] if best is None else [{"x": finite(best), "label": rounded(best)}]
+        named = {name: [finite(value) for value in values] for name, values in curves.items()}
+        chart = {
+            **lines_chart(TITLE, rates, named, x_label="learning rate"),
+            "logX": True,
+            "wide": True,
+            "most": finite(highest(found.smooth)),
+        }
+        chart["series"][1] |= {"faint": True}
+        chart["marks"] = [] if best is None else [{"x": finite(best), "label": f"suggestion {rounded(best)}"}]
         made.append({"kind": "charts", "heading": "Curve", "charts": [chart], "lines": []})
     if (command := next_command(found, arguments)) is not None:
         made.append({"kind": "command", "heading": "Where to look", "text": command})

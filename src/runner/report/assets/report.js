@@ -159,7 +159,7 @@
       const axis = (more) => ({ stroke: css("--soft"), font: FONT, labelFont: FONT, grid: { stroke: css("--grid"), width: 1 }, ticks: { stroke: css("--line"), width: 1, size: 4 }, gap: 5, ...more });
       const shown = isLog ? filled(known) : known;
       const [low, high] = shown.reduce(([a, b], v) => (v === null ? [a, b] : [Math.min(a, v), Math.max(b, v)]), [Infinity, -Infinity]);
-      const yScale = isLog ? { distr: 3 } : { range: (u, min, max) => rangeOf(min, max, chart.zero) };
+      const yScale = isLog ? { distr: 3 } : { range: (u, min, max) => rangeOf(min, chart.most === undefined ? max : Math.min(max, chart.most), chart.zero) };
       return {
         values: [chart.x, ...curves.map((one) => filled(one.y))],
         opts: {
