@@ -35,11 +35,9 @@ def test_the_first_losses_are_those_of_the_run_and_nothing_is_left_behind():
     before = torch.get_rng_state()
     found = of("optimizer.lr=0.1", low=0.1, high=0.1 * (1 + 1e-12), steps=20)
     assert torch.equal(before, torch.get_rng_state()) and not list(Path().iterdir())
-    runner.run([*MLP, "optimizer.lr=0.1", "scheduler=onecycle", "trainer.epochs=1", "trainer.log_every=1"], run_dir="a")
     runner.run([*MLP, "optimizer.lr=0.1", "scheduler=constant", "trainer.epochs=1", "trainer.log_every=1"], run_dir="b")
     steps = [json.loads(line) for line in Path("b/steps.jsonl").read_text().splitlines()]
     assert [row["train/loss"] for row in steps[:20]] == pytest.approx(found.losses, rel=1e-6)
-    assert found.losses[0] == json.loads(Path("a/steps.jsonl").read_text().splitlines()[0])["train/loss"]
 
 
 def test_the_scheduler_is_left_out_and_every_group_keeps_its_ratio(monkeypatch):

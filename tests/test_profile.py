@@ -3,18 +3,20 @@
 import json
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from runner.__main__ import dispatch
-from runner.cli.profile import time_of
+from runner.cli.profile import lines, time_of
 from runner.config.compose import compose
 from runner.errors import InputError
 from runner.job import peak
 from runner.job.build import build
-from runner.job.profiling import most_allocated, profiled
+from runner.job.profiling import arithmetic, most_allocated, profiled
 from runner.job.stopwatch import PIECES, Stopwatch, attached, watched_steps
 from runner.sweep.combine import task_config
 from test_stream import Counted, words  # noqa: F401  # Counted is named in the words
@@ -26,6 +28,10 @@ MLP = ["model=mlp", "model.hidden=[8]", "optimizer=sgd", "device.threads=1", "qu
 def small(monkeypatch):
     monkeypatch.setattr(peak, "SIZES", (64,))
     monkeypatch.setattr(peak, "LEAST_SECONDS", 0.003)
+
+
+def slow(*given):
+    return pytest.param(list(given), marks=pytest.mark.slow)
 
 
 def cfg(*given):
@@ -56,9 +62,9 @@ def test_the_pieces_follow_each_other_add_up_and_change_nothing():
     "given",
     [
         ["trainer.limit_batches=2", "trainer.epochs=1", "scheduler=onecycle"],  # which refuses to go on behind its end
-        ["trainer.limit_batches=2", "trainer.accumulate=4", "trainer.grad_clip=0.1"],
         ["trainer.overfit_batches=1", "checkpoint.every_batches=1", "scheduler=plateau"],
-        ["dataloader.num_workers=1", "dataloader.persistent_workers=true", "trainer.limit_batches=3"],
+        slow("trainer.limit_batches=2", "trainer.accumulate=4", "trainer.grad_clip=0.1"),
+        slow("dataloader.num_workers=1", "dataloader.persistent_workers=true", "trainer.limit_batches=3"),
     ],
 )
 def test_any_run_goes_on_as_long_as_is_asked_and_leaves_nothing(given):
@@ -97,13 +103,12 @@ def test_the_most_that_was_allocated_at_once_is_read_from_the_trace():
     assert most_allocated(json.dumps({"traceEvents": []})) is None
 
 
-def test_what_torch_cannot_count_is_said(monkeypatch, capsys):
+def test_what_torch_cannot_count_is_said(monkeypatch):
     def fail(step):
         raise RuntimeError("no\nway")
 
     monkeypatch.setattr("runner.job.profiling.counted", fail)
-    assert dispatch(["profile", *MLP, "--steps", "2", "--warmup", "0"]) == 0
-    assert "arithmetic: not counted (RuntimeError: no way); the machine's peak is " in capsys.readouterr().out
+    assert arithmetic(trainer()) == ({}, "RuntimeError: no way")
 
 
 def test_the_screen_adds_up_and_the_trace_is_written_again(capsys):
@@ -119,6 +124,36 @@ def test_the_screen_adds_up_and_the_trace_is_written_again(capsys):
     assert json.loads(Path("trace.json").read_text())["madeBy"] == "runner profile"
     assert dispatch([*given, "--json"]) == 0
     assert json.loads(capsys.readouterr().out.rpartition("trace.json")[0])["steps"] == 12
+
+
+class Event:
+    """Stands for one of CUDA's: its device is as far as the host."""
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+
+    def record(self):
+        self.at = time.perf_counter()
+
+    def elapsed_time(self, other):
+        return 1000 * (other.at - self.at)
+
+
+def test_what_a_gpus_events_say_is_told_beside_the_hosts(monkeypatch):
+    monkeypatch.setattr("torch.cuda.Event", Event)
+    watch, made = Stopwatch(torch.device("cuda")), trainer("trainer.limit_batches=2")
+    watched_steps(made, 3, watch, lambda: None)
+    assert watch.on_device() == pytest.approx(watch.on_host(), abs=1e-3)
+    found = profiled(cfg(*MLP), 2, 0)
+    operators = [replace(one, device_seconds=found.traced_step / len(found.operators) / 2) for one in found.operators]
+    shown = lines(
+        replace(found, device_pieces=watch.on_device(), operators=operators, memory={**found.memory, "device": 1}), 3
+    )
+    assert "on the host  on the device  share" in " ".join(shown).replace("   ", "  ").replace("   ", "  ")
+    assert any(line.startswith("the device waits") and line.endswith("50.0 %") for line in shown)
+    assert "  the device held 0.0 MiB at most" in shown
+    uncounted = lines(replace(found, flops={}, why_not="no way"), 3)
+    assert any(line.startswith("arithmetic: not counted (no way); the machine's peak is ") for line in uncounted)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def built(*given):
     return build(task_config(compose([*given], None)[1]), is_new=True)
 
 
-@pytest.mark.parametrize("placement", ["memory", "workers"])
+@pytest.mark.parametrize("placement", ["memory", pytest.param("workers", marks=pytest.mark.slow)])
 def test_the_batches_are_those_of_the_first_epoch_augmented_as_there(placement):
     given = [*MLP, SHIFT, f"dataloader.placement={placement}", "dataloader.batch_size=32"]
     if "augment" in task_config(compose(MLP, None)[1]).dataset:
@@ -101,6 +101,7 @@ def test_jobs_of_a_sweep_have_each_their_own_parts():
         check_jobs(order)
 
 
+@pytest.mark.slow
 def test_more_batches_than_an_epoch_has_are_all_of_them_and_dry_run_is_one():
     trainer = built(*MLP, "trainer.overfit_batches=99", "dataloader.batch_size=400").trainer
     assert len(trainer.train_loader) == 3 and sum(len(b[1]) for b in trainer.eval_loader.batches()) == 1007
@@ -109,7 +110,9 @@ def test_more_batches_than_an_epoch_has_are_all_of_them_and_dry_run_is_one():
     assert torch.equal(*(next(built(*TWO).trainer.eval_loader.batches())[1] for _ in range(2)))
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "1.5", "true", "x", "[1]"])
+@pytest.mark.parametrize(
+    "value", ["0", "true", *(pytest.param(one, marks=pytest.mark.slow) for one in ("-1", "1.5", "x", "[1]"))]
+)
 def test_a_wrong_count_is_one_line(value):
     for start in (lambda words: runner.run(words, run_dir="run"), lambda words: built(*words)):
         with pytest.raises(InputError, match=r"trainer.overfit_batches=.*must be a whole number"):

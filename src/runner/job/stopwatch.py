@@ -148,6 +148,7 @@ def watched_steps(trainer: Trainer, steps: int, watch: Stopwatch, told: Callable
         except Enough:
             wait(trainer.device)
             watch.enter("rest")
+            wait(trainer.device)  # the last event is one of the device's too
         finally:
             watch.close()
             trainer.listeners.batch.remove(count)
