@@ -74,7 +74,11 @@ def test_what_is_not_finite_ends_the_range_and_is_no_error():
 def test_data_that_begins_again_is_said():
     said = of("trainer.limit_batches=7", steps=20).said
     assert said == [line for line in said if "batches in an epoch: 7; from step 8 on" in line] != []
-    assert not of(steps=20).said
+    assert not of("scheduler=onecycle", steps=20).said
+    assert (
+        "schedule goes up to 0.5, not to the optimizer's 0.01"
+        in of("scheduler=onecycle", "scheduler.max_lr=0.5", steps=20).said[0]
+    )
     assert "1.3 to 5 times too low for Adadelta" in of("optimizer=adadelta", steps=20).said[0]
 
 
@@ -102,6 +106,7 @@ def curve(loss, steps=60):
 def test_the_suggestion_lies_in_the_middle_of_the_fall():
     found = suggest(*curve(lambda step: 2.0 if step < 20 else max(0.5, 2.0 - (step - 20) * 0.1)), True)
     assert 1e-5 * 10**2 < found.valley < 1e-5 * 10**3.5 and not found.doubts
+    assert found.fall == (pytest.approx(1e-3), pytest.approx(1e-5 * 10**3.5))
     assert found.steepest == pytest.approx(1e-5 * 10**2, rel=0.3) and found.below_lowest == pytest.approx(
         1e-5 * 10**2.5
     )
@@ -150,7 +155,10 @@ def test_the_screen_the_page_and_json_say_the_same(capsys):
     assert dispatch([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     rate = f"{float(format(found['suggestion']['valley'], '.1e')):g}"
-    assert f"suggestion: optimizer.lr={rate} by the valley rule" in said and f"▲ {rate}" in said
+    assert (
+        f"suggestion: optimizer.lr={rate} (valley rule), in the middle of the fall from " in said
+        and f"▲ {rate}" in said
+    )
     page = Path("lr.html").read_text()
     assert f'"value":"{rate}"' in page and '"logX":true' in page and "seed=1,2,3" in page
     assert "where to look: python -m runner -m model=mlp" in said

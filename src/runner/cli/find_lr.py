@@ -102,13 +102,20 @@ def highest(smooth: Sequence[float]) -> float:
 
 def told(found: "RangeTest") -> list[str]:
     """What it suggests."""
-    suggestion, said = found.suggestion, []
-    if found.ended is not None:
-        said.append(f"the range ended early: {found.ended}")
+    suggestion = found.suggestion
+    said = [] if found.ended is None else [f"the range ended early: {found.ended}"]
     if suggestion.valley is None or suggestion.steepest is None or suggestion.below_lowest is None:
         return [*said, "no suggestion"]
-    others = f"steepest fall {rounded(suggestion.steepest)}, a tenth of the lowest's {rounded(suggestion.below_lowest)}"
-    return [*said, f"suggestion: optimizer.lr={rounded(suggestion.valley)} by the valley rule (other rules: {others})"]
+    said.append(
+        f"suggestion: {found.key}={rounded(suggestion.valley)} (valley rule), in the middle of the fall{fall(found)}"
+    )
+    other = f"steepest fall {rounded(suggestion.steepest)}, a tenth of the lowest's {rounded(suggestion.below_lowest)}"
+    return [*said, f"other rules: {other}"]
+
+
+def fall(found: "RangeTest") -> str:
+    between = found.suggestion.fall
+    return "" if between is None else f" from {rounded(between[0])} to {rounded(between[1])}"
 
 
 def notes(found: "RangeTest") -> list[str]:
@@ -122,11 +129,13 @@ def next_command(found: "RangeTest", arguments: argparse.Namespace) -> str | Non
         return None
     rates = ",".join(rounded(found.suggestion.valley * factor) for factor in AROUND)
     kept = [
-        word for word in arguments.words if word.partition("=")[0] not in ("optimizer.lr", "seed", "trainer.dry_run")
+        word
+        for word in arguments.words
+        if word.lstrip("+").partition("=")[0] not in ("optimizer.lr", "seed", "trainer.dry_run")
     ]
     flags = [] if arguments.config_dir is None else ["--config-dir", arguments.config_dir]
     flags += [word for name in arguments.trust for word in ("--trust", name)]
-    return shlex.join(["python", "-m", "runner", *flags, "-m", *kept, f"optimizer.lr={rates}", "seed=1,2,3"])
+    return shlex.join(["python", "-m", "runner", *flags, "-m", *kept, f"{found.key}={rates}", "seed=1,2,3"])
 
 
 def write(found: "RangeTest", arguments: argparse.Namespace) -> None:
@@ -148,9 +157,9 @@ def blocks(found: "RangeTest", arguments: argparse.Namespace) -> list[dict[str, 
     from runner.report.curves import finite, lines_chart
 
     best, rates = found.suggestion.valley, [finite(rate) for rate in found.rates]
-    items = [{"label": "optimizer.lr", "value": "no suggestion" if best is None else rounded(best)}]
+    items = [{"label": found.key, "value": "no suggestion" if best is None else rounded(best)}]
     if best is not None:
-        items[0]["note"] = "by the valley rule"
+        items[0]["note"] = f"valley rule: the middle of the fall{fall(found)}"
     for label, rate in (("steepest fall", found.suggestion.steepest), ("lowest / 10", found.suggestion.below_lowest)):
         items += [] if rate is None else [{"label": label, "value": rounded(rate), "note": "another rule"}]
     items.append({"label": "steps", "value": f"{len(rates):,}", "note": found.ended or "to the end of the range"})

@@ -37,6 +37,7 @@ class RangeTest:
     Args:
         losses: of each batch, before the step with its rate.
         smooth: their running mean.
+        key: that the suggestion is a value of; with a + where the optimizer's YAML does not have it.
         batches: of an epoch.
         ended: why it ended before the last rate; None: it did not.
         said: what a reader must know of how it came about.
@@ -45,6 +46,7 @@ class RangeTest:
     rates: list[float]
     losses: list[float]
     smooth: list[float]
+    key: str
     batches: int
     ended: str | None
     suggestion: Suggestion
@@ -63,14 +65,15 @@ def range_test(cfg: DictConfig, low: float, high: float, steps: int) -> RangeTes
         with closing(build(cfg, is_new=True)) as built:
             optimizer = make_optimizer(cfg, built.trainer.task)  # the run's has been through its scheduler's hands
             built.trainer.options.precision.prepare(optimizer)
-            ratios = ratios_of(cfg, optimizer)
+            ratios, scheduled = ratios_of(cfg, optimizer), of_schedule(built, float(optimizer.param_groups[0]["lr"]))
             rates = [low * (high / low) ** (step / (steps - 1)) for step in range(steps)]
             losses, smooth, ended = trained(built, optimizer, ratios, rates)
             batches = len(built.trainer.train_loader)
             warned = [line for line in found.lines if not line.startswith("scheduler")]  # that is left out
-            said = [*warned, *remarks(cfg, optimizer, ratios, len(losses), batches)]
+            said = [*warned, *remarks(cfg, optimizer, ratios, len(losses), batches), *scheduled]
     rates = rates[: len(losses)]
-    return RangeTest(rates, losses, smooth, batches, ended, suggest(rates, smooth, ended is None), said)
+    key = "optimizer.lr" if "lr" in cfg.optimizer else "+optimizer.lr"
+    return RangeTest(rates, losses, smooth, key, batches, ended, suggest(rates, smooth, ended is None), said)
 
 
 def trained(
@@ -147,3 +150,14 @@ def remarks(cfg: DictConfig, optimizer: Optimizer, ratios: Sequence[float], step
     if isinstance(optimizer, Adadelta):
         said.append(ADADELTA)
     return said
+
+
+def of_schedule(built: Built, own: float) -> list[str]:
+    """A line where the run's schedule reaches another rate than the optimizer has of its own."""
+    highest = max((rates[0] for rates in built.trainer.schedule.rates), default=own)
+    if math.isclose(highest, own, rel_tol=0.01):
+        return []
+    return [
+        f"the run's schedule goes up to {highest:.4g}, not to the optimizer's {own:.4g}: that highest rate is what the"
+        " suggestion is for"
+    ]

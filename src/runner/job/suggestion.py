@@ -20,12 +20,14 @@ class Suggestion:
         steepest: where the smoothed loss falls fastest by step, before it is lowest.
         below_lowest: a tenth of the rate of the lowest smoothed loss.
         doubts: sentences.
+        fall: the rates between which the valley rule sees the loss fall.
     """
 
     valley: float | None
     steepest: float | None
     below_lowest: float | None
     doubts: list[str]
+    fall: tuple[float, float] | None = None
 
 
 def next_mean(before: Sequence[float], loss: float) -> float:
@@ -55,6 +57,7 @@ def suggest(rates: Sequence[float], smooth: Sequence[float], is_whole: bool) -> 
         flat = f"the loss hardly falls, from {start:.4g} to {smooth[lowest]:.4g}: another range, or more --steps"
         return Suggestion(None, None, None, [flat])
     end, length = longest_fall(smooth)
+    begin = end - length + 1  # as if it had no gaps
     valley = rates[max(0, end - math.ceil(length / 2))]
     skipped = len(smooth) // 10  # where the running mean is of few losses
     first = skipped if lowest > skipped else 0
@@ -65,9 +68,9 @@ def suggest(rates: Sequence[float], smooth: Sequence[float], is_whole: bool) -> 
         doubts.append(
             f"the loss still falls at the end of the range ({rates[-1]:.4g}): higher ones may be better; --to"
         )
-    if end - length < skipped and start - smooth[skipped] > LEAST_FALL * (start - smooth[lowest]):
+    if begin < skipped and start - smooth[skipped] > LEAST_FALL * (start - smooth[lowest]):
         doubts.append(f"the loss falls from the beginning of the range ({rates[0]:.4g}): lower ones may do too; --from")
-    return Suggestion(valley, steepest, rates[lowest] / 10, doubts)
+    return Suggestion(valley, steepest, rates[lowest] / 10, doubts, (rates[begin], rates[end]))
 
 
 def longest_fall(values: Sequence[float]) -> tuple[int, int]:
