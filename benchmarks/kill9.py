@@ -67,6 +67,13 @@ AVERAGES = {
     "ema beside": ["averaging=ema", "averaging.evaluate=beside", "averaging.every=2", "averaging.start=2"],
     "swa": ["averaging=swa", "averaging.start=0.5"],
 }
+LENGTHS = {
+    "epochs": ["trainer.epochs=4"],
+    "steps": ["trainer.steps=50"],
+    "steps, evaluated by steps": ["trainer.steps=50", "trainer.evaluate_every=11"],
+    "epochs, evaluated by steps": ["trainer.epochs=3", "trainer.evaluate_every=7 steps"],
+    "epochs, evaluated by two": ["trainer.epochs=5", "trainer.evaluate_every=2"],
+}
 STOPS = {
     "at its length": [],
     "without patience": ["stopping.patience=1", "stopping.min_delta=0.01"],
@@ -118,6 +125,7 @@ def draw(rng: random.Random) -> dict[str, Any]:
         "parameters": rng.choice(list(RECIPES)),
         "stops": rng.choice(list(STOPS)),
         "average": rng.choice(list(AVERAGES)),
+        "length": rng.choice(list(LENGTHS)),
     }
     task = choice["task"]
     if task != "supervised":
@@ -143,7 +151,8 @@ def draw(rng: random.Random) -> dict[str, Any]:
         *(f"optimizer={choice['optimizer']}", f"scheduler={choice['scheduler']}", f"seed={rng.randrange(1000)}"),
         *(f"dataloader.num_workers={'null' if choice['workers'] is None else choice['workers']}",),
         *augment,
-        *("trainer.epochs=4", "trainer.log_every=5", "quiet=true", "deterministic=false"),
+        *LENGTHS[choice["length"]],
+        *("trainer.log_every=5", "quiet=true", "deterministic=false"),
         *saves,
         *STEPS[choice["step"]],
         *RECIPES[choice["parameters"]],
@@ -166,7 +175,7 @@ def child(run: Path, words: list[str], kill_before: tuple[str, int] | None, chan
     def append(self: Rows, row: Any, durable: bool = True) -> None:
         if self.path.name == "metrics.jsonl":  # so that the campaign sees which epochs are trained
             with open(run.with_suffix(".epochs"), "a") as file:
-                file.write(f"{row['epoch']}\n")
+                file.write(f"{row['step']}\n")
         real_append(self, row, durable)
 
     Rows.append = append  # type: ignore[method-assign]
@@ -234,14 +243,14 @@ def fork(
 
 
 def durable_epoch(run: Path) -> int:
-    """The newest completed epoch in a checkpoint that reads well; counts unreadable ones as -1."""
+    """The step of the newest evaluation in a checkpoint that reads well; counts unreadable ones as -1."""
     from runner.storage import checkpoint
     from runner.storage.checkpoint import Damaged
 
     newest = 0
     for path in (run / "checkpoints").glob("*.pt"):
         try:
-            newest = max(newest, checkpoint.load(path)["epoch"])
+            newest = max(newest, checkpoint.load(path)["progress"]["evaluated"])
         except Damaged:
             return -1
     return newest
@@ -292,6 +301,7 @@ def campaign(number: int, base: Path, rng: random.Random, tally: collections.Cou
     tally[f"equal: task {drawn['choice']['task']}"] += not found
     tally[f"equal: parameters {drawn['choice']['parameters']}"] += not found
     tally[f"equal: average {drawn['choice']['average']}"] += not found
+    tally[f"equal: length {drawn['choice']['length']}"] += not found
     tally[f"equal: stops {drawn['choice']['stops']}"] += not found
     if found:
         print(f"run {number} ({drawn['choice']}): {found[:3]}")

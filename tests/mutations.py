@@ -4,7 +4,7 @@ TRAINER, STATE, STEPS = "train/trainer.py", "train/state.py", "train/steps.py"
 IDENTITY = "storage/identity.py"
 CHECKPOINT, FILES, ROWS = "storage/checkpoint.py", "storage/files.py", "storage/rows.py"
 LEASE, LOCK, RUN_DIR = "storage/lease.py", "storage/lock.py", "storage/run_dir.py"
-RESUMING, PLAN, RUN = "job/resuming.py", "sweep/plan.py", "sweep/run.py"
+PLACES, PLAN, RUN = "job/places.py", "sweep/plan.py", "sweep/run.py"
 
 HERE, DURABLE = ("test_mutations.py",), ("test_durability.py",)
 
@@ -177,15 +177,15 @@ MUTATIONS = {
         HERE,
     ),
     "an equal epoch makes up for the best": (
-        RESUMING,
-        "sign * value > sign * facts.best_value",
-        "sign * value >= sign * facts.best_value",
+        PLACES,
+        "sign * value > sign * best.best_value",
+        "sign * value >= sign * best.best_value",
         HERE,
     ),
     "an earlier epoch makes up for the best": (
-        RESUMING,
-        "if epoch > facts.epoch and value",
-        "if epoch >= facts.epoch and value",
+        PLACES,
+        "if step > best.step and value",
+        "if step >= best.step and value",
         HERE,
     ),
     "an identity ignores the precision": (

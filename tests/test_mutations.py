@@ -20,7 +20,7 @@ from torch import nn
 from mutations import MUTATIONS
 from runner.config.compose import compose
 from runner.errors import Diverged, InputError, Interrupted
-from runner.job.resuming import Facts, _best_file
+from runner.job.places import Facts, best_file
 from runner.losses import NLL
 from runner.storage import checkpoint, files, lease, lock
 from runner.storage.checkpoint import Checkpoints, Damaged, load
@@ -31,6 +31,7 @@ from runner.sweep import plan
 from runner.sweep.plan import Job
 from runner.sweep.run import finished_state
 from runner.tasks import Supervised
+from runner.train.events import Progress
 from runner.train.weights import load_weights, weights_of
 from test_checkpoint import state
 from test_trainer import Explodes, StopAfter, assert_equal_states, make, rows_of
@@ -372,13 +373,13 @@ def test_an_owner_whose_lease_is_anothers_ends_at_once(tmp_path, monkeypatch, ca
 
 @pytest.mark.parametrize(("mode", "later", "expected"), [("max", 0.5, False), ("max", 0.6, True), ("min", 0.5, False)])
 def test_a_lost_best_epoch_is_made_up_for_only_by_one_that_is_better(mode, later, expected):
-    facts = Facts(2, 0, 1, 0.5, holds_best=False)
-    assert _best_file(facts, {Path("last.pt"): facts}, {1: 0.5, 2: 0.4, 3: later}, mode) == (None, expected)
+    facts = Facts(Progress(2, 18, 0, 1, 0.5, 9, 18), holds_best=False)
+    assert best_file(facts, {Path("last.pt"): facts}, {9: 0.5, 18: 0.4, 27: later}, mode) == (None, expected)
 
 
 def test_only_a_later_epoch_makes_up_for_a_lost_best_one():
-    facts = Facts(2, 0, 1, 0.5, holds_best=False)
-    assert _best_file(facts, {Path("last.pt"): facts}, {1: 0.9, 2: 0.9, 3: None}, "max") == (None, False)
+    facts = Facts(Progress(2, 18, 0, 1, 0.5, 9, 18), holds_best=False)
+    assert best_file(facts, {Path("last.pt"): facts}, {9: 0.9, 18: 0.9, 27: None}, "max") == (None, False)
 
 
 # What cannot change a result; all else in the config is part of a job's identity.

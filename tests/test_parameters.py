@@ -136,8 +136,7 @@ def test_a_frozen_norm_without_weights_keeps_its_statistics():
     task = torch.nn.Module()
     task.model = model
     freezing = make_freezing(cfg, task)
-    task.train()
-    freezing.apply(1)
+    freezing.train(task, 1)
     assert [module.training for module in model] == [True, False, False]
 
 
@@ -174,7 +173,7 @@ def test_an_older_config_is_the_same_setting():
         ("freeze=[3.5]", "freeze=.*3.5.*: must be a pattern"),
         ("freeze=['*']", "freeze=.*: leaves nothing to train in epoch 1"),
         ("unfreeze_at={a: 3}", "unfreeze_at=a: freeze holds nothing"),
-        ("unfreeze_at={a: 99}", "unfreeze_at.a=99: must be an epoch from 2 to trainer.epochs=4"),
+        ("unfreeze_at={a: 99}", "unfreeze_at.a=99: must be an epoch from 2 to the run's last, 4"),
         ("unfreeze_at=3", "unfreeze_at=3"),
     ],
 )

@@ -15,10 +15,11 @@ from runner.storage import checkpoint
 from runner.storage.checkpoint import Damaged
 from runner.storage.peek import peek, verify
 from runner.storage.run_dir import RunDir
+from runner.train.events import Progress
 
 STATE = {
     "format_version": 1,
-    "progress": {"epoch": 3, "batch": 7, "best_epoch": 2, "best_value": 0.25},
+    "progress": {"epoch": 3, "step": 100, "batch": 7, "best_epoch": 2, "best_value": 0.25},
     "model_state_dict": {"weight": torch.randn(40, 30), "bias": torch.zeros(7)},
 }
 
@@ -45,7 +46,7 @@ def test_a_flipped_bit_anywhere_is_seen_or_changes_nothing_that_is_peeked_at(sav
         with pytest.raises(Damaged):
             verify(saved)
         try:
-            assert Facts.of(peek(saved)) == Facts(3, 7, 2, 0.25, False)
+            assert Facts.of(peek(saved)) == Facts(Progress(3, 100, 7, 2, 0.25, 62, 93), False)
         except Damaged:
             refused += 1
     assert refused > 20

@@ -16,20 +16,21 @@ from runner.job.resuming import KEPT, Facts, choose, resume
 from runner.job.run import train
 from runner.storage import checkpoint, shapes
 from runner.storage.run_dir import RunDir
+from runner.train.events import Progress
 
 WORDS = ["dataset=fake", "dataset.train_size=60", "dataset.eval_size=20", "dataset.val_size=20", "model=mlp"]
 WORDS += ["model.hidden=[8]", "dataset.input_shape=[1,6,6]", "device.threads=1", "quiet=true", "trainer.epochs=3"]
-CONFIG = {"trainer": {"log_every": None}}
+CONFIG = {"trainer": {"log_every": None}, "derived": {"batches_per_epoch": 9}}
 RECORD = {
     "id": "mine",
     "config": CONFIG,
-    "config_yaml": "trainer: {log_every: null}\n",
+    "config_yaml": "trainer: {log_every: null}\nderived: {batches_per_epoch: 9}\n",
     "monitor": "loss",
     "mode": "min",
 }
 
 
-RECORD["known"] = {}
+RECORD |= {"known": {}, "known_steps": {}}
 
 
 @pytest.fixture
@@ -41,9 +42,15 @@ def place(tmp_path):
 
 def saved(place, name, epoch, batch=0, best_epoch=1, holds_best=False, **more):
     """A checkpoint of a run whose loss is 0.5 in its best epoch and 0.6 in the others."""
-    rows = [{"epoch": e, "loss": 0.5 if e == best_epoch else 0.6} for e in range(1, epoch + 1)]
+    rows = [{"epoch": e, "step": 9 * e, "loss": 0.5 if e == best_epoch else 0.6} for e in range(1, epoch + 1)]
     best_value = None if best_epoch is None else 0.5
-    progress = {"epoch": epoch, "batch": batch, "step": 0, "best_epoch": best_epoch, "best_value": best_value}
+    progress = {
+        "epoch": epoch,
+        "batch": batch,
+        "step": 9 * epoch + batch,
+        "best_epoch": best_epoch,
+        "best_value": best_value,
+    }
     state = {"format_version": 1, "model_state_dict": {"w": torch.zeros(1000)}, "optimizer_state_dict": {}, "lr": 1.0}
     state |= {"scheduler_state_dict": {}, "metrics": {}, "progress": progress, "running": {}, "rng": {}, "rows": rows}
     state |= {"run_id": "mine", "config": RECORD["config_yaml"], **more}
@@ -77,7 +84,7 @@ def test_the_newest_is_taken_whatever_it_is_called(place):
     resumed, notes = choose(place, RECORD)
     assert (resumed.path, resumed.best, resumed.unusable, notes) == (path, best, [], [])
     assert resumed.state["progress"]["epoch"] == 3 and resumed.rows == place.metrics.read()
-    assert resumed.known == {1: 0.6, 2: 0.5, 3: 0.6}
+    assert resumed.known == {9: 0.6, 18: 0.5, 27: 0.6}
     inside = saved(place, "last", 3, batch=1, best_epoch=2)
     assert choose(place, RECORD)[0].path == inside
 
@@ -93,7 +100,7 @@ def test_a_file_that_holds_the_best_weights_itself_needs_no_other(place):
     path = saved(place, "last", 3, best_epoch=1, holds_best=True)
     resumed, notes = choose(place, RECORD)
     assert (resumed.path, resumed.best, notes) == (path, None, [])
-    assert Facts.of(checkpoint.load(path)) == Facts(3, 0, 1, 0.5, holds_best=True)
+    assert Facts.of(checkpoint.load(path)) == Facts(Progress(3, 27, 0, 1, 0.5, 9, 27), holds_best=True)
     assert not Facts.of(checkpoint.load(saved(place, "last", 3))).holds_best
     path = saved(place, "last", 3, best_epoch=None)  # the metric was NaN in every epoch
     assert (choose(place, RECORD)[0].path, choose(place, RECORD)[0].best) == (path, None)
@@ -107,7 +114,7 @@ def test_a_damaged_newest_file_is_said_and_set_aside_and_its_epochs_are_repeated
     resumed, (first, *rest) = choose(place, RECORD)
     assert (resumed.path, resumed.best, resumed.unusable) == (before, best, [path])
     assert first.startswith(f"{path}: ") and rest == ["continuing from last-1.pt, after epoch 2: 2 epochs are repeated"]
-    assert [row["epoch"] for row in resumed.rows] == [1, 2] and set(resumed.known) == {1, 2, 3, 4}
+    assert [row["epoch"] for row in resumed.rows] == [1, 2] and set(resumed.known) == {9, 18, 27, 36}
 
 
 def test_damaged_best_weights_are_taken_from_another_file_that_holds_them(place):
@@ -123,7 +130,7 @@ def test_damaged_best_weights_are_taken_from_another_file_that_holds_them(place)
 def test_where_the_best_weights_are_lost_the_run_begins_anew_and_its_checkpoints_are_set_aside(place):
     path = saved(place, "last", 3)
     resumed, notes = choose(place, RECORD)
-    assert (resumed.state, resumed.unusable, resumed.known) == (None, [path], {1: 0.5, 2: 0.6, 3: 0.6})
+    assert (resumed.state, resumed.unusable, resumed.known) == (None, [path], {9: 0.5, 18: 0.6, 27: 0.6})
     assert notes == [
         "the weights of the best epoch are lost, so the run starts again from its beginning: 3 epochs are repeated"
     ]
@@ -138,9 +145,13 @@ def test_an_epoch_that_is_known_to_be_better_makes_up_for_lost_weights(place):
     assert choose(place, {**RECORD, "known": {"3": 0.4}})[0].path == path  # it was completed once, and cut off
     assert choose(place, {**RECORD, "known": {"3": 0.5}})[0].path is None
     assert choose(place, {**RECORD, "known": {"2": 0.1}})[0].path is None
+    assert choose(place, {**RECORD, "known_steps": {"27": 0.4}})[0].path == path
+    assert choose(place, {**RECORD, "known_steps": {"18": 0.1}})[0].path is None
+    with pytest.raises(InputError, match="run.json: known: 'x' is no number of an evaluation"):
+        choose(place, {**RECORD, "known_steps": {"x": 0.1}})
     assert choose(place, {**RECORD, "known": {"3": 0.5}, "mode": "max"})[0].path is None
     resumed, _ = choose(place, {**RECORD, "known": {"3": 0.6, "4": None, "1": 9.0}, "mode": "max"})
-    assert resumed.path == path and resumed.known == {1: 0.5, 2: 0.6, 3: 0.6, 4: None}  # rows are newer than known
+    assert resumed.path == path and resumed.known == {9: 0.5, 18: 0.6, 27: 0.6, 36: None}  # rows are newer than known
 
 
 def test_a_file_of_another_run_or_without_a_key_is_left_out_by_name(place):
@@ -198,9 +209,10 @@ def test_from_its_first_batch_on_a_resumed_run_says_what_was_done_before(runs):
     assert {key: first.get(key) for key in KEPT} == {key: before.get(key) for key in KEPT}
     assert first["epochs_done"] == 2 and [row["epoch"] for row in rows] == [1, 2, 3]
     values = {row["epoch"]: row[before["monitor"]] for row in rows[:2]}
+    steps = [row["step"] for row in rows[:2]]
     best = max(values, key=lambda epoch: (values[epoch], -epoch))
     assert (first["best_epoch"], first["best_value"]) == (best, values[best])
-    assert first["known"] == {str(epoch): value for epoch, value in values.items()}
+    assert first["known_steps"] == {str(step): value for step, value in zip(steps, values.values(), strict=True)}
     assert first["seconds"] == round(sum(row["seconds"] for row in rows[:2]), 3)
     for which, epoch in (("best", best), ("last", 2)):
         row = rows[epoch - 1]
@@ -374,7 +386,7 @@ def test_what_is_known_of_epochs_is_written_before_their_rows_are_cut_off(runs, 
     place = RunDir(runs / "stopped")
     spoil(place.checkpoints / "last.pt")
     rows = place.metrics.read()
-    place.write_run({**place.read_run(), "known": {}})
+    place.write_run({**place.read_run(), "known_steps": {}})
 
     def crash(self, *arguments):
         raise RuntimeError("the power is gone")
@@ -383,4 +395,4 @@ def test_what_is_known_of_epochs_is_written_before_their_rows_are_cut_off(runs, 
     monkeypatch.setattr("runner.storage.rows.Rows.replace", crash)
     with pytest.raises(RuntimeError, match="power"):
         resume(place.path, [])
-    assert list(place.read_run()["known"]) == [str(row["epoch"]) for row in rows] and len(rows) > 1
+    assert list(place.read_run()["known_steps"]) == [str(row["step"]) for row in rows] and len(rows) > 1

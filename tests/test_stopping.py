@@ -38,7 +38,7 @@ def verb(name, *words):
 
 
 def reason(*values, mode="max", seconds=0.0, **rule):
-    rows = [{"epoch": number + 1, "val/a": value} for number, value in enumerate(values)]
+    rows = [{"epoch": number + 1, "step": 9 * number + 9, "val/a": value} for number, value in enumerate(values)]
     return Stopping(**rule).reason(rows, "val/a", mode, seconds)
 
 
@@ -152,7 +152,7 @@ def test_a_stopped_run_says_so_everywhere(stopped, capsys):
     verb("watch", str(stopped))
     assert record["stopped"][:40] in capsys.readouterr().out
     verb("report", str(stopped), "-o", "r.html")
-    assert f"Stopped after epoch {done} of 20: " in Path("r.html").read_text()
+    assert f"Stopped after {done} of 20 epochs: " in Path("r.html").read_text()
 
 
 def test_killed_runs_stop_where_they_would_have(stopped, monkeypatch):
@@ -219,7 +219,7 @@ def test_a_stopped_run_is_verified_and_replayed(stopped, capsys):
 
 @pytest.mark.slow
 def test_a_table_says_how_many_of_its_jobs_stopped(cli):
-    done = cli("-m", "seed=1,2", "stopping.patience=2,null", *PATIENT, "sweep.name=s", "hydra/launcher=basic")
+    done = cli("-m", *PATIENT, "seed=1,2", "stopping.patience=2,null", "sweep.name=s", "hydra/launcher=basic")
     assert done.returncode == 0, done.stderr
     told = cli("show", "outputs/sweeps/s").stdout
     assert "20 epochs (2 stopped earlier); 4 of 4 jobs done" in told

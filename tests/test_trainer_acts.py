@@ -166,7 +166,9 @@ def test_a_loss_that_is_not_finite_is_named_by_epoch_and_batch_and_a_parameter_b
     trainer = make(epochs=1)
     trainer.fit()
     trainer.optimizer.state[trainer.model[1].bias]["momentum_buffer"][0] = float("nan")
-    with pytest.raises(Diverged, match="^the optimizer's momentum_buffer of parameter 1 is not finite in epoch 2"):
+    with pytest.raises(
+        Diverged, match="^the optimizer's momentum_buffer of parameter 1 is not finite in epoch 1, after batch 6"
+    ):
         trainer.state.check_finite()
     with_buffer = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
     with_buffer.register_buffer("never", torch.tensor(float("inf")))
@@ -338,7 +340,7 @@ def test_the_weights_of_a_best_epoch_are_the_best_epochs_or_it_is_said(tmp_path)
     checkpoint.save(path, load(tmp_path / "checkpoints" / "last.pt"))
     with pytest.raises(InputError) as refused:
         trainer.load_best_weights()
-    assert str(refused.value) == f"{path}: holds epoch 2, but the best is 1"
+    assert str(refused.value) == f"{path}: is of step 12, but the best is step 6"
 
 
 def test_the_test_says_both_weights_figures_and_one_pass_does_where_they_are_the_same():

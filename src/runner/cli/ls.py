@@ -122,7 +122,7 @@ def fill(listing: Listing, rows: list[Row], sort: str | None) -> None:
     settings = [name for name in varying(rows, asked) if name != "config.trainer.epochs"]  # `epochs` says it
     names = {name: select.shown_name(name) for name in settings}
     listing.add("state", [row["state"] for row in rows], may_go=False)
-    listing.add("epochs", [f"{row['epochs_done']}/{row['epochs']}" for row in rows])
+    listing.add("epochs", [far(row) for row in rows])
     for name in settings:
         listing.add(names[name], column_of(rows, name))
     monitors = list(dict.fromkeys(row["monitor"] for row in rows))
@@ -143,6 +143,12 @@ def fill(listing: Listing, rows: list[Row], sort: str | None) -> None:
     kept = [names[name] for name in settings if name.startswith("choices.") or names[name] in asked]
     order = [*kept, *(name for name in listing.worth if name not in names.values()), *names.values()]
     listing.worth.sort(key=order.index)
+
+
+def far(row: Row) -> str:
+    if row.record["steps"] is not None:
+        return f"{row.record['steps_done']}/{row.record['steps']} steps"
+    return f"{row['epochs_done']}/{row['epochs']}"
 
 
 def metrics(rows: Sequence[Row], monitors: Sequence[Any]) -> dict[str, list[Any]]:

@@ -133,7 +133,7 @@ def curve(rows: Sequence[Mapping[str, Any]], monitor: str, limit: int, room: int
 
 def state(record: Mapping[str, Any]) -> str:
     done, epochs, seconds = record["epochs_done"], record["epochs"], record["seconds"]
-    text = f"{record['state']}, {done} of {epochs} epochs"
+    text = f"{record['state']}, {records.done_of(record)}"
     if seconds:
         text += f" in {duration(seconds)}"
     if record["state"] == "running" and done and seconds:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +126,8 @@ def check_length(path: Path, record: dict[str, Any]) -> None:
 def steps_of(record: dict[str, Any]) -> Any:
     """The steps that a finished run took."""
     flat = flatten(record["config"])
-    per_epoch = flat.get("derived.batches_per_epoch")
-    if record.get("stopped") is not None and isinstance(per_epoch, int):
-        return record["epochs_done"] * per_epoch
+    if record.get("stopped") is not None:
+        return record["steps_done"]
     return flat.get("derived.run_length.batch")
 
 
@@ -157,6 +157,7 @@ def differences(one: RunDir, two: RunDir) -> Iterator[str]:
     """Everything in which two runs differ, by name: metrics, results, then every value of the final checkpoints."""
     from runner.storage import checkpoint
     from runner.storage.checkpoint import Damaged
+    from runner.train.events import Progress
 
     rows = [[timeless(row) for row in r.metrics.read()] for r in (one, two)]
     yield from compare(rows[0], rows[1], "metrics.jsonl")
@@ -171,6 +172,7 @@ def differences(one: RunDir, two: RunDir) -> Iterator[str]:
             yield str(error)
             continue
         for state in states:
+            state["progress"] = asdict(Progress.of(state["progress"]))  # of an older version, as it would be today
             for key in NOT_RESULTS:
                 state.pop(key, None)
         yield from compare(states[0], states[1], name)

@@ -51,6 +51,8 @@ class Job:
     def left(self) -> float | None:
         """Seconds that its epochs will still take, by those that it has done."""
         seconds, epochs = self.record.get("seconds"), self.record.get("epochs_done")
+        if self.record.get("steps") and (steps := self.record["steps_done"]):
+            return float(seconds / steps * (self.record["steps"] - steps)) if seconds else None
         return seconds / epochs * max(0.0, self.record["epochs"] - self.done) if seconds and epochs else None
 
 
@@ -93,7 +95,7 @@ class Watched:
         record = self.known[folder][1]
         job = Job(folder, records.state_of(run_dir, record), record, record["epochs_done"])
         if job.state == "running":
-            rows = Rows(folder / "metrics.jsonl", "epoch").read()
+            rows = Rows(folder / "metrics.jsonl", "step").read()
             values = [row.get(str(record["monitor"])) for row in rows]
             job.values = tuple(value if isinstance(value, (int, float)) else None for value in values)
             job.done = max(job.done, epochs_of(record, run_dir))
@@ -169,7 +171,7 @@ def line(job: Job) -> str:
     record = job.record
     if not record or job.state == "unreadable":
         return f"{job.folder.name}: {job.state}{': ' + record['error'] if record else ''}"
-    text = f"{job.folder.name}: {job.state}, {record['epochs_done']} of {record['epochs']} epochs"
+    text = f"{job.folder.name}: {job.state}, {records.done_of(record)}"
     last = record["last"].get(record["monitor"])
     if job.state == "running" and last is not None:
         text += f", {record['monitor']} {last:.4f}"

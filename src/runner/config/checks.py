@@ -26,7 +26,17 @@ DATASET_KEYS = (
     *("transform_train", "augment", "test_size", "val_size"),
 )
 TRAINER_KEYS = (
-    *("epochs", "monitor", "mode", "log_every", "limit_batches", "overfit_batches", "dry_run"),
+    *(
+        "epochs",
+        "steps",
+        "evaluate_every",
+        "monitor",
+        "mode",
+        "log_every",
+        "limit_batches",
+        "overfit_batches",
+        "dry_run",
+    ),
     *("grad_clip", "grad_clip_by", "accumulate", "channels_last", "compile"),
 )
 AVERAGING_KEYS = ("type", "decay", "every", "start", "evaluate")
@@ -34,7 +44,7 @@ STOPPING_KEYS = ("patience", "min_delta", "threshold", "divergence", "divergence
 # A config of before says nothing of them.
 LATER: dict[str, Any] = {"task": {"_target_": "runner.tasks.Supervised"}, "listeners": {}, "tracking": {}}
 LATER |= {"freeze": [], "unfreeze_at": None, "stopping": {}, "averaging": {"type": "none"}}
-LATER |= {"trainer.overfit_batches": None}
+LATER |= {"trainer.overfit_batches": None, "trainer.steps": None, "trainer.evaluate_every": None}
 SPECIAL = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 OPTIMIZER_KEYS = ("groups", "no_decay")  # ours
 SCHEDULE_KEYS = ("interval", "monitor")  # ours; a scheduler's constructor gets them only if it takes them

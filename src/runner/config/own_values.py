@@ -25,6 +25,8 @@ OURS = {
     **dict.fromkeys(("name", "notes", "model_weights", "init_from"), TEXT),
     **dict.fromkeys(("tags", "optimizer.groups"), Rule(list)),
     "trainer.epochs": COUNT,
+    "trainer.steps": COUNT_OR_NONE,
+    "trainer.evaluate_every": Rule(int | str | None),
     "trainer.monitor": Rule(str),
     "trainer.mode": Rule(str | None, choices=("min", "max")),
     "trainer.log_every": Rule(int, least=0),

@@ -21,6 +21,7 @@ from runner.errors import InputError
 from runner.job.data_parts import fill_classes, make_parts
 from runner.job.instantiate import call, containers, make
 from runner.job.lazy import initialise
+from runner.job.length import Length, every_of, length_of, said
 from runner.job.mistakes import check_data, check_outputs, check_shape
 from runner.job.model_parts import (
     check_accumulate,
@@ -89,6 +90,7 @@ def settings(cfg: DictConfig) -> Settings:
     loading = call(LoaderSettings, loader_arguments(cfg))
     checkpoints = call(Checkpoints, cfg.checkpoint, "checkpoint")
     epochs, limit = run_limits(cfg)
+    every_of(cfg.trainer)
     check_accumulate(options.accumulate, loading.batch_size)
     stopping = call(Stopping, cfg.get("stopping", {}), "stopping")
     return Settings(where, options, loading, checkpoints, epochs, limit, stopping)
@@ -123,7 +125,7 @@ def _build(
         check_targets(cfg, is_new)
     seed_everything(derive(0, "data"))  # a module draws when it is imported, in the first job of a process only
     given = settings(cfg)
-    where, options, loading, epochs, limit = given.device, given.options, given.loading, given.epochs, given.limit
+    where, options, loading, limit = given.device, given.options, given.loading, given.limit
     cfg.device.threads = where.threads  # the resolved count is part of the result, and so of the config
     device.set_deterministic(cfg.deterministic)
 
@@ -149,7 +151,8 @@ def _build(
             eval_loader = SameBatches(loading.training(parts.train, augment, *arguments))
     more_loaders = {name: loading.evaluation(part, *arguments) for name, part in parts.more.items()}
     eval_loaders = {**({} if eval_loader is None else {parts.eval_split: eval_loader}), **more_loaders}
-    fill_derived(cfg, parts.eval_split, epochs, len(train_loader))
+    length = length_of(cfg.trainer, len(train_loader))
+    fill_derived(cfg, parts.eval_split, length, len(train_loader))
     for group in monitoring(cfg):
         cfg[group].mode = mode_of(group, cfg, is_new)
     resolved = resolve(cfg)
@@ -176,7 +179,9 @@ def _build(
             (make_metrics(cfg, where.torch), make_metrics(cfg, where.torch)),
             where.torch,
             seed=cfg.seed,
-            epochs=epochs,
+            epochs=length.epochs,
+            steps=length.steps,
+            evaluate_every=length.every,
             options=options,
             checkpoints=given.checkpoints,
             listeners=listeners,
@@ -238,13 +243,13 @@ def smallest(part: Part | Stream, batch_size: int, drop_last: bool, limit: int |
     return rest if is_last_taken else batch_size
 
 
-def fill_derived(cfg: DictConfig, eval_split: str, epochs: int, batches_per_epoch: int) -> None:
+def fill_derived(cfg: DictConfig, eval_split: str, length: Length, batches_per_epoch: int) -> None:
     """What only the data tells."""
     with open_dict(cfg):
         cfg.derived.eval_split = eval_split
         cfg.derived.batches_per_epoch = batches_per_epoch
-        cfg.derived.run_length.epoch = epochs
-        cfg.derived.run_length.batch = epochs * batches_per_epoch
+        cfg.derived.run_length.epoch = length.epochs
+        cfg.derived.run_length.batch = length.steps
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
@@ -270,6 +275,7 @@ def describe(built: Built) -> list[str]:
     lines.append(f"batches from {built.placement.where}: {built.placement.reason}")
     counts = {name: "a stream" if isinstance(part, Stream) else f"{len(part):,}" for name, part in parts.all.items()}
     lines.append("examples: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+    lines += said(built.config["trainer"], len(trainer.train_loader))
     return lines + (overfitting(trainer) if isinstance(parts, Overfit) else [])
 
 

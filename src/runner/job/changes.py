@@ -9,6 +9,7 @@ import yaml
 
 from runner.config.compose import quoted
 from runner.errors import InputError
+from runner.job.length import length_of
 from runner.storage.files import read_regular
 from runner.storage.identity import FREE
 from runner.storage.records import flatten
@@ -26,8 +27,8 @@ def check_changes(run_dir: Path, record: dict[str, Any], config: Any, overrides:
     words = " ".join(shlex.quote(word) for word in [*kept, init_from(run_dir), *overrides])
     way_out = f"start a new run from its weights: python -m runner {words}"
     for key, (before, after) in changed.items():
-        if key == "trainer.epochs":
-            check_epochs(record, after, way_out)
+        if key in ("trainer.epochs", "trainer.steps"):
+            check_length(record, key.removeprefix("trainer."), after, way_out)
         elif not key.startswith(FREE) and not key.startswith("derived."):
             raise InputError(f"{key}: {before} -> {after} would change what this run has trained already; {way_out}")
 
@@ -65,20 +66,34 @@ def own_overrides(run_dir: Path) -> list[str]:
     return words
 
 
-def check_epochs(record: dict[str, Any], epochs: Any, way_out: str) -> None:
-    """trainer.epochs may be raised, if nothing else in the config depends on it."""
-    done = record["epochs_done"]
-    planned = record["config"]["trainer"]["epochs"]
-    if not isinstance(epochs, int) or epochs < planned:
+def check_length(record: dict[str, Any], unit: str, length: Any, way_out: str) -> None:
+    """trainer.epochs (or steps, where they are its length) may be raised, if nothing else in the config depends on it.
+
+    Args:
+        unit: epochs | steps.
+    """
+    trainer = record["config"]["trainer"]
+    done, planned = record[f"{unit}_done"], trainer[unit]
+    other = "steps" if unit == "epochs" else "epochs"
+    if (trainer.get("steps") is None) is (unit == "steps"):
+        raise InputError(f"trainer.{unit}={length}: this run's length is trainer.{other}={trainer[other]}; raise that")
+    if not isinstance(length, int) or length < planned:
         raise InputError(
-            f"trainer.epochs={epochs}: this run is planned for {planned} epochs, {done} of them are done;"
+            f"trainer.{unit}={length}: this run is planned for {planned} {unit}, {done} of them are done;"
             " its length can only be raised"
+        )
+    per_epoch = (record["config"].get("derived") or {}).get("batches_per_epoch") or 1
+    before = length_of(trainer, per_epoch)
+    if before.steps % before.every:
+        raise InputError(
+            f"trainer.{unit}={length}: this run's end, which was evaluated, is no multiple of trainer.evaluate_every"
+            f" ({trainer['evaluate_every']}), so that a longer run would not be evaluated there; {way_out}"
         )
     source = flatten({k: v for k, v in record["config_source"].items() if k != "derived"})
     for key, value in source.items():
         is_share = key == "averaging.start" and isinstance(value, float) and value < 1
-        if is_share or re.search(r"derived\.run_length|trainer\.epochs", str(value)):
+        if is_share or re.search(r"derived\.run_length|trainer\.(epochs|steps)", str(value)):
             raise InputError(
-                f"trainer.epochs: {planned} -> {epochs} would change {key}={value}, the length that this run"
+                f"trainer.{unit}: {planned} -> {length} would change {key}={value}, the length that this run"
                 f" was planned for; {way_out}"
             )

@@ -135,19 +135,26 @@ def open_logs(path: Path, quiet: bool, is_shown: bool = True) -> Iterator[Screen
             file.close()
 
 
-def epoch_table(epochs: int) -> Callable[[EpochEnd], None]:
-    """Logs one row an epoch, under a heading that is printed once."""
+def epoch_table(epochs: int, steps: int | None = None) -> Callable[[EpochEnd], None]:
+    """Logs one row an evaluation, under a heading that is printed once.
+
+    Args:
+        steps: of the run, where it is not evaluated after each epoch.
+    """
     headed = False
+    wide = 7 if steps is None else max(7, 2 * len(str(steps)) + 1)
 
     def write(end: EpochEnd) -> None:
         nonlocal headed
         names = list(end.metrics)
         if not headed:
-            log.info("  ".join(["epoch".rjust(7), *(n.rjust(max(len(n), 8)) for n in names), "seconds"]))
+            unit = "epoch" if steps is None else "step"
+            log.info("  ".join([unit.rjust(wide), *(n.rjust(max(len(n), 8)) for n in names), "seconds"]))
             headed = True
         cells = [f"{end.metrics[n]:.4g}" if n == "lr" else f"{end.metrics[n]:.4f}" for n in names]
         cells = [cell.rjust(max(len(n), 8)) for cell, n in zip(cells, names, strict=True)]
         mark = "  best" if end.is_best else ""
-        log.info("  ".join([f"{end.progress.epoch}/{epochs}".rjust(7), *cells, f"{end.seconds:7.2f}"]) + mark)
+        at = f"{end.progress.epoch}/{epochs}" if steps is None else f"{end.progress.step}/{steps}"
+        log.info("  ".join([at.rjust(wide), *cells, f"{end.seconds:7.2f}"]) + mark)
 
     return write

@@ -10,6 +10,7 @@ from runner.storage.identity import lasting
 from runner.storage.records import flatten
 from runner.storage.rows import TIMES, strict_json, timeless
 from runner.storage.run_dir import RunDir
+from runner.train.events import Progress
 
 
 def whole_config(run_dir: RunDir, record: Mapping[str, Any]) -> str:
@@ -52,8 +53,14 @@ def check_keys(path: Path, state: Mapping[str, Any], keys: Sequence[str]) -> Non
     if not missing and "progress" in keys:
         progress = state["progress"]
         missing = [f"progress.{key}" for key in COUNTERS if not isinstance(progress, Mapping) or key not in progress]
-        if not missing and progress["batch"]:
-            missing = [key for key in ("running", "rng") if key not in state]
+        if not missing:
+            try:
+                place = Progress.of(progress)
+            except (TypeError, ValueError) as error:
+                raise Damaged(f"{path}: its progress cannot be read ({error})") from error
+            is_inside = place.step != place.evaluated
+            inside = [("rng", is_inside or place.batch > 0), ("running", is_inside)]
+            missing = [key for key, is_needed in inside if is_needed and key not in state]
     if missing:
         raise Damaged(f"{path}: has no {missing[0]}")
 
@@ -96,29 +103,30 @@ def whole_rows(
     """
     if state is None:
         return [], []
-    wanted, found = state["progress"]["epoch"], run_dir.metrics.read()
-    kept = state.get("rows")
-    if kept is None:
-        epochs = [row["epoch"] for row in found]
+    found, kept = run_dir.metrics.read(), state.get("rows")
+    if kept is None:  # of a version that evaluated at the end of each epoch
+        epochs, wanted = [row.get("epoch") for row in found], state["progress"]["epoch"]
         if epochs[:wanted] != list(range(1, wanted + 1)):
-            what = _what_is_wrong(epochs, wanted)
+            what = _what_is_wrong(epochs, list(range(1, wanted + 1)), "epochs")
             raise InputError(f"{run_dir.metrics.path}: {what}, and no checkpoint holds them; put the file back")
         return found[:wanted], []
     kept = [strict_json(row) for row in kept]
-    if [timeless(row) for row in found[:wanted]] == kept:
-        return found[:wanted], []
-    good = {row["epoch"]: row for row in found if timeless(row) in kept}
-    rows = [good.get(row["epoch"], {**row, **dict.fromkeys(TIMES)}) for row in kept]
+    if [timeless(row) for row in found[: len(kept)]] == kept:
+        return found[: len(kept)], []
+    good = {row["step"]: row for row in found if timeless(row) in kept}
+    rows = [good.get(row["step"], {**row, **dict.fromkeys(TIMES)}) for row in kept]
     assert path is not None
-    return rows, [f"{run_dir.metrics.path.name}: {_what_is_wrong(list(good), wanted)}; made good from {path.name}"]
+    key = "epoch" if len({row["epoch"] for row in kept}) == len(kept) else "step"
+    what = _what_is_wrong([row[key] for row in good.values()], [row[key] for row in kept], f"{key}s")
+    return rows, [f"{run_dir.metrics.path.name}: {what}; made good from {path.name}"]
 
 
-def _what_is_wrong(epochs: list[int], wanted: int) -> str:
-    lost = sorted(set(range(1, wanted + 1)) - set(epochs))
+def _what_is_wrong(found: Sequence[Any], wanted: Sequence[int], what: str) -> str:
+    lost = sorted(set(wanted) - set(found))
     if not lost:
         return "holds rows twice or out of order"
     names = ", ".join(map(str, lost[:10])) + (", ..." if len(lost) > 10 else "")
-    return f"the rows of epochs {names} are lost or damaged"
+    return f"the rows of {what} {names} are lost or damaged"
 
 
 def lost_steps(run_dir: RunDir, record: Mapping[str, Any], step: int) -> list[str]:

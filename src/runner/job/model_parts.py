@@ -18,6 +18,7 @@ from runner.config.checks import OPTIMIZER_KEYS, SCHEDULE_KEYS, complaint, locat
 from runner.errors import InputError
 from runner.job import walk
 from runner.job.instantiate import call, containers, instantiate, make
+from runner.job.length import planned_epochs
 from runner.job.parameters import make_groups
 from runner.parts import Part, Stream
 from runner.seeding import derive, seed_everything
@@ -212,7 +213,7 @@ def make_averaging(cfg: DictConfig, task: nn.Module, part: Part | Stream) -> Ave
     Raises:
         InputError: a value that cannot be, or norms that would have to count over a stream once more.
     """
-    epochs, monitor = cfg.trainer.epochs, str(cfg.trainer.monitor)
+    epochs, monitor = planned_epochs(cfg), str(cfg.trainer.monitor)
     make_it = functools.partial(Averaging, task, epochs=epochs, monitor=monitor)
     averaging: Averaging = call(make_it, cfg.get("averaging", {}), "averaging")
     if averaging.type == "swa" and isinstance(part, Stream) and averaging.has_norms:

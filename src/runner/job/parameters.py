@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from runner.config.checks import complaint
 from runner.errors import InputError
 from runner.job.instantiate import containers
+from runner.job.length import planned_epochs
 from runner.train.freezing import Freezing, has_running_statistics
 from runner.train.weights import as_written
 
@@ -197,13 +198,11 @@ def make_freezing(cfg: DictConfig, task: nn.Module) -> Freezing:
     later = containers(cfg, "unfreeze_at") or {}
     if not isinstance(later, dict):
         raise InputError(f"unfreeze_at={later}: must be {{PATTERN: EPOCH}}")
-    every = named_parameters(task)
+    every, epochs = named_parameters(task), planned_epochs(cfg)
     frozen = matching(patterns, every, "freeze")
     for pattern, epoch in later.items():
-        if not isinstance(epoch, int) or isinstance(epoch, bool) or not 2 <= epoch <= cfg.trainer.epochs:
-            raise InputError(
-                f"unfreeze_at.{pattern}={epoch}: must be an epoch from 2 to trainer.epochs={cfg.trainer.epochs}"
-            )
+        if not isinstance(epoch, int) or isinstance(epoch, bool) or not 2 <= epoch <= epochs:
+            raise InputError(f"unfreeze_at.{pattern}={epoch}: must be an epoch from 2 to the run's last, {epochs}")
         if not frozen:
             raise InputError(f"unfreeze_at={pattern}: freeze holds nothing")
         matching([pattern], frozen, "unfreeze_at", " that freeze holds")

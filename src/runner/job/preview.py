@@ -21,6 +21,7 @@ from runner.job.build import fill_derived, resolve, settings
 from runner.job.data_parts import fill_classes, make_parts
 from runner.job.instantiate import call
 from runner.job.lazy import lazy_parts
+from runner.job.length import length_of
 from runner.job.model_parts import make_model, make_optimizer, make_schedule, prepare_model
 from runner.job.modes import mode_of, monitoring
 from runner.job.task_parts import make_loss, make_task
@@ -89,7 +90,8 @@ def made(cfg: DictConfig, found: Any, by_step: bool) -> Preview:
         loading = given.loading
         order = EpochOrder(parts.train, loading.batch_size, loading.shuffle, loading.drop_last, 0, given.limit)
         batches = call(functools.partial(len, order), {}, "dataloader")
-    fill_derived(cfg, eval_split(cfg, parts), given.epochs, batches or 1)
+    length = length_of(cfg.trainer, batches or 1)
+    fill_derived(cfg, eval_split(cfg, parts), length, batches or 1)
     for group in monitoring(cfg):
         cfg[group].mode = mode_of(group, cfg, False)
     resolve(cfg)
@@ -105,10 +107,10 @@ def made(cfg: DictConfig, found: Any, by_step: bool) -> Preview:
         said.append(f"follows {schedule.monitor}: what comes after the first step is not known before training")
         rates = [[rate] for rate in schedule.rates[0]]
         return Preview(distinct(rates), "step" if batches else "epoch", given.epochs, batches, said)
-    length = given.epochs * (batches or 1) if schedule.interval == "batch" else given.epochs
-    by_interval = list(schedule.rates)[:length]
-    if len(by_interval) < length:
-        said.append(f"only the first {len(by_interval):,} of {length:,} steps are walked")
+    intervals = length.steps if schedule.interval == "batch" else length.epochs
+    by_interval = list(schedule.rates)[:intervals]
+    if len(by_interval) < intervals:
+        said.append(f"only the first {len(by_interval):,} of {intervals:,} steps are walked")
     repeat = batches if batches and schedule.interval == "epoch" else 1
     groups = [[rate for rate in group for _ in range(repeat)] for group in zip(*by_interval, strict=True)]
     return Preview(distinct(groups), "step" if batches else "epoch", given.epochs, batches, said)
@@ -122,6 +124,8 @@ def distinct(groups: Sequence[list[float]]) -> list[list[float]]:
 def needs_data(cfg: DictConfig) -> bool:
     """Whether the rates depend on what only the data tells."""
     written = json.dumps(OmegaConf.to_container(cfg.scheduler, resolve=False), default=str)
+    if cfg.trainer.get("steps") is not None:
+        return True
     by_batches = cfg.scheduler.get("interval", "epoch") == "batch" or "batches_per_epoch" in written
     return by_batches or "run_length.batch" in written or cfg.dataset.get("num_classes", 0) is None
 

@@ -102,8 +102,7 @@ def batches_without_end(built: Built) -> Iterator[Any]:
     trainer = built.trainer
     for epoch in itertools.count():
         seed_everything(derive(trainer.seed, "epoch", epoch))
-        trainer.task.train()
-        trainer.freezing.apply(1)  # what is frozen at the start stays so
+        trainer.freezing.train(trainer.task, 1)  # what is frozen at the start stays so
         for batch in trainer.train_loader.batches(epoch):
             yield to_device(batch, trainer.device, trainer.options.channels_last)
 

@@ -43,6 +43,8 @@ def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
         **{key: built.config[key] for key in ("name", "tags", "notes", "seed")},
         "epochs": trainer.epochs,
         "epochs_done": 0,
+        "steps": trainer.length if built.config["trainer"].get("steps") is not None else None,  # what was asked for
+        "steps_done": 0,
         "stopped": None,  # why it ended before its epochs
         "monitor": trainer.monitor,
         "mode": trainer.mode,
@@ -50,6 +52,7 @@ def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
         "chosen_on": trainer.monitor.partition("/")[0].removesuffix(f"_{trainer.averaging.type}"),
         "seconds": 0.0,  # of all epochs
         "best_epoch": None,
+        "best_step": None,
         "best_value": None,
         "best": {},  # the metrics of the best epoch, and of the last
         "last": {},
@@ -113,9 +116,12 @@ def record_of_no_run(cfg: "DictConfig", error: Exception) -> dict[str, Any]:
 
 def ending(record: Mapping[str, Any]) -> str:
     """How far a finished run went, and why no further."""
+    unit, done, planned = ("epoch", record["epochs_done"], record["epochs"])
+    if record.get("steps") is not None:
+        unit, done, planned = ("step", record["steps_done"], record["steps"])
     if (reason := record.get("stopped")) is None:
-        return f"all {record['epochs']} epochs are done"
-    return f"stopped after epoch {record['epochs_done']} of {record['epochs']}: {reason}"
+        return f"all {planned} {unit}s are done"
+    return f"stopped after {unit} {done} of {planned}: {reason}"
 
 
 def never_began(record: Mapping[str, Any]) -> bool:
@@ -134,8 +140,8 @@ def keep_epochs(run_dir: RunDir, record: dict[str, Any]) -> Callable[[EpochEnd],
     """Keeps the epochs done and the best one in run.json."""
 
     def write(end: EpochEnd) -> None:
-        record["epochs_done"] = end.progress.epoch
-        record["best_epoch"], record["best_value"] = end.progress.best_epoch, end.progress.best_value
+        record.update(epochs_done=end.progress.epoch, steps_done=end.progress.step)
+        record.update({key: getattr(end.progress, key) for key in ("best_epoch", "best_step", "best_value")})
         record["seconds"] = round(record["seconds"] + end.seconds, 3)
         record["last"] = end.metrics
         if end.is_best:

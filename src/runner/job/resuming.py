@@ -17,6 +17,7 @@ from runner.errors import InputError
 from runner.job.changes import check_changes
 from runner.job.mending import TO_GO_ON, check_keys, check_owner, lost_steps, whole_config, whole_rows
 from runner.job.own_code import as_it_was_started
+from runner.job.places import Facts, best_file, counted, known_before
 from runner.job.record import ending, never_began
 from runner.job.run import OnBatch, train
 from runner.job.saved import keep_placement, refuse_interpolations
@@ -85,10 +86,10 @@ def resume(
 
 
 def goes_further(record: Mapping[str, Any], config: Any) -> bool:
-    """Whether a finished run is asked for more epochs, or was stopped before its end by a rule that is another now."""
+    """Whether a finished run is asked for another length, or was stopped by a rule that is another now."""
     before = record["config"]
     is_other = config.get("stopping") != before.get("stopping") and record["stopped"] is not None
-    return is_other or config["trainer"]["epochs"] != before["trainer"]["epochs"]
+    return is_other or any(config["trainer"].get(key) != before["trainer"].get(key) for key in ("epochs", "steps"))
 
 
 def told(run_dir: RunDir, record: dict[str, Any], config: Any, finished: str) -> dict[str, Any]:
@@ -122,8 +123,8 @@ class Resumed:
     path: Path | None  # the file that holds `state`
     best: Path | None  # a good file that holds the best epoch's weights, to be best.pt again
     unusable: list[Path]  # damaged files, and those newer than `state` that do not lead to the same end
-    known: dict[int, float | None]  # the monitored value of every epoch that was ever completed
-    rows: list[dict[str, Any]]  # of metrics.jsonl, up to the checkpoint's epoch
+    known: dict[int, float | None]  # the monitored value of every evaluation there ever was, by its step
+    rows: list[dict[str, Any]]  # of metrics.jsonl, up to the checkpoint
 
     def put_back(self, run_dir: RunDir, trainer: Trainer, record: dict[str, Any]) -> None:
         """Loads the state, cuts the files back to it, and carries the old record over into the new one."""
@@ -149,11 +150,11 @@ class Resumed:
         ):
             trainer.state.best_weights = trainer.load_best_weights()
         trainer.state.owner = identity.owner(self.record.get("id"), record["config"])
-        record["known"] = self.known
-        run_dir.write_run({**self.record, "known": self.known})  # before the rows that prove it are cut off
+        record["known_steps"] = self.known
+        run_dir.write_run({**self.record, "known_steps": self.known})  # before the rows that prove it are cut off
         trainer.state.rows = [timeless(row) for row in self.rows]
-        if self.rows == run_dir.metrics.read()[: progress.epoch]:
-            run_dir.metrics.cut_back(progress.epoch)
+        if self.rows == run_dir.metrics.read()[: len(self.rows)]:
+            run_dir.metrics.cut_back(progress.evaluated)
         else:
             run_dir.metrics.replace(self.rows)
         run_dir.steps.cut_back(progress.step)
@@ -161,11 +162,12 @@ class Resumed:
         record["resumed"] = [*self.record["resumed"], self.event(progress, record)]
         record |= {key: self.record.get(key) for key in KEPT}
         record |= {key: self.record[key] for key in ("replay_of", "overrides", "choices") if key in self.record}
-        record |= {"epochs_done": progress.epoch, "best_epoch": progress.best_epoch, "best_value": progress.best_value}
-        rows = {row.pop("epoch"): row for row in run_dir.metrics.read()}
+        record |= {"epochs_done": progress.epoch, "steps_done": progress.evaluated}
+        record |= {key: getattr(progress, key) for key in ("best_epoch", "best_step", "best_value")}
+        rows = {row["step"]: row for row in run_dir.metrics.read()}
         record["seconds"] = trainer.seconds = round(sum(row["seconds"] or 0 for row in rows.values()), 3)
-        for which, epoch in (("best", progress.best_epoch), ("last", progress.epoch)):
-            record[which] = {k: v for k, v in rows.get(epoch, {}).items() if k == "lr" or "/" in k}
+        for which, step in (("best", progress.best_step), ("last", progress.evaluated)):
+            record[which] = {k: v for k, v in rows.get(step, {}).items() if k == "lr" or "/" in k}
         before, after = (
             [r["device"], f"{r['threads']} threads", *([r["placement"]] if r["device"] != "cpu" else [])]
             for r in (self.record, record)
@@ -229,13 +231,13 @@ def choose(run_dir: RunDir, record: dict[str, Any]) -> tuple[Resumed, list[str]]
 
     good |= {path: facts for path in paths if (facts := tried(facts_of, path)) is not None}
     rows = run_dir.metrics.read()
-    values = {row["epoch"]: row.get(record["monitor"]) for row in rows}
-    known = {**{int(epoch): value for epoch, value in record["known"].items()}, **values}
+    values = {row["step"]: row.get(record["monitor"]) for row in rows}
+    known = {**known_before(record), **values}
     left_out: list[Path] = []  # newer, but without their best epoch's weights
     while candidates := [path for path in good if path not in left_out]:
         path = max(candidates, key=lambda p: (good[p].position, p.name == "last.pt"))
         facts = good[path]
-        best, is_reachable = _best_file(facts, good, known, record["mode"])
+        best, is_reachable = best_file(facts, good, known, record["mode"])
         if not is_reachable:
             left_out.append(path)
             continue
@@ -243,54 +245,20 @@ def choose(run_dir: RunDir, record: dict[str, Any]) -> tuple[Resumed, list[str]]
             continue  # another file may hold them
         if (state := tried(checkpoint.load, path)) is not None:
             if notes:
-                lost = len([epoch for epoch in values if epoch > facts.epoch])
-                notes.append(f"continuing from {path.name}, after epoch {facts.epoch}: {lost} epochs are repeated")
+                lost = len([step for step in values if step > facts.progress.step])
+                at = facts.progress
+                where = f"batch {at.batch} of epoch {at.epoch + 1}" if at.batch else f"epoch {at.epoch}"
+                notes.append(f"continuing from {path.name}, after {where}: {counted(lost, record)} are repeated")
             rows, said = whole_rows(run_dir, state, path)
             said += lost_steps(run_dir, record, state["progress"]["step"])
-            known |= {row["epoch"]: row.get(record["monitor"]) for row in rows}
+            known |= {row["step"]: row.get(record["monitor"]) for row in rows}
             return Resumed(record, state, path, best, [*unusable, *left_out], known, rows), [*notes, *said]
     if paths and not any([tried(verify, path) is not None for path in left_out]):
         raise InputError(f"{run_dir.path}: none of its checkpoints is good; {'; '.join(notes)}")
     if paths:
         notes.append(
             "the weights of the best epoch are lost, so the run starts again from its beginning:"
-            f" {len(rows)} epochs are repeated"
+            f" {counted(len(rows), record)} are repeated"
         )
     unusable += [path for path in left_out if path not in unusable]
     return Resumed(record, None, None, None, unusable, known, []), notes
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What choosing needs of a checkpoint, so that not all of them are in memory at once."""
-
-    epoch: int
-    batch: int
-    best_epoch: int | None
-    best_value: float | None
-    holds_best: bool  # the best epoch's weights are in the file too
-
-    @classmethod
-    def of(cls, state: dict[str, Any]) -> "Facts":
-        progress = state["progress"]
-        best = progress["best_epoch"], progress["best_value"]
-        return cls(progress["epoch"], progress["batch"], *best, "best_model_state_dict" in state)
-
-    @property
-    def position(self) -> tuple[int, int]:
-        return self.epoch, self.batch
-
-
-def _best_file(
-    facts: Facts, good: dict[Path, Facts], known: dict[int, float | None], mode: str
-) -> tuple[Path | None, bool]:
-    """The good file with the best epoch's weights, if one is needed; and whether the run can go on from `facts`."""
-    if facts.best_epoch is None or facts.holds_best:
-        return None, True
-    for path in sorted(good, key=lambda p: p.name != "best.pt"):
-        if good[path].position == (facts.best_epoch, 0):
-            return path, True
-    assert facts.best_value is not None
-    sign = 1 if mode == "max" else -1
-    later = [value for epoch, value in known.items() if epoch > facts.epoch and value is not None]
-    return None, any(sign * value > sign * facts.best_value for value in later)

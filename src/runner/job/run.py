@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.job import own_code
 from runner.job.changes import own_overrides
+from runner.job.length import is_usual
 from runner.job.logs import RESULT, Screen, epoch_table, open_logs
 from runner.job.record import ending, keep_epochs, new_record, outcome, source_of
 from runner.processes import STOP_SIGNALS, StopRequest, stop_signals
@@ -136,7 +137,7 @@ def prepare(
     told.epoch += [
         lambda end: run_dir.metrics.append(end.row),  # durable before the epoch's checkpoint is
         keep_epochs(run_dir, record),
-        epoch_table(trainer.epochs),
+        epoch_table(trainer.epochs, None if is_usual(built.config["trainer"]) else trainer.length),
     ]
     listening = make_listeners(cfg, built.device.torch)
     listening.attach(told)
@@ -180,7 +181,9 @@ def report(run_dir: RunDir, record: dict[str, Any]) -> None:
     if record["stopped"] is not None:
         log.log(RESULT, "%s", ending(record))
     if record["best_epoch"] is not None:
-        log.log(RESULT, "best epoch %s: %s %.4f", record["best_epoch"], record["monitor"], record["best_value"])
+        step = "" if is_usual(record["config"]["trainer"]) else f", step {record['best_step']}"
+        at = f"{record['best_epoch']}{step}"
+        log.log(RESULT, "best epoch %s: %s %.4f", at, record["monitor"], record["best_value"])
     for which, values in record["test"].items():
         log.log(RESULT, "test (%s weights): %s", which, ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
     log.log(RESULT, "%s", run_dir.path)

@@ -6,6 +6,7 @@ changed. On CUDA the pieces are measured twice: on the host, and by events on th
 
 import functools
 import itertools
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -142,9 +143,12 @@ def watched_steps(trainer: Trainer, steps: int, watch: Stopwatch, told: Callable
         wait(trainer.device)
         watch.enter("rest")
         try:
+            trainer.length = sys.maxsize  # a short run's steps go on, too
             while True:
-                trainer.train_epoch()
-                trainer.state.progress = replace(trainer.progress, epoch=trainer.progress.epoch + 1, batch=0)
+                trainer.begin()
+                while trainer.progress.step < trainer.due:
+                    trainer.train_epoch()
+                trainer.state.progress = replace(trainer.progress, evaluated=trainer.progress.step)
         except Enough:
             wait(trainer.device)
             watch.enter("rest")

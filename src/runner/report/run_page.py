@@ -6,6 +6,7 @@ from typing import Any
 
 from runner.report import curves, words
 from runner.report.gather import Run, deaths_of, sweep_record
+from runner.storage import records
 from runner.storage.rows import Rows
 from runner.sweep import show, statistics, summary
 from runner.tables import cell
@@ -47,11 +48,12 @@ def headline(run: Run) -> Block:
     tests = [(metric, which, value) for which, values in record["test"].items() for metric, value in values.items()]
     for metric, which, value in sorted(tests, key=lambda test: (test[0] != monitored, test[0])):
         items.append(figure(run, f"test {metric}", metric, value, "test", f"{which} weights"))
-    items.append({"label": "epochs", "value": f"{record['epochs_done']} of {record['epochs']}"})
+    far, unit = records.done_of(record).rsplit(" ", 1)
+    items.append({"label": unit, "value": far})
     if record["seconds"]:
         items[-1]["note"] = f"{duration(record['seconds'])} of training"
     if record.get("stopped"):
-        said.append(f"Stopped after epoch {record['epochs_done']} of {record['epochs']}: {record['stopped']}.")
+        said.append(f"Stopped after {records.done_of(record)}: {record['stopped']}.")
     if any("interval" in item for item in items):
         said.append(
             "95 % intervals are for other examples of the same kind (Wilson's score interval);"

@@ -209,7 +209,8 @@ class Checkpoints:
         """
         names = []
         self.written = time.monotonic()
-        if is_epoch_end and self.every is not None and self.save != "none" and state["epoch"] % self.every == 0:
+        is_whole = is_epoch_end and not state.get("progress", {}).get("batch")  # nothing of the next one is trained
+        if is_whole and self.every is not None and self.save != "none" and state["epoch"] % self.every == 0:
             names.append(f"epoch_{state['epoch']:04d}")
         if is_epoch_end and is_best and self.saves_best:
             names.append("best")

@@ -23,6 +23,7 @@ BEGINNING = (
     "sweep.",
     "derived.",
     "trainer.epochs",
+    "trainer.steps",
 )  # resumed, it differs here
 # What changes no result, so that jobs of a sweep that differ in it are one.
 NO_RESULT = (
@@ -38,6 +39,8 @@ LATER |= {
     "averaging.type": "none",
     "dataset.evaluate": None,
     "trainer.overfit_batches": None,
+    "trainer.steps": None,
+    "trainer.evaluate_every": None,
     "freeze": [],
     "unfreeze_at": None,
     "optimizer.groups": [],

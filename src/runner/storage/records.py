@@ -65,6 +65,13 @@ def state_of(run_dir: RunDir | Path, record: Mapping[str, Any]) -> str:
     return state if is_locked(run_dir if isinstance(run_dir, RunDir) else RunDir(run_dir)) else "killed"
 
 
+def done_of(record: Mapping[str, Any]) -> str:
+    """How far a run is, in the unit of its length: `3 of 14 epochs`."""
+    if record.get("steps") is not None:
+        return f"{record['steps_done']} of {record['steps']} steps"
+    return f"{record['epochs_done']} of {record['epochs']} epochs"
+
+
 _flat: dict[bytes, dict[str, Any]] = {}
 _pieces: dict[tuple[str, str, int], tuple[Any, dict[str, Any]]] = {}  # with the value, whose id is the key
 
@@ -180,7 +187,7 @@ def best(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 def epochs(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of metrics.jsonl; what is lost of them is named (runner.notices)."""
-    rows = Rows(path / "metrics.jsonl", "epoch")
+    rows = Rows(path / "metrics.jsonl", "step")
     if (problem := rows.problem()) is not None:
         notices.add(problem)
     yield from rows.read()

@@ -64,7 +64,7 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.run_json = path / "run.json"
-        self.metrics = Rows(path / "metrics.jsonl", "epoch")
+        self.metrics = Rows(path / "metrics.jsonl", "step")
         self.steps = Rows(path / "steps.jsonl", "step")
         self.log = path / "runner.log"
         self.git_diff = path / "git.diff"

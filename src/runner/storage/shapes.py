@@ -27,7 +27,22 @@ OF_RUNS = ("run", "whole", "summed", "listed")
 _fits: dict[str, list[tuple[str, Check, Any, Any]]] = {}
 LISTED = (  # what a listing reads of a run; the rest may be damaged
     *("state", "name", "tags", "notes", "started", "error", "command", "overrides", "threads", "epochs", "epochs_done"),
-    *("choices", "stopped", "monitor", "mode", "modes", "best_epoch", "best_value", "best", "last", "test", "seconds"),
+    *(
+        "choices",
+        "stopped",
+        "steps",
+        "steps_done",
+        "best_step",
+        "monitor",
+        "mode",
+        "modes",
+        "best_epoch",
+        "best_value",
+        "best",
+        "last",
+        "test",
+        "seconds",
+    ),
 )
 
 
@@ -68,6 +83,10 @@ def shapes() -> dict[str, Any]:
         "last": (metrics, {}),
         "modes": (dict[str, mode], {}),
         "known": (metrics, {}),
+        "known_steps": (metrics, {}),
+        "best_step": (count | None, None),
+        "steps": (count | None, None),
+        "steps_done": (count | None, None),
         "started": (str, ""),
         "ended": (str | None, None),
         "error": (str | None, None),

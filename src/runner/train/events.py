@@ -1,7 +1,7 @@
 """What the Trainer tells, and whom: frozen facts, and functions that cannot steer it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 
@@ -9,23 +9,45 @@ from typing import Any
 class Progress:
     """Where a run stands. All that it holds is counted from 0 at the start of the run."""
 
-    epoch: int = 0  # epochs completed: trained and evaluated
+    epoch: int = 0  # epochs completed
     step: int = 0  # optimizer steps taken
     batch: int = 0  # batches trained on in the epoch that is not completed
-    best_epoch: int | None = None  # the completed epoch (from 1) with the best monitored metric
+    best_epoch: int | None = None  # the epoch (from 1) in which, or after which, the monitored metric was best
     best_value: float | None = None
+    best_step: int | None = None  # ... and the step
+    evaluated: int = 0  # the step of the last evaluation
+
+    @property
+    def epoch_now(self) -> int:
+        """The epoch (from 1) that the last batch was of."""
+        return self.epoch + (self.batch > 0)
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> "Progress":
+        """Out of a checkpoint; of an older version, which evaluated at the end of each epoch."""
+        known = {field.name: saved[field.name] for field in fields(cls) if field.name in saved}
+        if "evaluated" not in known:
+            known["evaluated"] = saved["step"] - saved["batch"]
+            per_epoch = known["evaluated"] // saved["epoch"] if saved["epoch"] else 0
+            known["best_step"] = None if saved["best_epoch"] is None else saved["best_epoch"] * per_epoch
+        return cls(**known)
 
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """One completed epoch."""
+    """One evaluation: after an epoch, or where trainer.evaluate_every says."""
 
     progress: Progress
     metrics: dict[str, float]  # lr, train/*, and val/* or test/*
     seconds: float  # of training and evaluation
     examples_per_second: float  # of training
     is_best: bool
-    row: dict[str, Any] = field(default_factory=dict)  # as it stands in metrics.jsonl
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """As it stands in metrics.jsonl."""
+        times = {"seconds": round(self.seconds, 3), "examples_per_second": round(self.examples_per_second, 1)}
+        return {"epoch": self.progress.epoch_now, "step": self.progress.step, **self.metrics, **times}
 
 
 @dataclass

@@ -17,8 +17,9 @@ class Freezing:
     parameters: Sequence[tuple[nn.Parameter, int | None]] = ()
     norms: Sequence[tuple[nn.Module, int | None]] = ()
 
-    def apply(self, epoch: int) -> None:
-        """Freezes and thaws for an epoch (from 1), once the task is in train mode."""
+    def train(self, task: nn.Module, epoch: int) -> None:
+        """Puts a task into train mode, with what is frozen and thawed in an epoch (from 1)."""
+        task.train()
         for parameter, thaws in self.parameters:
             parameter.requires_grad_(thaws is not None and epoch >= thaws)
         for norm, thaws in self.norms:

@@ -42,6 +42,11 @@ class Schedule:
     monitor: str | None = None
     rates: Sequence[tuple[float, ...]] = ()
 
+    @property
+    def moment(self) -> str:
+        """After what it steps: a batch, an epoch, or, where it takes a metric, an evaluation."""
+        return self.interval if self.monitor is None else "evaluation"
+
 
 class TrainState:
     """All that the rest of a run depends on: it is saved as a whole, and put back as a whole.
@@ -70,6 +75,7 @@ class TrainState:
         self.loss = MeanLoss(num_batches, device)  # of the epoch so far
         self.stream: Any = None  # the loader of the training part, where it keeps a state
         self.averaging: Averaging | None = None
+        self.span = 0  # steps between two evaluations, where they are not those of an epoch
         self.lr = self.current_lr()
         self.last_row: dict[str, Any] = {}  # the metrics of the last completed epoch
         self.rows: list[dict[str, Any]] = []  # metrics.jsonl so far, less times: a lost file is made again
@@ -127,7 +133,7 @@ class TrainState:
             state["averaging_state_dict"] = self.averaging.state_dict()
         if self.stream is not None:
             state["stream_state_dict"] = self.stream.state_dict()
-        if self.progress.batch:
+        if self.progress.step != self.progress.evaluated:
             metrics = {name: metric.state_dict() for name, metric in self.metrics.items()}
             state["running"] = {"loss": self.loss.state_dict(), "metrics": metrics}
         if self.best_weights is not None:
@@ -140,7 +146,7 @@ class TrainState:
         self.optimizer.load_state_dict(state["optimizer_state_dict"])
         self.schedule.scheduler.load_state_dict(state["scheduler_state_dict"])
         self.precision.load_state_dict(state.get("precision_state_dict", {}))
-        self.progress = Progress(**state["progress"])
+        self.progress = Progress(**{**asdict(Progress.of(state["progress"])), **state["progress"]})
         if self.progress.step:
             mark_as_stepped(self.optimizer)
         if self.averaging is not None and self.averaging.type != "none":
@@ -152,9 +158,10 @@ class TrainState:
         self.rows = list(state.get("rows", []))
         best = {key.removeprefix(BEST): value for key, value in state.items() if key.startswith(f"{BEST}")}
         self.best_weights = best or None
-        if self.progress.batch:
+        if self.progress.batch or self.progress.step != self.progress.evaluated:
             self.rng = state["rng"]
-            self.loss = MeanLoss(self.num_batches, self.device)
+        if self.progress.step != self.progress.evaluated:
+            self.loss = MeanLoss(self.span or self.num_batches, self.device)
             self.loss.load_state_dict(state["running"]["loss"])
             if "sizes" in state["running"]["loss"] and getattr(self.task, "size_of", examples) is not examples:
                 log.warning(
@@ -178,8 +185,8 @@ class TrainState:
         for name, tensor in tensors.items():
             if not tensor.isfinite().all():
                 raise Diverged(
-                    f"{name} is not finite in epoch {self.progress.epoch + 1}, after batch {self.progress.batch} of"
-                    f" {self.num_batches}"
+                    f"{name} is not finite in epoch {max(1, self.progress.epoch_now)}, after batch"
+                    f" {self.progress.batch or self.num_batches * (self.progress.step > 0)} of {self.num_batches}"
                 )
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -200,8 +207,9 @@ class TrainState:
         loss, first_bad = self.loss.compute(start, stop)
         if first_bad is not None:
             bad = float(self.loss.values(first_bad, first_bad + 1)[0])
+            epoch, batch = divmod(self.progress.evaluated + first_bad, self.num_batches)
             raise Diverged(
-                f"the loss is not finite ({bad}) in epoch"
-                f" {self.progress.epoch + 1}, batch {first_bad + 1} of {self.num_batches} (counted from 1)"
+                f"the loss is not finite ({bad}) in epoch {epoch + 1}, batch {batch + 1} of {self.num_batches} (counted"
+                " from 1)"
             )
         return loss

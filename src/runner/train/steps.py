@@ -182,6 +182,16 @@ def clip_gradient(task: nn.Module, bound: float, by: str) -> None:
         nn.utils.clip_grad_value_(task.parameters(), bound)
 
 
+def take_through(
+    task: nn.Module, batches: Iterable[Any], device: torch.device, options: StepOptions, after_batch: Callable[[], None]
+) -> None:
+    """Takes batches through the task for what it counts on the way."""
+    for batch in batches:
+        with options.precision.autocast:
+            task(to_device(batch, device, options.channels_last))
+        after_batch()
+
+
 @torch.no_grad()
 def evaluate(
     task: nn.Module,

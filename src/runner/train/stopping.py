@@ -55,23 +55,24 @@ class Stopping:
             *_, (best, since) = self.bests(rows, monitor, sign)
             if since >= self.patience:
                 more = f" by more than {self.min_delta:g}" if self.min_delta else ""
-                than = f"than that of epoch {best}" if best is not None else "than no number"
+                than = f"than that of {best}" if best is not None else "than no number"
                 return f"{monitor} has not been better {than}{more} for {evaluations(since)}"
         if self.max_minutes is not None and seconds >= self.max_minutes * 60:
             return f"max_minutes={self.max_minutes:g} have passed"
         return None
 
-    def bests(self, rows: Sequence[Mapping[str, Any]], monitor: str, sign: int) -> Iterator[tuple[int | None, int]]:
-        """After each row, the epoch of the best so far, and the evaluations since."""
+    def bests(self, rows: Sequence[Mapping[str, Any]], monitor: str, sign: int) -> Iterator[tuple[str | None, int]]:
+        """After each row, the place of the best so far, and the evaluations since."""
         best, since = -math.inf, 0
-        epoch: int | None = None
+        place: str | None = None
+        key = "epoch" if len({row["epoch"] for row in rows}) == len(rows) else "step"
         for row in rows:
             value = number(row.get(monitor))
             is_better = math.isfinite(value) and sign * value - best > self.min_delta
             since = 0 if is_better else since + 1
             if is_better:
-                best, epoch = sign * value, row["epoch"]
-            yield epoch, since
+                best, place = sign * value, f"{key} {row[key]}"
+            yield place, since
 
 
 def number(value: float | None) -> float:

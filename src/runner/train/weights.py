@@ -3,10 +3,14 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from runner.errors import InputError
+from runner.storage import checkpoint
+from runner.storage.weights import evaluated
 from runner.train import hidden
 
 
@@ -45,6 +49,18 @@ def other_weights(task: nn.Module, weights: dict[str, Any]) -> Iterator[None]:
         yield
     finally:
         load_weights(task, own)
+
+
+def saved_weights(task: nn.Module, path: Path, step: int | None) -> dict[str, Any]:
+    """The weights of a checkpoint that its monitored figure is of.
+
+    Raises:
+        InputError: it is of another step.
+    """
+    state = evaluated(checkpoint.load(path))
+    if state["step"] != step:
+        raise InputError(f"{path}: is of step {state['step']}, but the best is step {step}")
+    return {key: state[key] for key in weights_of(task) if key in state}
 
 
 def as_written(name: str) -> str:
