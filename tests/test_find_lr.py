@@ -100,7 +100,8 @@ def test_the_running_mean_has_no_bias_to_zero():
 
 def curve(loss, steps=60):
     rates = [1e-5 * 10 ** (step / 10) for step in range(steps)]
-    return rates, [loss(step) for step in range(steps)]
+    losses = [loss(step) for step in range(steps)]
+    return rates, losses, losses
 
 
 def test_the_suggestion_lies_in_the_middle_of_the_fall():

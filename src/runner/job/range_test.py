@@ -73,7 +73,7 @@ def range_test(cfg: DictConfig, low: float, high: float, steps: int) -> RangeTes
             said = [*warned, *remarks(cfg, optimizer, ratios, len(losses), batches), *scheduled]
     rates = rates[: len(losses)]
     key = "optimizer.lr" if "lr" in cfg.optimizer else "+optimizer.lr"
-    return RangeTest(rates, losses, smooth, key, batches, ended, suggest(rates, smooth, ended is None), said)
+    return RangeTest(rates, losses, smooth, key, batches, ended, suggest(rates, losses, smooth, ended is None), said)
 
 
 def trained(
