@@ -63,6 +63,8 @@ def test_the_scheduler_is_left_out_and_every_group_keeps_its_ratio(monkeypatch):
 
 
 def test_what_is_not_finite_ends_the_range_and_is_no_error():
+    found = of(low=1e-307, high=1e308, steps=20)
+    assert found.rates[0] == 1e-307
     found = of(low=1.0, high=1e30, steps=20)
     assert found.ended is not None and len(found.rates) == len(found.losses) == len(found.smooth) < 20
     assert found.suggestion.valley is None and "begin lower, with --from" in found.suggestion.doubts[0]
@@ -79,7 +81,7 @@ def test_data_that_begins_again_is_said():
         "schedule goes up to 0.5, not to the optimizer's 0.01"
         in of("scheduler=onecycle", "scheduler.max_lr=0.5", steps=20).said[0]
     )
-    assert "1.3 to 5 times too low for Adadelta" in of("optimizer=adadelta", steps=20).said[0]
+    assert "1.3 to 5 times too low for Adadelta" in of("optimizer=adadelta", low=1e-3, high=100.0, steps=60).said[0]
 
 
 # -------------------------------------------------------------------------------------------------- the suggestion
@@ -100,7 +102,8 @@ def test_the_running_mean_has_no_bias_to_zero():
 
 def curve(loss, steps=60):
     rates = [1e-5 * 10 ** (step / 10) for step in range(steps)]
-    return rates, [loss(step) for step in range(steps)]
+    losses = [loss(step) for step in range(steps)]
+    return rates, losses, losses
 
 
 def test_the_suggestion_lies_in_the_middle_of_the_fall():

@@ -66,14 +66,18 @@ def range_test(cfg: DictConfig, low: float, high: float, steps: int) -> RangeTes
             optimizer = make_optimizer(cfg, built.trainer.task)  # the run's has been through its scheduler's hands
             built.trainer.options.precision.prepare(optimizer)
             ratios, scheduled = ratios_of(cfg, optimizer), of_schedule(built, float(optimizer.param_groups[0]["lr"]))
-            rates = [low * (high / low) ** (step / (steps - 1)) for step in range(steps)]
+            shares = [step / (steps - 1) for step in range(steps)]
+            rates = [low ** (1 - share) * high**share for share in shares]  # high / low may be too large a number
             losses, smooth, ended = trained(built, optimizer, ratios, rates)
             batches = len(built.trainer.train_loader)
             warned = [line for line in found.lines if not line.startswith("scheduler")]  # that is left out
             said = [*warned, *remarks(cfg, optimizer, ratios, len(losses), batches), *scheduled]
     rates = rates[: len(losses)]
     key = "optimizer.lr" if "lr" in cfg.optimizer else "+optimizer.lr"
-    return RangeTest(rates, losses, smooth, key, batches, ended, suggest(rates, smooth, ended is None), said)
+    suggestion = suggest(rates, losses, smooth, ended is None)
+    if suggestion.valley is not None and isinstance(optimizer, Adadelta):
+        said.append(ADADELTA)
+    return RangeTest(rates, losses, smooth, key, batches, ended, suggestion, said)
 
 
 def trained(
@@ -146,8 +150,6 @@ def remarks(cfg: DictConfig, optimizer: Optimizer, ratios: Sequence[float], step
     absolute = [n for n, rule in enumerate(cfg.optimizer.get("groups") or []) if "lr" in rule]
     if absolute:
         said.append(f"optimizer.groups.{absolute[0]}.lr does not follow optimizer.lr: scale it alike, or give lr_scale")
-    if isinstance(optimizer, Adadelta):
-        said.append(ADADELTA)
     return said
 
 
