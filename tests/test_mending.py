@@ -96,11 +96,15 @@ def test_what_may_change_when_a_run_goes_on_is_no_difference():
 
 
 def row(epoch, loss=0.5, seconds=1.0):
-    return {"epoch": epoch, "loss": loss, "seconds": seconds, "examples_per_second": 2.0}
+    return {"epoch": epoch, "step": 7 * epoch, "loss": loss, "seconds": seconds, "examples_per_second": 2.0}
 
 
 def held(*epochs, **more):
-    return {"progress": {"epoch": len(epochs)}, "rows": [{"epoch": e, "loss": 0.5} for e in epochs], **more}
+    return {
+        "progress": {"epoch": len(epochs)},
+        "rows": [{"epoch": e, "step": 7 * e, "loss": 0.5} for e in epochs],
+        **more,
+    }
 
 
 def test_rows_are_the_checkpoints_and_what_the_file_has_of_them_is_kept(tmp_path):
@@ -109,7 +113,7 @@ def test_rows_are_the_checkpoints_and_what_the_file_has_of_them_is_kept(tmp_path
     place.metrics.replace([row(1), row(2), row(3)])
     assert whole_rows(place, held(1, 2), path) == ([row(1), row(2)], [])  # the third is made again
     place.metrics.replace([row(1), row(2, loss=0.9), row(3)])
-    lost = {"epoch": 2, "loss": 0.5, "seconds": None, "examples_per_second": None}
+    lost = {"epoch": 2, "step": 14, "loss": 0.5, "seconds": None, "examples_per_second": None}
     rows, words = whole_rows(place, held(1, 2, 3), path)
     assert rows == [row(1), lost, row(3)]
     assert words == ["metrics.jsonl: the rows of epochs 2 are lost or damaged; made good from last.pt"]

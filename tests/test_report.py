@@ -362,7 +362,7 @@ def test_more_epochs_than_fit_are_thinned_and_it_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(curves, "MOST_NUMBERS", 100)
     write_sweep(tmp_path, [{"optimizer__lr": 0.1}], seeds=(1, 2), epochs=31)
     found = block(data(tmp_path), "charts", "Curves")
-    every = int(re.search(r"One in (\d+) epochs is drawn", " ".join(found["lines"]))[1])
+    every = int(re.search(r"One in (\d+) evaluations is drawn", " ".join(found["lines"]))[1])
     assert found["charts"][0]["x"] == sorted({*range(1, 32, every), 31})
 
 

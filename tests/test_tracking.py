@@ -223,9 +223,9 @@ def test_a_matrix_is_shaded_by_the_shares_of_its_rows():
 
 def test_names_and_times_for_mlflow():
     assert allowed("epoch/val/f1@5 (macro)") == "epoch/val/f1_5 _macro_"
-    epochs = [{"epoch": 1, "seconds": 1.5}, {"epoch": 2, "seconds": None}, {"epoch": 3, "seconds": 2}]
+    epochs = [{"step": 1, "seconds": 1.5}, {"step": 2, "seconds": None}, {"step": 3, "seconds": 2}]
     times = Times("2026-11-26T00:00:00.000+00:00")
-    assert [times.of({"epoch": epoch}, epochs) - times.began for epoch in (1, 2, 3)] == [1500, 1500, 3500]
+    assert [times.of({"step": step}, epochs) - times.began for step in (1, 2, 3)] == [1500, 1500, 3500]
 
 
 class Confused:

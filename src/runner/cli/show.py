@@ -14,6 +14,7 @@ from runner.plot import plot, sparkline
 from runner.printable import say
 from runner.storage import labels, records
 from runner.storage.choices import choices_of
+from runner.storage.rows import axis_of
 from runner.storage.run_dir import RunDir, no_run, resume_command
 from runner.tables import cell, table
 
@@ -125,7 +126,8 @@ def curve(rows: Sequence[Mapping[str, Any]], monitor: str, limit: int, room: int
     numbers = [value if isinstance(value, (int, float)) else None for value in values]
     if sum(value is not None for value in numbers) < 2:
         return []
-    first, last = str(rows[0]["epoch"]), f"epoch {rows[-1]['epoch']}"
+    key = axis_of(rows)
+    first, last = str(rows[0][key]), f"{key} {rows[-1][key]}"
     if room < AROUND + 2:
         return [f"{monitor:{NAME}} {sparkline(numbers, limit - max(NAME, len(monitor)) - 1)}"]
     return [monitor, *plot([("", numbers)], (first, last), min(limit, 76), min(MOST_HEIGHT, room - AROUND))]

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from runner.cli import trust
 from runner.config import admission
 from runner.errors import InputError
 from runner.job import own_code
+from runner.job.places import progress_of
 from runner.job.saved import check_targets_of
 from runner.printable import say
 from runner.progress import bar
@@ -157,7 +157,6 @@ def differences(one: RunDir, two: RunDir) -> Iterator[str]:
     """Everything in which two runs differ, by name: metrics, results, then every value of the final checkpoints."""
     from runner.storage import checkpoint
     from runner.storage.checkpoint import Damaged
-    from runner.train.events import Progress
 
     rows = [[timeless(row) for row in r.metrics.read()] for r in (one, two)]
     yield from compare(rows[0], rows[1], "metrics.jsonl")
@@ -172,7 +171,7 @@ def differences(one: RunDir, two: RunDir) -> Iterator[str]:
             yield str(error)
             continue
         for state in states:
-            state["progress"] = asdict(Progress.of(state["progress"]))  # of an older version, as it would be today
+            state["progress"] = progress_of(state)
             for key in NOT_RESULTS:
                 state.pop(key, None)
         yield from compare(states[0], states[1], name)

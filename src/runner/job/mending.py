@@ -8,7 +8,7 @@ from runner.errors import InputError
 from runner.storage.checkpoint import Damaged
 from runner.storage.identity import lasting
 from runner.storage.records import flatten
-from runner.storage.rows import TIMES, strict_json, timeless
+from runner.storage.rows import TIMES, axis_of, strict_json, timeless
 from runner.storage.run_dir import RunDir
 from runner.train.events import Progress
 
@@ -116,7 +116,7 @@ def whole_rows(
     good = {row["step"]: row for row in found if timeless(row) in kept}
     rows = [good.get(row["step"], {**row, **dict.fromkeys(TIMES)}) for row in kept]
     assert path is not None
-    key = "epoch" if len({row["epoch"] for row in kept}) == len(kept) else "step"
+    key = axis_of(kept)
     what = _what_is_wrong([row[key] for row in good.values()], [row[key] for row in kept], f"{key}s")
     return rows, [f"{run_dir.metrics.path.name}: {what}; made good from {path.name}"]
 

@@ -1,12 +1,17 @@
 """Where a run's checkpoints stand, and which of them leads to the run's end."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
 from runner.train.events import Progress
+
+
+def progress_of(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's progress; of an older version, as it would be written today."""
+    return asdict(Progress.of(state["progress"]))
 
 
 def known_before(record: Mapping[str, Any]) -> dict[int, float | None]:

@@ -7,7 +7,7 @@ from typing import Any
 from runner.report import curves, words
 from runner.report.gather import Run, deaths_of, sweep_record
 from runner.storage import records
-from runner.storage.rows import Rows
+from runner.storage.rows import Rows, axis_of
 from runner.sweep import show, statistics, summary
 from runner.tables import cell
 
@@ -98,7 +98,8 @@ def duration(seconds: float) -> str:
 def charts(run: Run) -> list[Block]:
     rows, every = curves.thinned(run.rows, curves.MOST_POINTS)
     found = curves.columns(rows)
-    epochs = found.get("epoch", [])
+    key = axis_of(run.rows)
+    axis = found.get(key, [])
     named: dict[str, list[str]] = {}  # train/loss, val/loss: one chart
     for name in found:
         if name not in (*curves.NO_CURVE, "seconds"):
@@ -107,11 +108,11 @@ def charts(run: Run) -> list[Block]:
     made = []
     for metric in sorted(named, key=lambda name: (name == "lr", name != monitored, name != "loss")):
         title = "learning rate" if metric == "lr" else metric
-        chart = curves.lines_chart(title, epochs, {name: found[name] for name in named[metric]})
-        if run.record["best_epoch"] is not None:
-            chart["marks"] = [{"x": run.record["best_epoch"], "label": "best"}]
+        chart = curves.lines_chart(title, axis, {name: found[name] for name in named[metric]}, x_label=key)
+        if run.record[f"best_{key}"] is not None:
+            chart["marks"] = [{"x": run.record[f"best_{key}"], "label": "best"}]
         made.append(chart)
-    said = [f"One in {every} of {len(run.rows):,} epochs is drawn."] if every > 1 else []
+    said = [f"One in {every} of {len(run.rows):,} evaluations is drawn."] if every > 1 else []
     steps = Rows(run.path / "steps.jsonl", "step").read()
     kept, every = curves.thinned(steps, curves.MOST_POINTS)
     of_steps = curves.columns(kept)
@@ -119,7 +120,9 @@ def charts(run: Run) -> list[Block]:
         made.append(curves.lines_chart(f"{name} by step", of_steps["step"], {name: of_steps[name]}, x_label="step"))
         said += [f"One in {every} of {len(steps):,} rows of steps is drawn."] if every > 1 else []
     if "seconds" in found:
-        made.append({**curves.lines_chart("seconds an epoch", epochs, {"seconds": found["seconds"]}), "zero": True})
+        title = "seconds an epoch" if key == "epoch" else "seconds to each evaluation"
+        chart = curves.lines_chart(title, axis, {"seconds": found["seconds"]}, x_label=key)
+        made.append({**chart, "zero": True})
     if not made:
         return []
     return [{"kind": "charts", "heading": "Curves", "charts": made, "lines": said}]

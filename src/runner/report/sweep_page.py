@@ -8,6 +8,7 @@ from runner.report import curves, keys, run_page, search, tables, words
 from runner.report.gather import Found, Run, sweep_record
 from runner.report.tables import IN_COLOUR
 from runner.storage import records
+from runner.storage.rows import axis_of
 from runner.sweep import show, summary
 from runner.sweep.settings import text as value_text
 
@@ -131,8 +132,9 @@ def charts(runs: Sequence[Run], several: Sequence[Block]) -> list[Block]:
         return []
     rank = {name: at for at, name in enumerate(names)}
     names.sort(key=lambda name: (name not in monitors, name == "lr", not name.startswith("val/"), rank[name]))
-    axis = sorted({place for columns in found for place in columns.get("epoch", []) if place is not None})
-    made = [chart_of(name, axis, found, several) for name in names[:8]]
+    key = "step" if any(axis_of(run.rows) == "step" for run in runs) else "epoch"
+    axis = sorted({place for columns in found for place in columns.get(key, []) if place is not None})
+    made = [chart_of(name, key, axis, found, several) for name in names[:8]]
     repeated = any(len(group.get("mean", [])) > 1 for group in several)
     said = []
     if repeated:
@@ -142,7 +144,7 @@ def charts(runs: Sequence[Run], several: Sequence[Block]) -> list[Block]:
         )
     if len(several) > IN_COLOUR:
         said.append(f"The first {IN_COLOUR} have colours of their own; choose a row of a table to bring out any other.")
-    said += [f"One in {every} epochs is drawn."] if every > 1 else []
+    said += [f"One in {every} evaluations is drawn."] if every > 1 else []
     said += [f"{len(names) - 8} more metrics are not drawn: {', '.join(names[8:])}."] if len(names) > 8 else []
     legend = [
         {"label": group["name"], "color": at, "runs": group["runs"]} for at, group in enumerate(several[:IN_COLOUR])
@@ -156,18 +158,19 @@ def read_columns(runs: Sequence[Run]) -> tuple[int, list[dict[str, Any]]]:
     every = max(1, -(-numbers // curves.MOST_NUMBERS))
     found = []
     for run in runs:
-        kept = [row for row in run.rows if row is run.rows[-1] or (row["epoch"] - 1) % every == 0]
+        kept = [row for number, row in enumerate(run.rows) if row is run.rows[-1] or number % every == 0]
         found.append(curves.columns(kept))
     return every, found
 
 
-def chart_of(name: str, axis: Sequence[Any], found: Sequence[Mapping[str, Any]], several: Sequence[Block]) -> Block:
+def chart_of(
+    name: str, key: str, axis: Sequence[Any], found: Sequence[Mapping[str, Any]], several: Sequence[Block]
+) -> Block:
+    """The curves of a metric over the epochs, or over the steps."""
     series: list[Block] = []
     for number, group in reversed(list(enumerate(several))):  # the first are drawn last, on top
         color = number if number < IN_COLOUR else None
-        lines = {
-            at: curves.on_axis(axis, found[at]["epoch"], found[at][name]) for at in group["runs"] if name in found[at]
-        }
+        lines = {at: curves.on_axis(axis, found[at][key], found[at][name]) for at in group["runs"] if name in found[at]}
         counted = [lines[at] for at in group.get("mean", []) if at in lines]
         if len(counted) > 1:
             mean, low, high = curves.mean_and_band(counted)
@@ -177,7 +180,7 @@ def chart_of(name: str, axis: Sequence[Any], found: Sequence[Mapping[str, Any]],
         for at, line in lines.items():
             series.append({"run": at, "y": line, "color": color, "runs": [at], "faint": len(counted) > 1})
     title = "learning rate" if name == "lr" else name
-    return {"kind": "lines", "title": title, "xLabel": "epoch", "x": list(axis), "series": series}
+    return {"kind": "lines", "title": title, "xLabel": key, "x": list(axis), "series": series}
 
 
 def best_first(runs: Sequence[Run]) -> list[int]:

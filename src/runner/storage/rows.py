@@ -24,6 +24,12 @@ def strict_json(value: Any) -> Any:
     return value
 
 
+def axis_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What tells a run's rows apart: the epoch, or, where it was evaluated inside epochs, the step."""
+    epochs = [row.get("epoch") for row in rows]
+    return "epoch" if len(set(epochs)) == len(epochs) else "step"
+
+
 TIMES = ("seconds", "examples_per_second")
 
 

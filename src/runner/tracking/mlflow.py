@@ -175,7 +175,7 @@ class Times:
         self.began = round(datetime.fromisoformat(started).timestamp() * 1000)
 
     def of(self, row: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]]) -> int:
-        seconds = sum(one.get("seconds") or 0 for one in epochs if one["epoch"] <= row["epoch"])
+        seconds = sum(one.get("seconds") or 0 for one in epochs if one["step"] <= row["step"])
         return self.began + round(seconds * 1000)
 
 

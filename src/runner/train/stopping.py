@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from runner.storage.rows import axis_of
+
 
 @dataclass(frozen=True)
 class Stopping:
@@ -65,7 +67,7 @@ class Stopping:
         """After each row, the place of the best so far, and the evaluations since."""
         best, since = -math.inf, 0
         place: str | None = None
-        key = "epoch" if len({row["epoch"] for row in rows}) == len(rows) else "step"
+        key = axis_of(rows)
         for row in rows:
             value = number(row.get(monitor))
             is_better = math.isfinite(value) and sign * value - best > self.min_delta
