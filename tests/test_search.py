@@ -13,7 +13,7 @@ optuna = pytest.importorskip("optuna", reason="the optional extra [optuna]")
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
 
-from runner.sweep import search  # noqa: E402
+from runner.sweep.space import Space, search_space  # noqa: E402
 from test_resume import is_alive  # noqa: E402
 
 SPACE = ["optimizer.lr=tag(log, interval(0.01, 10))", "scheduler=step,cosine"]
@@ -46,8 +46,7 @@ def sweeper():
     ],
 )
 def test_hydras_grammar_is_optunas_space(word, distribution, sweeper):
-    fixed, space = search.search_space(sweeper, ["seed=1", word])
-    assert (fixed, space) == (["seed=1"], {"a": distribution})
+    assert search_space(sweeper, ["seed=1", word]) == Space(["seed=1"], {"a": distribution}, [])
 
 
 @pytest.mark.parametrize(
@@ -63,7 +62,7 @@ def test_hydras_grammar_is_optunas_space(word, distribution, sweeper):
 )
 def test_impossible_spaces_are_refused(words, message, sweeper):
     with pytest.raises(InputError, match=message):
-        search.search_space(sweeper, words)
+        search_space(sweeper, words)
 
 
 def study_of(place):

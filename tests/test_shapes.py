@@ -265,7 +265,7 @@ def test_a_small_part_of_the_damage_campaign_finds_nothing():
 
 def test_an_unreadable_study_journal_is_named(tmp_path):
     pytest.importorskip("optuna", reason="the optional extra [optuna]")
-    from runner.sweep.search import open_study
+    from runner.sweep.study import open_study
 
     (tmp_path / "study.journal").write_bytes(b"garbage\n" * 3)
     with pytest.raises(InputError, match="study.journal: cannot be opened"):
@@ -286,7 +286,7 @@ def test_a_sampler_that_stops_the_study_tries_each_point_once(sampler, at_once, 
     optuna = pytest.importorskip("optuna", reason="the optional extra [optuna]")
     from omegaconf import OmegaConf
 
-    from runner.sweep.search import Trials, open_study
+    from runner.sweep.study import Trials, open_study
 
     sampler = OmegaConf.create(sampler)
     space = {key: optuna.distributions.CategoricalDistribution(c) for key, c in GRID["search_space"].items()}

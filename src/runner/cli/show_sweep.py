@@ -107,7 +107,9 @@ def searched(study: Mapping[str, Any] | None) -> list[str]:
     best, weights = study.get("best"), study.get("importances")
     if isinstance(best, dict) and isinstance(best.get("params"), dict):
         params = " ".join(f"{key}={value}" for key, value in best["params"].items())
-        told.append(f"best {best.get('value')}: {params}")
+        seeds = study.get("seeds")
+        over = f" (the mean over seed={','.join(map(str, seeds))})" if isinstance(seeds, list) and seeds else ""
+        told.append(f"best {best.get('value')}{over}: {params}")
     found = ["; ".join(told)] if told else []
     if isinstance(weights, dict) and weights:
         shares = [f"{key} {value:.2f}" for key, value in weights.items() if isinstance(value, (int, float))]

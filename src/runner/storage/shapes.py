@@ -102,8 +102,9 @@ def shapes() -> dict[str, Any]:
     sweep |= {"code": (facts | None, None), "working_directory": (str, ""), "command": (words, [])}
     sweep |= {"started": (str, ""), "own_code": (dict[str, dict[str, str]] | None, None), "jobs": (list[facts], [])}
     _shapes.update(summed=summed, run=run, whole=whole, never_began=never, job=job, sweep=sweep)
-    trial: Any = {"state": str, "value": (number, None), "params": (facts, {})}
-    _shapes.update(study={"history": types.GenericAlias(list, trial), "importances": (metrics, {})})
+    trial: Any = {"state": str, "value": (number, None), "params": (facts, {}), "by_seed": (metrics, {})}
+    study = {"history": types.GenericAlias(list, trial), "importances": (metrics, {}), "seeds": (words, [])}
+    _shapes.update(study=study)
     _shapes.update(listed={key: run[key] for key in (*LISTED, "config")})
     change: Any = {"at": str, "added": (words, []), "removed": (words, []), "notes": (str | None, UNSET)}
     _shapes.update(label={**change, "archived": (bool, UNSET)})

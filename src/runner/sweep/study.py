@@ -1,0 +1,137 @@
+"""The study of a search: opened and held against the search, its trials asked for in whole generations."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from runner.errors import InputError
+from runner.storage.files import read_regular
+from runner.sweep import sampler_state
+from runner.sweep.sampler import make_sampler
+from runner.sweep.space import holds
+
+OURS = "torch-runner"  # the study's attribute that says which search it is
+SEEDS = "seeds"  # ... and over which seeds a trial's value is the mean
+
+
+class Trials:
+    """The study's trials, counted without those that have no settings."""
+
+    def __init__(self, study: Any, space: Mapping[str, Any]) -> None:
+        self.study, self.space = study, dict(space)
+
+    def all(self) -> list[Any]:
+        from optuna.trial import TrialState
+
+        trials = self.study.get_trials(deepcopy=False)
+        for trial in trials:
+            if trial.state == TrialState.RUNNING and set(trial.params) != set(self.space):
+                self.study.tell(trial.number, state=TrialState.FAIL)
+        return [trial for trial in trials if set(trial.params) == set(self.space)]
+
+    def begun(self) -> list[Any]:
+        from optuna.trial import TrialState
+
+        return [trial for trial in self.all() if trial.state == TrialState.RUNNING]
+
+    def next_generation(self, size: int, total: int, sampler: Any, seed: int) -> list[Any]:
+        """What has begun and is not told, and what is asked for with it; nothing at the end of the search."""
+        # A sampler that has tried everything says so by stop(), which Optuna takes only inside its own loop.
+        self.study.stop = lambda: self.study.set_user_attr("exhausted", True)
+        if self.study.user_attrs.get("exhausted"):
+            return self.begun()
+        count = len(self.all())
+        end = self.study.user_attrs.get("generation", 0)
+        if count >= end and not self.begun():
+            end = min(count + size, total)
+            self.study.set_user_attr("generation", end)
+        for number in range(count, min(end, total)):
+            self.study.sampler = make_sampler(sampler, number, seed)
+            try:
+                self.study.ask(self.space)
+            except Exception as error:  # whatever it found in the study, which may be anybody's
+                name = type(self.study.sampler).__name__
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                raise InputError(f"hydra.sweeper.sampler: {name} cannot go on from this study; {reason}") from error
+            if self.study.user_attrs.get("exhausted"):
+                break
+        return self.begun()
+
+
+def open_study(storage: str | None, place: Path, mode: Literal["minimize", "maximize"], identity: str) -> Any:
+    """The study of this search, new or continued.
+
+    Raises:
+        InputError: the storage cannot be opened, or holds a study of another search under this name.
+    """
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sampler_state.read_as_data()
+    journal = place / "study.journal"
+    where = f"hydra.sweeper.storage={storage}" if storage is not None else str(journal)
+    if storage is None and journal.exists():
+        try:
+            read_regular(journal)
+        except OSError as error:
+            raise InputError(f"{journal}: cannot be read ({error.strerror})") from error
+    if storage is None:  # the folder is ours alone now: a lock that a killed process left holds nobody
+        lock = journal.with_name(journal.name + ".lock")
+        try:
+            lock.unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"{lock}: cannot be removed ({error.strerror})") from error
+    name = place.resolve().name
+    try:
+        backend = storage if storage is not None else JournalStorage(JournalFileBackend(str(journal.absolute())))
+        study = optuna.create_study(storage=backend, study_name=name, direction=mode, load_if_exists=True)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise InputError(f"{where}: cannot be opened; {reason}") from error
+    if len(study.directions) > 1:
+        raise InputError(f"{where}: holds a study of {len(study.directions)} objectives; a search has one")
+    found = study.user_attrs.get(OURS)
+    if found is None and not study.get_trials(deepcopy=False):
+        study.set_user_attr(OURS, identity)
+    elif found is None and storage is None:
+        raise InputError(
+            f"{where}: has lost which search it is of; move it away: what is finished is told to a new one"
+        )
+    elif found != identity or study.direction.name.lower() != mode:
+        raise InputError(
+            f"{where}: holds another study under the name {name} (another search space, config, direction or folder);"
+            " choose another sweep.name or storage"
+        )
+    return study
+
+
+def check_study(study: Any, space: Mapping[str, Any], seeds: list[str], where: str) -> None:
+    """Refuses a study that holds what no search of ours has put there, for it becomes words of a command, and figures;
+    and one whose values are those of other seeds.
+
+    Raises:
+        InputError: names the trial, the key and the value.
+    """
+    generation = study.user_attrs.get("generation", 0)
+    if type(generation) is not int or generation < 0:
+        raise InputError(f"{where}: the study's generation is {generation!r}: must be a whole number")
+    for trial in study.get_trials(deepcopy=False):
+        for key, value in trial.params.items():
+            if key not in space or not holds(space[key], value):
+                raise InputError(
+                    f"{where}: trial {trial.number} has {key}={value!r}, which is not in the search's space"
+                )
+        for value in trial.values or ():
+            if type(value) not in (int, float) or not math.isfinite(value):
+                raise InputError(f"{where}: trial {trial.number} has the value {value!r}: must be a finite number")
+    if SEEDS not in study.user_attrs:  # a new one, or of an older version
+        study.set_user_attr(SEEDS, seeds)
+    elif (before := study.user_attrs[SEEDS]) != seeds:
+        known = ",".join(map(str, before)) if isinstance(before, list) else str(before)
+        raise InputError(
+            f"{where}: its trials have the values of seed={known}, not of seed={','.join(seeds)}; go on with"
+            f" seed={known}, or choose another sweep.name or storage"
+        )
