@@ -21,6 +21,7 @@ from runner.storage.run_dir import RunDir
 from runner.sweep import plan, sampler_state, study
 from runner.sweep.multirun import check_words
 from runner.sweep.run import is_strangers, locked
+from runner.sweep.space import Space
 from test_hostile import watched
 
 optuna = pytest.importorskip("optuna", reason="the optional extra [optuna]")
@@ -31,6 +32,8 @@ DISTRIBUTIONS = {
     "optimizer.lr": optuna.distributions.FloatDistribution(0.01, 10.0, log=True),
     "scheduler": optuna.distributions.CategoricalDistribution(["step", "cosine"]),
 }
+
+SPACE_OF_OURS = Space([], DISTRIBUTIONS, [])
 
 
 def written(place: Path, lines) -> None:
@@ -95,14 +98,14 @@ def test_a_strangers_study_is_held_against_the_space(name, tmp_path):
     with watched() as done, pytest.raises(InputError) as refused:
         written(tmp_path, STUDIES[name])
         opened = study.open_study(None, tmp_path, "maximize", "ours")
-        study.check_study(opened, DISTRIBUTIONS, ["1"], str(tmp_path / "study.journal"))
+        study.check_study(opened, SPACE_OF_OURS, 1, str(tmp_path / "study.journal"))
     assert "\n" not in str(refused.value) and "study.journal" in str(refused.value)
     assert not [what for what in done if str(tmp_path) not in what[1] and "site-packages" not in what[1]]
 
 
 def test_a_study_of_ours_passes(tmp_path):
     written(tmp_path, [trial(**OURS), trial(**OURS, state=1, value=0.5), trial(state=3), attribute("generation", 3)])
-    study.check_study(study.open_study(None, tmp_path, "maximize", "ours"), DISTRIBUTIONS, ["1"], "here")
+    study.check_study(study.open_study(None, tmp_path, "maximize", "ours"), SPACE_OF_OURS, 1, "here")
 
 
 class Bomb:

@@ -2,18 +2,23 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
+from omegaconf import OmegaConf
 
 from conftest import Killed
 from runner.errors import InputError
 from runner.storage import shapes
 from runner.storage.run_dir import RunDir
-from runner.sweep import search
+from runner.sweep import search, study
 from runner.sweep.multirun import multirun
 from runner.sweep.run import SweepFailed
+from runner.sweep.space import Space
 
-pytest.importorskip("optuna", reason="the optional extra [optuna]")
+optuna = pytest.importorskip("optuna", reason="the optional extra [optuna]")
+
+from optuna.distributions import CategoricalDistribution, IntDistribution  # noqa: E402
 
 WORDS = ["dataset=fake", "dataset.train_size=20", "dataset.val_size=10", "dataset.eval_size=10", "model=mlp"]
 WORDS += ["model.hidden=[4]", "dataset.input_shape=[1,2,2]", "trainer.epochs=2", "device.threads=1"]
@@ -107,10 +112,10 @@ def test_a_trial_with_a_failed_seed_fails_and_says_which(find, capsys):
     find.value_of = lambda config: None if config["seed"] == 2 else value_of(config)
     with pytest.raises(SweepFailed):
         find(LR, "seed=1,2", "hydra.sweeper.n_trials=2")
-    study = find.study()
-    assert [trial["state"] for trial in study["history"]] == ["fail"] * 2 and study["best"] is None
-    assert [list(trial["by_seed"].values())[1] for trial in study["history"]] == [None, None]
-    name = f"optimizer.lr={study['history'][0]['params']['optimizer.lr']},seed=2"
+    found = find.study()
+    assert [trial["state"] for trial in found["history"]] == ["fail"] * 2 and found["best"] is None
+    assert [list(trial["by_seed"].values())[1] for trial in found["history"]] == [None, None]
+    name = f"optimizer.lr={found['history'][0]['params']['optimizer.lr']},seed=2"
     assert f"a trial failed: it has no mean over 2 seeds without {name}" in capsys.readouterr().err
 
 
@@ -141,3 +146,106 @@ def test_seeds_that_are_none_are_refused(words, parts, find):
 def test_one_seed_of_a_list_is_the_configs_own(find):
     assert "seeds" not in find(LR, "seed=7,7", "hydra.sweeper.n_trials=1")
     assert [RunDir(path.parent).read_run()["config"]["seed"] for path in find.place.glob("*/run.json")] == [7]
+
+
+MOMENTUM, TWO = "optimizer.momentum=interval(0.1,0.9)", "optimizer=sgd,adam"
+
+
+def test_a_key_that_only_some_choices_take_is_asked_for_with_those_alone(find, capsys):
+    words = [MOMENTUM, LR, TWO, "hydra.sweeper.n_trials=5", "+hydra.sweeper.sampler.n_startup_trials=2"]
+    find.value_of = lambda config: round(value_of(config) + config["optimizer"].get("momentum", 0) / 100, 6)
+    history = find(*words)["history"]
+    for trial in history:
+        is_sgd = trial["params"]["optimizer"] == "sgd"
+        assert list(trial["params"]) == ["optimizer", *(["optimizer.momentum"] if is_sgd else []), "optimizer.lr"]
+    assert len({trial["params"]["optimizer"] for trial in history}) == 2
+    said = capsys.readouterr().out
+    assert "importances, of the keys that every trial has: " in said and "momentum=" in said
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        {"_target_": "optuna.samplers.RandomSampler"},
+        {"_target_": "optuna.samplers.TPESampler", "n_startup_trials": 2},
+        {"_target_": "optuna.samplers.TPESampler", "n_startup_trials": 2, "multivariate": True, "group": True},
+        {"_target_": "optuna.samplers.TPESampler", "n_startup_trials": 2, "multivariate": True},
+        {"_target_": "optuna.samplers.NSGAIISampler", "population_size": 2},
+        {"_target_": "optuna.samplers.QMCSampler"},
+        {"_target_": "optuna.samplers.BruteForceSampler"},
+    ],
+    ids=lambda sampler: ", ".join(map(str, sampler.values())),
+)
+def test_every_sampler_copes_with_such_a_key_and_with_a_kill_at_any_word(sampler, tmp_path, monkeypatch):
+    """The study alone; what is asked for is held against a search that nothing has killed."""
+    keys = {"size": IntDistribution(1, 2), "kind": CategoricalDistribution(["a", "b"]), "only": IntDistribution(1, 3)}
+    conditions = SimpleNamespace(space=Space([], keys, []), conditional=["only"], choosing=["kind"])
+    taken = {"a": ["kind", "size", "only"], "b": ["kind", "size"], None: ["kind"]}
+    conditions.keys = lambda params: taken[params.get("kind")]
+    conditions.is_whole = lambda params: "kind" in params and set(params) == set(conditions.keys(params))
+    real, lives = study.suggest, 0
+
+    def suggest(*arguments):
+        nonlocal lives
+        lives -= 1
+        if lives == 0:
+            raise Killed
+        real(*arguments)
+
+    monkeypatch.setattr(study, "suggest", suggest)
+
+    def searched(place, kills):
+        nonlocal lives
+        place.mkdir()
+        while True:
+            lives = next(kills, 0)
+            opened = study.open_study(None, place, "maximize", "x")
+            try:
+                trials = study.Trials(opened, conditions)
+                generation = trials.next_generation(2, 8, OmegaConf.create(sampler), seed=1)
+            except Killed:
+                continue
+            if not generation:
+                return [trial.params for trial in trials.all()]
+            for trial in generation:
+                opened.tell(trial.number, trial.params["size"] + trial.params.get("only", 0))
+
+    whole = searched(tmp_path / "whole", iter([]))
+    assert len(whole) == 8 and {params["kind"] for params in whole} == {"a", "b"}
+    if "Brute" in sampler["_target_"]:
+        assert len({tuple(params.items()) for params in whole}) == 8  # all that there are
+    assert searched(tmp_path / "killed", iter([1, 2, 3, 0, 2, 1, 4, 0, 1])) == whole
+
+
+def test_what_hangs_on_a_choice_is_shown_before_anything_runs(find, capsys):
+    multirun(
+        [*WORDS, LR, MOMENTUM, TWO, "scheduler=step,cosine", "scheduler.gamma=0.5,0.7", "sweep.dry_run=true"], None
+    )
+    said = capsys.readouterr().out
+    assert "high=0.9, log=False, low=0.1, step=None) (only with optimizer=sgd)" in said
+    assert "('0.5', '0.7')) (only with scheduler=step)" in said and "log=True, low=0.01, step=None)\n" in said
+    assert not find.place.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (
+            [LR, TWO, "optimizer.momentun=interval(0,1)"],
+            ["taken by no choice of optimizer=sgd,adam", "optimizer.momentum?"],
+        ),
+        ([LR, "scheduler=step,cosine", "scheduler.gama=0.1,0.2"], ["scheduler.gama", "scheduler.gamma?", "T_max"]),
+        ([LR, TWO, "optimiser.momentum=interval(0,1)"], ["optimiser", "optimizer?"]),
+        (
+            [LR, TWO, "optimizer.momentum=interval(0,2)", "optimizer.nesterov=x,y"],
+            ["optimizer.nesterov=x", "true or false"],
+        ),
+        ([LR, "optimizer=sgd,adem", MOMENTUM], ["adem", "adam"]),
+        ([LR, "optimizer=adam,adamw", MOMENTUM], ["optimizer has no key 'momentum'", "betas"]),
+    ],
+    ids=lambda value: " ".join(value[-1:]),
+)
+def test_a_key_that_no_choice_takes_is_refused(words, parts, find):
+    line = refusal(find, *words)
+    assert all(part in line for part in parts), line
+    assert not find.place.exists()

@@ -132,6 +132,8 @@ def said(trials: Sequence[Block], study: Mapping[str, Any] | None, found: Found,
             lines.append(f"{words}: trial {', '.join(named[:MOST_NAMED])}{more}.")
     if study is None:
         lines.append("The search has left no study.json yet: its runs stand here in the order of their starts.")
+    elif len({frozenset(trial.get("params", {})) for trial in study["history"]}) > 1 and is_weighed:
+        lines.append("Importances are of the keys that every trial has.")
     elif not is_weighed:
         lines.append("Importances: too few trials with a value, or all values are equal.")
     return lines

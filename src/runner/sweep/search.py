@@ -3,8 +3,8 @@
 Contract: a trial is a job of the sweep with a run directory of its own, or one such job for each seed, and its value is
 then the mean over them. Trials are asked for and told in whole generations, whose bounds stand in the study, and each
 trial's sampler is made anew with a seed from (seed, number): so a search that is killed and continued asks for the same
-settings as one that never was. A trial that has begun is brought to its end first. One that Optuna was killed over
-while it was asked for has no settings: it does not count.
+settings as one that never was. A trial that has begun is brought to its end first. One that an older version was killed
+over while it was asked for has not all settings: it does not count.
 """
 
 import logging
@@ -17,12 +17,13 @@ from runner.printable import say
 from runner.storage.run_dir import RunDir
 from runner.sweep import plan, statistics
 from runner.sweep.combine import compose_job
+from runner.sweep.conditions import Conditions, check_space
 from runner.sweep.outcome import conclude
 from runner.sweep.plan import Job
-from runner.sweep.ready import check_launcher, check_new
+from runner.sweep.ready import check_launcher
 from runner.sweep.run import code_of, finish, locked, run_jobs, screen, sweep_facts, write_record
 from runner.sweep.sampler import make_sampler, try_sampler
-from runner.sweep.space import Space, ends, search_space
+from runner.sweep.space import Space, search_space
 from runner.sweep.study import Trials, check_study, open_study
 
 log = logging.getLogger("runner")
@@ -39,49 +40,42 @@ def search(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
     options, place = master.sweep, Path(master.hydra.sweep.dir)
     check_launcher(sweeper)
     space = search_space(sweeper, arguments)
-    first = check_space(sweeper, space)
+    conditions = Conditions(sweeper, space)
+    first = check_space(conditions)
     base, code = plan.base_of(first.config, space.swept), code_of([first])
     plan.check_same(place, base, space.swept, code, bool(options.force))
     described = {"base": base, "space": {key: repr(d) for key, d in space.keys.items()}, "place": str(place.resolve())}
     seed = int(first.config["seed"])
     try_sampler(make_sampler(sweeper.sampler, 0, seed), space.keys)
     if options.dry_run:
-        show_space(space, sweeper.n_trials, place)
+        show_space(conditions, sweeper.n_trials, place)
         return []
     is_new = not place.exists()
     with locked(place), screen():
         try:
             study = open_study(sweeper.storage, place, direction(first.config), plan.digest(described))
-            check_study(study, space.keys, space.seeds or [str(seed)], sweeper.storage or str(place / "study.journal"))
+            check_study(study, space, seed, sweeper.storage or str(place / "study.journal"))
         except InputError:
             if is_new:
                 RunDir(place).discard()
             raise
         facts = sweep_facts(sweeper, arguments, space.swept, base, code, [first])
-        trials = Trials(study, space.keys)
+        trials = Trials(study, conditions)
         jobs, outcomes, stopped_by = run_trials(sweeper, trials, space, place, facts, seed)
         conclude(trials, space, place)
         return finish(jobs, place, facts, (outcomes, stopped_by))
 
 
-def show_space(space: Space, n_trials: int, place: Path) -> None:
+def show_space(conditions: Conditions, n_trials: int, place: Path) -> None:
+    space = conditions.space
     for key, distribution in space.keys.items():
-        say(f"{key}: {distribution}")
+        only = f" (only with {' '.join(conditions.with_choices(key))})" if key in conditions.conditional else ""
+        say(f"{key}: {distribution}{only}")
     jobs = ""
     if space.seeds:
         say(f"seed: a trial's value is the mean over {','.join(space.seeds)}")
         jobs = f" of {len(space.seeds)} jobs each"
     say(f"up to {n_trials} trials{jobs} in {place}; nothing was run (sweep.dry_run=true)")
-
-
-def check_space(sweeper: Any, space: Space) -> Job:
-    """Composes and checks a job for each choice, each bound and each seed; returns the first one."""
-    usual = {key: ends(distribution)[0] for key, distribution in space.keys.items()}
-    tried = [space.jobs({**usual, key: value})[0] for key, found in space.keys.items() for value in ends(found)]
-    tried += space.jobs(usual)[1:]
-    jobs = [compose_job(sweeper, words, space.swept) for words in tried]
-    check_new(sweeper, jobs)
-    return jobs[0]
 
 
 def run_trials(
@@ -93,7 +87,7 @@ def run_trials(
     jobs: dict[str, Job] = {}
     outcomes: dict[str, Any] = {}
     while generation := trials.next_generation(sweeper.at_once or 1, sweeper.n_trials, sweeper.sampler, seed):
-        made = {t.number: [compose_job(sweeper, w, space.swept) for w in space.jobs(t.params)] for t in generation}
+        made = {t.number: jobs_of(sweeper, trials, space, t) for t in generation}
         several = plan.unique([job for of_trial in made.values() for job in of_trial])
         plan.place_jobs(several, place)
         for job in several:
@@ -103,11 +97,27 @@ def run_trials(
         jobs |= {job.name: job for job in several}
         outcomes |= ended
         placed = {job.identity: job for job in several}
-        told = [tell(trials.study, n, [placed[job.identity] for job in made[n]], ended) for n in sorted(made)]
+        told = [
+            tell(trials.study, number, [placed[job.identity] for job in of_trial], ended)
+            for number, of_trial in sorted(made.items())
+            if of_trial
+        ]
         failed = any(outcome["state"] == "failed" for outcome in ended.values())
         if stopped_by is not None or not all(told) or (failed and sweeper.config.sweep.fail_fast):
             return list(jobs.values()), outcomes, stopped_by
     return list(jobs.values()), outcomes, None
+
+
+def jobs_of(sweeper: Any, trials: Trials, space: Space, trial: Any) -> list[Job]:
+    """A trial's jobs; none of one whose choices do not go together, which has failed."""
+    from optuna.trial import TrialState
+
+    try:
+        return [compose_job(sweeper, words, space.swept) for words in space.jobs(trial.params)]
+    except InputError as error:  # each choice was looked at, but among the usual ones
+        log.error("a trial failed: %s: %s", " ".join(space.jobs(trial.params)[0][len(space.fixed) :]), error)
+        trials.study.tell(trial.number, state=TrialState.FAIL)
+        return []
 
 
 def tell(study: Any, number: int, jobs: Sequence[Job], outcomes: Mapping[str, Any]) -> bool:

@@ -1,34 +1,35 @@
 """The study of a search: opened and held against the search, its trials asked for in whole generations."""
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from runner.errors import InputError
 from runner.storage.files import read_regular
 from runner.sweep import sampler_state
+from runner.sweep.conditions import Conditions
 from runner.sweep.sampler import make_sampler
-from runner.sweep.space import holds
+from runner.sweep.space import Space, holds
 
 OURS = "torch-runner"  # the study's attribute that says which search it is
 SEEDS = "seeds"  # ... and over which seeds a trial's value is the mean
+KEPT = "kept by the sampler"  # a trial's: what samplers had written into the study when it had been asked for
 
 
 class Trials:
     """The study's trials, counted without those that have no settings."""
 
-    def __init__(self, study: Any, space: Mapping[str, Any]) -> None:
-        self.study, self.space = study, dict(space)
+    def __init__(self, study: Any, conditions: Conditions) -> None:
+        self.study, self.conditions = study, conditions
 
     def all(self) -> list[Any]:
         from optuna.trial import TrialState
 
         trials = self.study.get_trials(deepcopy=False)
         for trial in trials:
-            if trial.state == TrialState.RUNNING and set(trial.params) != set(self.space):
+            if trial.state == TrialState.RUNNING and not self.conditions.is_whole(trial.params):
                 self.study.tell(trial.number, state=TrialState.FAIL)
-        return [trial for trial in trials if set(trial.params) == set(self.space)]
+        return [trial for trial in trials if self.conditions.is_whole(trial.params)]
 
     def begun(self) -> list[Any]:
         from optuna.trial import TrialState
@@ -37,11 +38,13 @@ class Trials:
 
     def next_generation(self, size: int, total: int, sampler: Any, seed: int) -> list[Any]:
         """What has begun and is not told, and what is asked for with it; nothing at the end of the search."""
-        # A sampler that has tried everything says so by stop(), which Optuna takes only inside its own loop.
+        # A sampler that has tried everything says so by stop(), which Optuna takes only inside its own loop. Some see
+        # it when they are asked, others when a trial is told, by the sampler that the study then has.
         self.study.stop = lambda: self.study.set_user_attr("exhausted", True)
+        count = len(self.all())
+        self.study.sampler = make_sampler(sampler, max(count - 1, 0), seed)
         if self.study.user_attrs.get("exhausted"):
             return self.begun()
-        count = len(self.all())
         end = self.study.user_attrs.get("generation", 0)
         if count >= end and not self.begun():
             end = min(count + size, total)
@@ -49,7 +52,7 @@ class Trials:
         for number in range(count, min(end, total)):
             self.study.sampler = make_sampler(sampler, number, seed)
             try:
-                self.study.ask(self.space)
+                self.ask()
             except Exception as error:  # whatever it found in the study, which may be anybody's
                 name = type(self.study.sampler).__name__
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -57,6 +60,60 @@ class Trials:
             if self.study.user_attrs.get("exhausted"):
                 break
         return self.begun()
+
+    def ask(self) -> None:
+        """Asks for all settings of a new trial, in a copy of the study in memory: in the study itself a trial stands
+        whole or not at all, whenever the search is killed, and no sampler has kept anything of one that is not there.
+        """
+        from optuna.trial import TrialState, create_trial
+
+        copy, storage, number = in_memory(self.study)
+        trial = copy.ask()
+        while more := [key for key in self.conditions.keys(trial.params) if key not in trial.params]:
+            suggest(trial, more[0], self.conditions.space.keys[more[0]])
+        asked = copy.get_trials()[-1]
+        kept = storage.get_study_system_attrs(number)
+        self.study.add_trial(
+            create_trial(
+                state=TrialState.RUNNING,
+                params=asked.params,
+                distributions=asked.distributions,
+                user_attrs={KEPT: kept} if kept else {},
+                system_attrs=asked.system_attrs,
+            )
+        )
+
+
+def in_memory(study: Any) -> tuple[Any, Any, int]:
+    """A copy of a study, its storage, and its number there: with the same trials, and what samplers keep of a study,
+    which stands in its last trial.
+    """
+    import optuna
+
+    storage = optuna.storages.InMemoryStorage()
+    copy = optuna.create_study(
+        storage=storage,
+        study_name=study.study_name,
+        directions=study.directions,
+        sampler=study.sampler,
+        pruner=study.pruner,
+    )
+    copy.stop = study.stop
+    trials = study.get_trials(deepcopy=False)
+    copy.add_trials(trials)
+    number = storage.get_study_id_from_name(study.study_name)
+    kept: Any = next((trial.user_attrs[KEPT] for trial in reversed(trials) if KEPT in trial.user_attrs), {})
+    for key, value in kept.items():
+        storage.set_study_system_attr(number, key, value)
+    return copy, storage, number
+
+
+def suggest(trial: Any, key: str, distribution: Any) -> None:
+    if hasattr(distribution, "choices"):
+        trial.suggest_categorical(key, distribution.choices)
+    else:
+        kind = trial.suggest_int if isinstance(distribution.low, int) else trial.suggest_float
+        kind(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
 
 
 def open_study(storage: str | None, place: Path, mode: Literal["minimize", "maximize"], identity: str) -> Any:
@@ -108,7 +165,7 @@ def open_study(storage: str | None, place: Path, mode: Literal["minimize", "maxi
     return study
 
 
-def check_study(study: Any, space: Mapping[str, Any], seeds: list[str], where: str) -> None:
+def check_study(study: Any, space: Space, seed: int, where: str) -> None:
     """Refuses a study that holds what no search of ours has put there, for it becomes words of a command, and figures;
     and one whose values are those of other seeds.
 
@@ -120,13 +177,14 @@ def check_study(study: Any, space: Mapping[str, Any], seeds: list[str], where: s
         raise InputError(f"{where}: the study's generation is {generation!r}: must be a whole number")
     for trial in study.get_trials(deepcopy=False):
         for key, value in trial.params.items():
-            if key not in space or not holds(space[key], value):
+            if key not in space.keys or not holds(space.keys[key], value):
                 raise InputError(
                     f"{where}: trial {trial.number} has {key}={value!r}, which is not in the search's space"
                 )
         for value in trial.values or ():
             if type(value) not in (int, float) or not math.isfinite(value):
                 raise InputError(f"{where}: trial {trial.number} has the value {value!r}: must be a finite number")
+    seeds = space.seeds or [str(seed)]
     if SEEDS not in study.user_attrs:  # a new one, or of an older version
         study.set_user_attr(SEEDS, seeds)
     elif (before := study.user_attrs[SEEDS]) != seeds:
