@@ -12,13 +12,15 @@ from runner.errors import InputError
 from runner.storage import shapes
 from runner.storage.run_dir import RunDir
 from runner.sweep import search, study
+from runner.sweep.conditions import first_trials
 from runner.sweep.multirun import multirun
+from runner.sweep.points import as_value, read_points
 from runner.sweep.run import SweepFailed
-from runner.sweep.space import Space
+from runner.sweep.space import Space, chosen
 
 optuna = pytest.importorskip("optuna", reason="the optional extra [optuna]")
 
-from optuna.distributions import CategoricalDistribution, IntDistribution  # noqa: E402
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
 
 WORDS = ["dataset=fake", "dataset.train_size=20", "dataset.val_size=10", "dataset.eval_size=10", "model=mlp"]
 WORDS += ["model.hidden=[4]", "dataset.input_shape=[1,2,2]", "trainer.epochs=2", "device.threads=1"]
@@ -143,6 +145,7 @@ def test_seeds_that_are_none_are_refused(words, parts, find):
     assert not find.place.exists()
 
 
+@pytest.mark.slow
 def test_one_seed_of_a_list_is_the_configs_own(find):
     assert "seeds" not in find(LR, "seed=7,7", "hydra.sweeper.n_trials=1")
     assert [RunDir(path.parent).read_run()["config"]["seed"] for path in find.place.glob("*/run.json")] == [7]
@@ -249,3 +252,78 @@ def test_a_key_that_no_choice_takes_is_refused(words, parts, find):
     line = refusal(find, *words)
     assert all(part in line for part in parts), line
     assert not find.place.exists()
+
+
+def points_of(found):
+    return [trial["params"] for trial in found["history"]]
+
+
+@pytest.mark.slow
+def test_points_are_tried_first_and_once(find, capsys):
+    first = [
+        "sweep.points=[{optimizer.lr: 1, optimizer: adam}, {optimizer.lr: 0.5}, {optimizer: adam, optimizer.lr: 1}]"
+    ]
+    found = points_of(find(LR, MOMENTUM, TWO, *first, "hydra.sweeper.n_trials=2"))
+    assert found[0] == {"optimizer": "adam", "optimizer.lr": 1.0} and found[1]["optimizer.lr"] == 0.5
+    (find.place.parent.parent.parent / "more.csv").write_text(
+        "optimizer,optimizer.lr,optimizer.momentum\nsgd,0.25,0.5\n"
+    )
+    more = points_of(find(LR, MOMENTUM, TWO, "sweep.points=more.csv", "hydra.sweeper.n_trials=3"))
+    assert more == [*found, {"optimizer": "sgd", "optimizer.lr": 0.25, "optimizer.momentum": 0.5}]
+    capsys.readouterr()
+    assert points_of(find(LR, MOMENTUM, TWO, *first, "hydra.sweeper.n_trials=3")) == more  # nothing new in it
+    find(LR, MOMENTUM, TWO, "sweep.points=[{optimizer.lr: 2}]", "hydra.sweeper.n_trials=3")
+    assert "sweep.points: 1 of them wait for a higher hydra.sweeper.n_trials" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("points", "parts"),
+    [
+        ("[{optimizer.lr: 100}]", ["sweep.points[0]: optimizer.lr=100: must be 0.01 to 10.0"]),
+        ("[{optimizer.lr: fast}]", ["optimizer.lr=fast: must be"]),
+        (
+            "[{optimizer.lr: 0.1}, {optimizer.lrr: 0.1}]",
+            ["sweep.points[1]: optimizer.lrr", "did you mean optimizer.lr?"],
+        ),
+        ("[{seed: 1}]", ["seed: is not searched over"]),
+        ("[{optimizer: adan}]", ["optimizer=adan: must be one of sgd, adam"]),
+        ("[{optimizer: adam, optimizer.momentum: 0.5}]", ["momentum: does not go with optimizer=adam"]),
+        ("[{optimizer.momentum: 0.5}]", ["momentum: hangs on optimizer, which must be given too"]),
+        ("[{optimizer.lr: true}]", ["optimizer.lr=true"]),
+        ("nowhere.csv", ["sweep.points=nowhere.csv: cannot be read"]),
+    ],
+)
+def test_a_point_that_is_not_in_the_space_is_refused(points, parts):
+    keys = {"optimizer": CategoricalDistribution(["sgd", "adam"]), "optimizer.lr": FloatDistribution(0.01, 10.0)}
+    keys["++optimizer.momentum"] = FloatDistribution(0.1, 0.9)
+    fake = SimpleNamespace(space=Space([], keys, []), conditional=["++optimizer.momentum"], choosing=["optimizer"])
+    fake.keys = lambda params: list(keys) if params["optimizer"] == "sgd" else list(keys)[:2]
+    assert first_trials(read_points([{"optimizer": "sgd", "optimizer.momentum": 0.5}]), fake) == [
+        {"optimizer": "sgd", "++optimizer.momentum": 0.5}
+    ]
+    with pytest.raises(InputError) as refused:
+        first_trials(read_points(as_value(points)), fake)
+    assert all(part in str(refused.value) for part in parts), refused.value
+
+
+def test_what_a_distribution_holds_is_found_as_optuna_has_it():
+    choices = CategoricalDistribution(["step", "0.5", "1", "true", "null", "[1,2]", "'a b'"])
+    given = ["step", 0.5, 1, True, None, [1, 2], "a b", 1.0, "null"]
+    assert [chosen(choices, value) for value in given] == [*choices.choices, "1", "null"]
+    assert chosen(choices, False) is chosen(choices, 0.25) is chosen(choices, [1]) is None
+    whole, steps = IntDistribution(2, 8, step=2), FloatDistribution(0.0, 1.0, step=0.1)
+    assert [chosen(whole, value) for value in (2, 8.0, 3, 10, 2.5, "2")] == [2, 8, None, None, None, None]
+    assert [chosen(steps, value) for value in (0.3, 1, 0.35, 1.1)] == [0.3, 1.0, None, None]
+
+
+@pytest.mark.slow
+def test_a_search_with_points_and_conditions_that_is_killed_at_each_job_is_the_one_that_never_was(find):
+    words = [LR, MOMENTUM, TWO, "seed=1,2", "hydra.sweeper.n_trials=5", "hydra.sweeper.at_once=2"]
+    words += ["+hydra.sweeper.sampler.n_startup_trials=2", "sweep.points=[{optimizer: sgd}, {optimizer.lr: 0.5}]"]
+    whole = find(*words)["history"]
+    assert whole[0]["params"]["optimizer"] == "sgd" and whole[1]["params"]["optimizer.lr"] == 0.5
+    find.place.rename(find.place.with_name("whole"))
+    for lives in (0, 1, 2, 3):
+        with pytest.raises(Killed):
+            find(*words, lives=lives)
+    assert find(*words)["history"] == whole

@@ -59,6 +59,7 @@ OURS = {
     "checkpoint.keep": COUNT,
     **dict.fromkeys(("checkpoint.state_dict", "checkpoint.whole_model"), SWITCH),
     "sweep.name": TEXT,
+    "sweep.points": Rule(list | str | None),
     "sweep.retries": Rule(int, least=0),
     **dict.fromkeys(("sweep.dry_run", "sweep.fail_fast", "sweep.force"), SWITCH),
     "scheduler.interval": Rule(str, choices=("epoch", "batch")),

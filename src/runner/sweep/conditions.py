@@ -11,8 +11,9 @@ from typing import Any
 from runner.errors import InputError, UnknownKey
 from runner.sweep.combine import compose_job
 from runner.sweep.plan import Job
+from runner.sweep.points import Point, written
 from runner.sweep.ready import check_new
-from runner.sweep.space import Space, ends
+from runner.sweep.space import Space, chosen, ends, in_words
 
 Choices = tuple[str, ...]
 
@@ -46,22 +47,22 @@ class Conditions:
             self._composed[key] = compose_job(self.sweeper, words, self.space.swept)
         return self._composed[key]
 
-    def refused(self, chosen: Mapping[str, Any]) -> dict[str, UnknownKey]:
-        """The keys that do not go with these choices, and why."""
-        choices = tuple(str(chosen[key]) for key in self.choosing)
+    def refused(self, params: Mapping[str, Any]) -> dict[str, UnknownKey]:
+        """The keys that do not go with the choices among these settings, and why."""
+        choices = tuple(str(params[key]) for key in self.choosing)
         if choices not in self._refused:
             gone: dict[str, UnknownKey] = {}
-            params = {**self.usual, **{key: chosen[key] for key in self.choosing}}
+            tried = {**self.usual, **{key: params[key] for key in self.choosing}}
             while True:
                 try:
-                    self.compose(self.space.jobs(params)[0])
+                    self.compose(self.space.jobs(tried)[0])
                     break
                 except UnknownKey as error:
-                    key = next((k for k in params if k.lstrip("+") == error.key and k not in self.choosing), None)
+                    key = next((k for k in tried if k.lstrip("+") == error.key and k not in self.choosing), None)
                     if key is None:
                         raise
                     gone[key] = error
-                    del params[key]
+                    del tried[key]
             self._refused[choices] = gone
         return self._refused[choices]
 
@@ -100,6 +101,37 @@ class Conditions:
         return found
 
 
+def first_trials(points: list[Point], conditions: Conditions) -> list[dict[str, Any]]:
+    """The settings that a search is to try first, as Optuna has them; what a point leaves out the sampler chooses.
+
+    Raises:
+        InputError: a key that is not searched over, or does not go with the point's choices, or a value outside.
+    """
+    keys = {key.lstrip("+"): key for key in conditions.space.keys}
+    found = []
+    for point in points:
+        params: dict[str, Any] = {}
+        for name, given in point.settings.items():
+            key = keys.get(name.lstrip("+"))
+            if key is None:
+                near = difflib.get_close_matches(name, list(keys), 1)
+                guess = f"did you mean {near[0]}? " if near else ""
+                raise InputError(f"{point.where}: {name}: is not searched over; {guess}choices: {', '.join(keys)}")
+            distribution = conditions.space.keys[key]
+            value = chosen(distribution, given)
+            if value is None:
+                raise InputError(f"{point.where}: {name}={written(given)}: must be {in_words(distribution)}")
+            params[key] = value
+        for key in [key for key in params if key in conditions.conditional]:
+            if lacking := [chooser for chooser in conditions.choosing if chooser not in params]:
+                raise InputError(f"{point.where}: {key}: hangs on {lacking[0]}, which must be given too")
+            if key not in conditions.keys(params):
+                choices = " ".join(f"{chooser}={params[chooser]}" for chooser in conditions.choosing)
+                raise InputError(f"{point.where}: {key}: does not go with {choices}")
+        found.append(params)
+    return found
+
+
 def is_choosing(sweeper: Any, key: str, distribution: Any) -> bool:
     """Whether other keys may hang on the choice of this one: it is a group or a target."""
     if not hasattr(distribution, "choices"):
@@ -117,8 +149,8 @@ def check_space(conditions: Conditions) -> Job:
     tried = []
     for key, distribution in space.keys.items():
         for value in ends(distribution):
-            for chosen in several if key in conditions.conditional else several[:1]:
-                params = {**usual, **chosen, key: value}
+            for choices in several if key in conditions.conditional else several[:1]:
+                params = {**usual, **choices, key: value}
                 if key in (keys := conditions.keys(params)):
                     tried.append({name: params[name] for name in space.keys if name in keys})
     jobs = [conditions.compose(space.jobs(params)[0]) for params in tried]

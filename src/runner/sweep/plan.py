@@ -170,22 +170,6 @@ def unique(jobs: Sequence[Job]) -> list[Job]:
     return list({job.identity: job for job in reversed(jobs)}.values())[::-1]
 
 
-def collapsed(jobs: Sequence[Job]) -> list[str]:
-    """What to say of combinations that are one job: which of the swept keys cannot change a result."""
-    first: dict[str, Job] = {}
-    differing: dict[str, None] = {}
-    for job in jobs:
-        kept = first.setdefault(job.identity, job).settings
-        differing |= {key: None for key in job.settings if job.settings[key] != kept.get(key)}
-    if len(first) == len(jobs):
-        return []
-    count = f"{len(jobs)} combinations are {len(first)} job{'s' if len(first) > 1 else ''}"
-    words = " ".join(f"{key}={','.join(dict.fromkeys(job.settings[key] for job in jobs))}" for key in differing)
-    if any(f"{key}.".startswith(NO_RESULT) for key in differing):
-        return [f"{words}: cannot change a result: {count}, run with the first value"]
-    return [f"{words or 'a value given twice'}: the same config: {count}"]
-
-
 def place_jobs(jobs: Sequence[Job], place: Path) -> None:
     """Gives each job its folder: the one it has, or a new one by its name; a clash gets a hash."""
     known = known_jobs(place)

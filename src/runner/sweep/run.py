@@ -16,7 +16,7 @@ from runner.processes import stop_signals
 from runner.storage import provenance, records, shapes, signature
 from runner.storage.run_dir import RunDir, now, resume_command
 from runner.storage.shapes import BadRecord
-from runner.sweep import plan, show, summary
+from runner.sweep import plan, points, show, summary
 from runner.sweep.combine import compose_jobs
 from runner.sweep.plan import Job
 from runner.sweep.ready import check_launcher, check_new
@@ -54,6 +54,7 @@ def sweep(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
         for line in said:
             log.warning(line)
         facts = sweep_facts(sweeper, arguments, swept, base, code, jobs)
+        points.keep_copy(options.points, place)
         for job in jobs:
             plan.write_job(job)
         write_record(place, facts)

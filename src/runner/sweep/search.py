@@ -17,13 +17,14 @@ from runner.printable import say
 from runner.storage.run_dir import RunDir
 from runner.sweep import plan, statistics
 from runner.sweep.combine import compose_job
-from runner.sweep.conditions import Conditions, check_space
+from runner.sweep.conditions import Conditions, check_space, first_trials
 from runner.sweep.outcome import conclude
 from runner.sweep.plan import Job
+from runner.sweep.points import keep_copy, read_points
 from runner.sweep.ready import check_launcher
 from runner.sweep.run import code_of, finish, locked, run_jobs, screen, sweep_facts, write_record
 from runner.sweep.sampler import make_sampler, try_sampler
-from runner.sweep.space import Space, search_space
+from runner.sweep.space import Space, search_space, text_of
 from runner.sweep.study import Trials, check_study, open_study
 
 log = logging.getLogger("runner")
@@ -42,13 +43,14 @@ def search(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
     space = search_space(sweeper, arguments)
     conditions = Conditions(sweeper, space)
     first = check_space(conditions)
+    points = first_trials(read_points(options.points), conditions)
     base, code = plan.base_of(first.config, space.swept), code_of([first])
     plan.check_same(place, base, space.swept, code, bool(options.force))
     described = {"base": base, "space": {key: repr(d) for key, d in space.keys.items()}, "place": str(place.resolve())}
     seed = int(first.config["seed"])
     try_sampler(make_sampler(sweeper.sampler, 0, seed), space.keys)
     if options.dry_run:
-        show_space(conditions, sweeper.n_trials, place)
+        show_space(conditions, points, sweeper.n_trials, place)
         return []
     is_new = not place.exists()
     with locked(place), screen():
@@ -60,17 +62,23 @@ def search(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
                 RunDir(place).discard()
             raise
         facts = sweep_facts(sweeper, arguments, space.swept, base, code, [first])
+        keep_copy(options.points, place)
         trials = Trials(study, conditions)
+        trials.enqueue(points)
+        if late := [number for number in trials.queue() if number >= sweeper.n_trials]:
+            log.warning("sweep.points: %d of them wait for a higher hydra.sweeper.n_trials", len(late))
         jobs, outcomes, stopped_by = run_trials(sweeper, trials, space, place, facts, seed)
         conclude(trials, space, place)
         return finish(jobs, place, facts, (outcomes, stopped_by))
 
 
-def show_space(conditions: Conditions, n_trials: int, place: Path) -> None:
+def show_space(conditions: Conditions, points: list[dict[str, Any]], n_trials: int, place: Path) -> None:
     space = conditions.space
     for key, distribution in space.keys.items():
         only = f" (only with {' '.join(conditions.with_choices(key))})" if key in conditions.conditional else ""
         say(f"{key}: {distribution}{only}")
+    for params in points:
+        say(f"first: {' '.join(f'{key}={text_of(value)}' for key, value in params.items())}")
     jobs = ""
     if space.seeds:
         say(f"seed: a trial's value is the mean over {','.join(space.seeds)}")

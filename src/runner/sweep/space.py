@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.errors import InputError
+from runner.sweep.points import as_value, is_points
 
 
 @dataclass
@@ -49,6 +50,8 @@ def search_space(sweeper: Any, arguments: list[str]) -> Space:
     seeds: list[str] = []
     for override in parsed:
         key = override.get_key_element()
+        if is_points(override):
+            continue
         if key.lstrip("+") == "seed":
             seeds = seeds_of(override)
         if not override.is_sweep_override():
@@ -125,6 +128,33 @@ def holds(distribution: Any, value: Any) -> bool:
         return value in distribution.choices
     kinds = (int,) if isinstance(distribution.low, int) else (int, float)
     return type(value) in kinds and bool(distribution.low <= value <= distribution.high)
+
+
+def chosen(distribution: Any, value: Any) -> Any:
+    """What Optuna has for a value that was given; None where the distribution does not hold it."""
+    if hasattr(distribution, "choices"):
+        own = [choice for choice in distribution.choices if choice == value or is_same(as_value(choice), value)]
+        return next(iter(own), None)
+    if isinstance(distribution.low, int) and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not holds(distribution, value):
+        return None
+    steps = (value - distribution.low) / (distribution.step or 1)
+    if distribution.step is not None and abs(steps - round(steps)) > 1e-8:
+        return None
+    return float(value) if isinstance(distribution.low, float) else value
+
+
+def is_same(one: Any, two: Any) -> bool:
+    return bool(one == two) and isinstance(one, bool) == isinstance(two, bool)
+
+
+def in_words(distribution: Any) -> str:
+    """What a distribution holds."""
+    if hasattr(distribution, "choices"):
+        return f"one of {', '.join(distribution.choices)}"
+    step = distribution.step if distribution.step not in (None, 1) else None
+    return f"{distribution.low} to {distribution.high}" + (f" in steps of {step}" if step is not None else "")
 
 
 def text_of(value: Any) -> str:

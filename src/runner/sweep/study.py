@@ -13,6 +13,7 @@ from runner.sweep.space import Space, holds
 
 OURS = "torch-runner"  # the study's attribute that says which search it is
 SEEDS = "seeds"  # ... and over which seeds a trial's value is the mean
+POINTS = "points"  # settings to try, each with the number of the trial that it is to be
 KEPT = "kept by the sampler"  # a trial's: what samplers had written into the study when it had been asked for
 
 
@@ -52,7 +53,7 @@ class Trials:
         for number in range(count, min(end, total)):
             self.study.sampler = make_sampler(sampler, number, seed)
             try:
-                self.ask()
+                self.ask(self.queue().get(number))
             except Exception as error:  # whatever it found in the study, which may be anybody's
                 name = type(self.study.sampler).__name__
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -61,13 +62,29 @@ class Trials:
                 break
         return self.begun()
 
-    def ask(self) -> None:
+    def queue(self) -> dict[int, dict[str, Any]]:
+        """The settings that are to be tried as the trials of these numbers."""
+        return {number: params for number, params in self.study.user_attrs.get(POINTS, [])}
+
+    def enqueue(self, points: list[dict[str, Any]]) -> None:
+        """Puts what has not been put there before behind what was asked for and what is waiting."""
+        before = self.queue()
+        new: list[dict[str, Any]] = []
+        for params in points:
+            new += [params] if params not in [*before.values(), *new] else []
+        first = max([len(self.all()), *(number + 1 for number in before)])
+        if new:
+            self.study.set_user_attr(POINTS, [list(entry) for entry in (*before.items(), *enumerate(new, first))])
+
+    def ask(self, point: dict[str, Any] | None = None) -> None:
         """Asks for all settings of a new trial, in a copy of the study in memory: in the study itself a trial stands
         whole or not at all, whenever the search is killed, and no sampler has kept anything of one that is not there.
         """
         from optuna.trial import TrialState, create_trial
 
         copy, storage, number = in_memory(self.study)
+        if point is not None:
+            copy.enqueue_trial(point)
         trial = copy.ask()
         while more := [key for key in self.conditions.keys(trial.params) if key not in trial.params]:
             suggest(trial, more[0], self.conditions.space.keys[more[0]])
@@ -175,12 +192,15 @@ def check_study(study: Any, space: Space, seed: int, where: str) -> None:
     generation = study.user_attrs.get("generation", 0)
     if type(generation) is not int or generation < 0:
         raise InputError(f"{where}: the study's generation is {generation!r}: must be a whole number")
-    for trial in study.get_trials(deepcopy=False):
-        for key, value in trial.params.items():
+    queue = study.user_attrs.get(POINTS, [])
+    if not isinstance(queue, list) or not all(map(is_queued, queue)):
+        raise InputError(f"{where}: what the study is to try next is {queue!r}: must be numbers and settings")
+    trials = study.get_trials(deepcopy=False)
+    for name, params in [*((f"trial {t.number}", t.params) for t in trials), *((f"point {n}", p) for n, p in queue)]:
+        for key, value in params.items():
             if key not in space.keys or not holds(space.keys[key], value):
-                raise InputError(
-                    f"{where}: trial {trial.number} has {key}={value!r}, which is not in the search's space"
-                )
+                raise InputError(f"{where}: {name} has {key}={value!r}, which is not in the search's space")
+    for trial in trials:
         for value in trial.values or ():
             if type(value) not in (int, float) or not math.isfinite(value):
                 raise InputError(f"{where}: trial {trial.number} has the value {value!r}: must be a finite number")
@@ -193,3 +213,7 @@ def check_study(study: Any, space: Space, seed: int, where: str) -> None:
             f"{where}: its trials have the values of seed={known}, not of seed={','.join(seeds)}; go on with"
             f" seed={known}, or choose another sweep.name or storage"
         )
+
+
+def is_queued(entry: Any) -> bool:
+    return isinstance(entry, list) and len(entry) == 2 and type(entry[0]) is int and isinstance(entry[1], dict)
