@@ -11,6 +11,7 @@ from runner.storage import shapes
 from runner.sweep import points
 from runner.sweep.multirun import check_words, multirun
 from runner.sweep.points import read_points, written
+from runner.sweep.space import as_value
 from test_sweep_run import WORDS
 
 WORDS = [word for word in WORDS if not word.startswith("sweep.name=")]
@@ -43,8 +44,8 @@ def test_a_file_is_a_point_a_row(tmp_path):
 )
 def test_what_is_written_is_read_by_hydra_as_the_same_value(value):
     for same in (value, [value, 1, None, True, 1e-05, [value]]):
-        assert points.as_value(written(same)) == same
-        assert type(points.as_value(written(same))) in (type(same), str)
+        assert as_value(written(same)) == same
+        assert type(as_value(written(same))) in (type(same), str)
 
 
 @pytest.mark.parametrize(

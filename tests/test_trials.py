@@ -14,9 +14,9 @@ from runner.storage.run_dir import RunDir
 from runner.sweep import search, study
 from runner.sweep.conditions import first_trials
 from runner.sweep.multirun import multirun
-from runner.sweep.points import as_value, read_points
+from runner.sweep.points import read_points
 from runner.sweep.run import SweepFailed
-from runner.sweep.space import Space, chosen
+from runner.sweep.space import Space, as_value, chosen
 
 optuna = pytest.importorskip("optuna", reason="the optional extra [optuna]")
 

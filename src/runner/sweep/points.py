@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,15 +182,3 @@ def from_copy(words: Sequence[str], place: Path) -> list[str]:
 def is_points(override: Any) -> bool:
     """Whether a word is sweep.points, which is no word of a job."""
     return bool(override.get_key_element().lstrip("+") == KEY)
-
-
-def as_value(text: str) -> Any:
-    """What a word's value means to Hydra; the text itself where it is none."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    try:
-        value = OverridesParser.create().parse_override(f"key={text}").value()
-    except HydraException:
-        return text
-    return text if isinstance(value, Mapping) else value

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.errors import InputError
-from runner.sweep.points import as_value, is_points
+from runner.sweep.points import is_points
 
 
 @dataclass
@@ -143,6 +143,18 @@ def chosen(distribution: Any, value: Any) -> Any:
     if distribution.step is not None and abs(steps - round(steps)) > 1e-8:
         return None
     return float(value) if isinstance(distribution.low, float) else value
+
+
+def as_value(text: str) -> Any:
+    """What a word's value means to Hydra; the text itself where it is none."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        value = OverridesParser.create().parse_override(f"key={text}").value()
+    except HydraException:
+        return text
+    return text if isinstance(value, Mapping) else value
 
 
 def is_same(one: Any, two: Any) -> bool:
