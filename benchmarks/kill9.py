@@ -61,6 +61,12 @@ RECIPES = {  # of parameters
         "optimizer.groups=[{match: '*.weight', lr_scale: 0.5}]",
     ],
 }
+STOPS = {
+    "at its length": [],
+    "without patience": ["stopping.patience=1", "stopping.min_delta=0.01"],
+    "good enough": ["stopping.threshold=0.35"],
+    "lost": ["stopping.divergence=0.3", "stopping.divergence_after=2"],
+}
 FAKE = ["dataset=fake", "dataset.train_size=120", "dataset.val_size=24", "dataset.eval_size=24"]
 FAKE += ["dataset.input_shape=[1,8,8]", "dataset.num_classes=4"]
 ALONE = ["metrics=none", "trainer.monitor=val/loss"]
@@ -104,6 +110,7 @@ def draw(rng: random.Random) -> dict[str, Any]:
         "loss": rng.choice(list(LOSSES)),
         "task": rng.choice(["supervised", *TASKS]),
         "parameters": rng.choice(list(RECIPES)),
+        "stops": rng.choice(list(STOPS)),
     }
     task = choice["task"]
     if task != "supervised":
@@ -132,6 +139,7 @@ def draw(rng: random.Random) -> dict[str, Any]:
         *saves,
         *STEPS[choice["step"]],
         *RECIPES[choice["parameters"]],
+        *STOPS[choice["stops"]],
         *LOSSES.get(choice["loss"], own.get(task, [])),
     ]
     return {"choice": choice, "words": words}
@@ -274,6 +282,7 @@ def campaign(number: int, base: Path, rng: random.Random, tally: collections.Cou
     tally[f"equal: loss {drawn['choice']['loss']}"] += not found
     tally[f"equal: task {drawn['choice']['task']}"] += not found
     tally[f"equal: parameters {drawn['choice']['parameters']}"] += not found
+    tally[f"equal: stops {drawn['choice']['stops']}"] += not found
     if found:
         print(f"run {number} ({drawn['choice']}): {found[:3]}")
     else:

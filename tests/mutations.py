@@ -1,6 +1,7 @@
 """Small changes of the code by hand, each with the tests that must notice it: (file, what stands there, what instead)."""
 
 TRAINER, STATE, STEPS = "train/trainer.py", "train/state.py", "train/steps.py"
+IDENTITY = "storage/identity.py"
 CHECKPOINT, FILES, ROWS = "storage/checkpoint.py", "storage/files.py", "storage/rows.py"
 LEASE, LOCK, RUN_DIR = "storage/lease.py", "storage/lock.py", "storage/run_dir.py"
 RESUMING, PLAN, RUN = "job/resuming.py", "sweep/plan.py", "sweep/run.py"
@@ -120,9 +121,9 @@ MUTATIONS = {
     ),
     "evaluation's seed is not the run's": (TRAINER, 'derive(self.seed, "evaluate")', 'derive(0, "evaluate")', HERE),
     "minutes are counted from the start": (
-        TRAINER,
-        "is_best)\n        self.last_save = time.monotonic()\n",
-        "is_best)\n",
+        CHECKPOINT,
+        "        names = []\n        self.written = time.monotonic()\n",
+        "        names = []\n",
         HERE,
     ),
     "an owner without a lease does not end": (
@@ -187,15 +188,20 @@ MUTATIONS = {
         "if epoch >= facts.epoch and value",
         HERE,
     ),
-    "an identity ignores the precision": (PLAN, '("sweep.", "derived.",', '("sweep.", "derived.", "precision.",', HERE),
+    "an identity ignores the precision": (
+        IDENTITY,
+        '("sweep.", "derived.",',
+        '("sweep.", "derived.", "precision.",',
+        HERE,
+    ),
     "an identity ignores accumulate": (
-        PLAN,
+        IDENTITY,
         '("sweep.", "derived.",',
         '("sweep.", "derived.", "trainer.accumulate",',
         HERE,
     ),
-    "an identity ignores the seed": (PLAN, '("sweep.", "derived.",', '("sweep.", "derived.", "seed",', HERE),
-    "an identity is of the workers": (PLAN, '"dataloader.num_workers", ', "", HERE),
+    "an identity ignores the seed": (IDENTITY, '("sweep.", "derived.",', '("sweep.", "derived.", "seed",', HERE),
+    "an identity is of the workers": (IDENTITY, '("dataloader.num_workers", "d', '("d', HERE),
     "diverged jobs never run again": (
         RUN,
         "if diverged and not provenance.code_changes(latest_code(record), code):",

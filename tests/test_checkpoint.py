@@ -8,7 +8,8 @@ import torch
 
 from runner.errors import InputError
 from runner.storage import checkpoint
-from runner.storage.checkpoint import MAGIC, TRAILER_LENGTH, Checkpoints, Damaged, load, read_weights, save
+from runner.storage.checkpoint import MAGIC, TRAILER_LENGTH, Checkpoints, Damaged, load, save
+from runner.storage.weights import read_weights
 
 
 def state(epoch=1, **more):

@@ -85,6 +85,8 @@ def test_every_group_has_an_example_of_an_own_choice():
         "device",
         "precision",
         "tracking",
+        "stopping",
+        "averaging",
     }  # nothing to add there, or on a page of its own
     assert groups == {name.split("/")[1] for name, _ in FILE.findall(OWN.read_text()) if name.startswith("myconf/")}
 

@@ -182,3 +182,52 @@ def test_what_is_wrong_is_said_with_its_key(word, line):
     with pytest.raises(InputError, match=f"^{line}"):
         runner.run([*MLP, word], run_dir="run")
     assert not Path("run/run.json").exists()
+
+
+class Lazy(torch.nn.Sequential):
+    """A model that knows no shape before its first batch, batch norm and a second branch in it."""
+
+    def __init__(self, is_whole=True):
+        layers = [torch.nn.LazyConv2d(4, 3), torch.nn.LazyBatchNorm2d(), torch.nn.ReLU(), torch.nn.Flatten()]
+        super().__init__(*layers, torch.nn.LazyLinear(10))
+        self.second = torch.nn.Identity() if is_whole else torch.nn.LazyLinear(3)
+
+    def forward(self, x):
+        for index in range(5):
+            x = self[index](x)
+        return x
+
+
+LAZY = [*(word for word in FAST if not word.startswith("model")), "~model", "+model={_target_: test_parameters.Lazy}"]
+LAZY += ["optimizer=sgd", "optimizer.no_decay=true", "optimizer.weight_decay=0.1", "freeze=['4.bias']"]
+
+
+def test_lazy_layers_get_shapes_and_weights_from_the_seed(monkeypatch):
+    runner.run(LAZY, run_dir="whole")
+    made = build(task_config(compose(LAZY, None)[1]), is_new=True)
+    groups = made.trainer.optimizer.param_groups
+    assert [tuple(p.shape) for group in groups for p in group["params"]] == [(4, 1, 3, 3), (10, 144), (4,), (4,), (4,)]
+    again = build(task_config(compose(LAZY, None)[1]), is_new=False)
+    other = build(task_config(compose([*LAZY, "seed=2"], None)[1]), is_new=False)
+    weights = [each.trainer.model.state_dict() for each in (made, again, other)]
+    assert_equal(dict(weights[0]), dict(weights[1]))
+    assert not torch.equal(weights[0]["4.weight"], weights[2]["4.weight"])
+    killed_after(10, monkeypatch, lambda: runner.run([*LAZY, "checkpoint.every_batches=3"], run_dir="killed"))
+    resume(Path("killed"), [])
+    assert_equal(final("killed"), final("whole"))
+    model = runner.load_model("whole", which="last")
+    assert_equal(dict(model.state_dict()), dict(final("whole")[0]["model_state_dict"]))
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    begun = build(task_config(compose([*LAZY, "init_from=whole"], None)[1]))
+    assert_equal(dict(begun.trainer.model.state_dict()), dict(model.state_dict()))
+
+
+def test_a_lazy_layer_that_no_example_reaches_is_refused():
+    with pytest.raises(InputError) as refused:
+        runner.run([*LAZY, "+model.is_whole=false"], run_dir="run")
+    assert str(refused.value) == "model: second.weight is lazy, and the first examples do not reach it"
+
+
+def test_a_lazy_model_that_takes_no_example_says_so():
+    with pytest.raises(InputError, match=r"model: Lazy: .*[Ee]xpected"):
+        runner.run([*LAZY, "dataset=diabetes", "loss=squared_error", "metrics=regression"], run_dir="run")

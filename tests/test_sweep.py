@@ -12,6 +12,7 @@ import pytest
 import runner
 from conftest import until
 from runner.cli.verify import differences
+from runner.storage import identity
 from runner.storage.records import runs
 from runner.storage.run_dir import RunDir
 from runner.sweep import plan
@@ -294,7 +295,7 @@ def test_what_listens_but_is_no_ray_cluster_is_refused_within_half_a_minute(monk
         assert address in line and time.monotonic() - began < 90
 
 
-@pytest.mark.parametrize("key", plan.LATER)
+@pytest.mark.parametrize("key", identity.LATER)
 def test_a_key_that_came_later_changes_no_identity_while_it_says_what_was_so_before(key):
     old = {"dataset": {"root": "data"}, "seed": 1}
     group, _, name = key.partition(".")
@@ -302,5 +303,5 @@ def test_a_key_that_came_later_changes_no_identity_while_it_says_what_was_so_bef
     def with_it(config, value):
         return {**config, group: {**config.get(group, {}), name: value} if name else value}
 
-    assert plan.result_config(with_it(old, plan.LATER[key])) == plan.result_config(old)
+    assert plan.result_config(with_it(old, identity.LATER[key])) == plan.result_config(old)
     assert plan.result_config(with_it({}, ["x"])) != {}

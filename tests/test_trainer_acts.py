@@ -132,13 +132,13 @@ def test_a_save_is_due_after_so_many_minutes(tmp_path, monkeypatch):
     trainer = make(tmp_path, checkpoints=Checkpoints(every_minutes=0.5))
     for seconds, is_due in ((29.9, False), (30.0, True), (31.0, True)):
         clock[0] = seconds
-        assert trainer.is_save_due() == is_due
+        assert trainer.checkpoints.is_due(1) == is_due
     clock[0] = 40.0
     trainer.save_checkpoint(is_epoch_end=True)
-    assert not trainer.is_save_due()
+    assert not trainer.checkpoints.is_due(1)
     clock[0] = 70.0
-    assert trainer.is_save_due()
-    assert not make(checkpoints=Checkpoints(save="none")).is_save_due()
+    assert trainer.checkpoints.is_due(1)
+    assert not Checkpoints(save="none").is_due(1)
 
 
 class Broken(nn.Linear):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.cli import trust
-from runner.cli.verify import differences
+from runner.cli.verify import check_length, differences
 from runner.errors import InputError
 from runner.job import own_code
 from runner.job.saved import check_targets_of
@@ -38,6 +38,7 @@ def main(arguments: argparse.Namespace) -> int:
     record = first.read_run(is_to_be_opened=True)
     if record["state"] != "done":
         raise InputError(f"{first.path}: is {record['state']}; only a finished run can be replayed")
+    check_length(first.path, record)
     if os.path.lexists(again.path):
         raise InputError(f"-o {again.path}: is there already; give a folder that is not")
     if again.path.absolute().is_relative_to(first.path.absolute()):

@@ -83,6 +83,7 @@ def lines(run_dir: RunDir, record: Mapping[str, Any], changes: Sequence[Any], li
     facts, below = Facts(limit), Facts(limit)
     rows = list(records.epochs(run_dir.path))
     facts.add("state", state(record))
+    facts.add("stopped", record.get("stopped"), lines=2)
     if record.get("error"):
         facts.add("error", record["error"], lines=2)
     if record["state"] in STOPPED and record.get("config_yaml", "") is not None:

@@ -26,7 +26,7 @@ from runner.storage.run_dir import RunDir
 LOOK_SECONDS = 1.0  # between two looks at how far a training is
 # What a checkpoint says of its run; the rows are compared as they stand in metrics.jsonl.
 NOT_RESULTS = ("config", "config_digest", "run_id", "rows")
-RESULTS = ("epochs_done", "best_epoch", "best_value", "test")
+RESULTS = ("epochs_done", "stopped", "best_epoch", "best_value", "test")
 
 CHILD = """
 import os, signal, sys
@@ -71,6 +71,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise InputError(f"--kills {kills}: must not be negative")
     if record["state"] != "done":
         raise InputError(f"{run_dir.path}: is {record['state']}; only a finished run can be verified")
+    check_length(run_dir.path, record)
     check_targets_of(run_dir, record)
     for change in [*provenance.environment_changes(record, provenance.environment()), *own_code.changed(record)]:
         say(f"note: {change}: other bits are to be expected")
@@ -92,7 +93,7 @@ def train_again(record: dict[str, Any], is_mine: bool, again: RunDir, kills: int
     fresh = {"state": "running", "epochs_done": 0, "resumed": [], "best_epoch": None, "best_value": None, "test": {}}
     foreign = {} if is_mine else {signature.FOREIGN: True}  # the copy is as much the user's own as the run is
     again.write_run({**record, **fresh, **foreign})
-    total = flatten(record["config"]).get("derived.run_length.batch")
+    total = steps_of(record)
     if not isinstance(total, int) or not 0 <= total < 2**53:
         raise InputError(f"derived.run_length.batch={total}: this run does not say how many batches it had")
     steps = [*sorted(rng.sample(range(1, total + 1), min(kills, total))), 0]
@@ -106,6 +107,28 @@ def train_again(record: dict[str, Any], is_mine: bool, again: RunDir, kills: int
             raise InputError(f"{again.path}: training again ended with {code}; {told.strip()}")
         if step:
             say(f"killed at step {step} of {total}", flush=True)
+
+
+def check_length(path: Path, record: dict[str, Any]) -> None:
+    """Refuses a run that a clock ended: another training of it is longer or shorter.
+
+    Raises:
+        InputError: it is one.
+    """
+    if str(record.get("stopped")).startswith("max_minutes"):
+        raise InputError(
+            f"{path}: was stopped by the clock ({record['stopped']}): trained again it would be longer or shorter, and"
+            " there is nothing to compare"
+        )
+
+
+def steps_of(record: dict[str, Any]) -> Any:
+    """The steps that a finished run took."""
+    flat = flatten(record["config"])
+    per_epoch = flat.get("derived.batches_per_epoch")
+    if record.get("stopped") is not None and isinstance(per_epoch, int):
+        return record["epochs_done"] * per_epoch
+    return flat.get("derived.run_length.batch")
 
 
 def run_child(words: list[str], again: RunDir, total: int) -> tuple[int, str]:

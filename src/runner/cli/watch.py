@@ -175,6 +175,8 @@ def line(job: Job) -> str:
         text += f", {record['monitor']} {last:.4f}"
     if job.state != "running" and record["best_value"] is not None:
         text += f", {record['monitor']} {record['best_value']:.4f} in epoch {record['best_epoch']}"
+    if record.get("stopped"):
+        text += f"; stopped: {record['stopped']}"
     if job.state == "running" and job.left is not None:
         text += f", about {duration(job.left)} left"
     return text + (f": {record['error']}" if record["error"] and job.state == "failed" else "")

@@ -29,9 +29,10 @@ TRAINER_KEYS = (
     *("epochs", "monitor", "mode", "log_every", "limit_batches", "dry_run"),
     *("grad_clip", "grad_clip_by", "accumulate", "channels_last", "compile"),
 )
+STOPPING_KEYS = ("patience", "min_delta", "threshold", "divergence", "divergence_after", "max_minutes")
 # A config of before says nothing of them.
 LATER: dict[str, Any] = {"task": {"_target_": "runner.tasks.Supervised"}, "listeners": {}, "tracking": {}}
-LATER |= {"freeze": [], "unfreeze_at": None}
+LATER |= {"freeze": [], "unfreeze_at": None, "stopping": {}}
 SPECIAL = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 OPTIMIZER_KEYS = ("groups", "no_decay")  # ours
 SCHEDULE_KEYS = ("interval", "monitor")  # ours; a scheduler's constructor gets them only if it takes them
@@ -54,6 +55,7 @@ def check_composed(cfg: DictConfig) -> None:
     refuse_unknown_keys(cfg, "", ROOT_KEYS, text)
     refuse_unknown_keys(cfg.dataset, "dataset", DATASET_KEYS, text)
     refuse_unknown_keys(cfg.trainer, "trainer", TRAINER_KEYS, "")
+    refuse_unknown_keys(cfg.stopping, "stopping", STOPPING_KEYS, text)
 
 
 def check_targets(cfg: DictConfig, is_new: bool = True) -> None:

@@ -260,7 +260,7 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> tuple[An
     return hydra, cfg
 
 
-CHOSEN_LATER = ("device", "tracking")  # of a run that is resumed: what does not change what it trains
+CHOSEN_LATER = ("device", "tracking", "stopping")  # of a resumed run: what does not change what it has trained
 
 
 def overridden(config: str, overrides: Sequence[str]) -> DictConfig:

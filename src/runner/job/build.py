@@ -19,6 +19,7 @@ from runner.config.checks import check_targets
 from runner.errors import InputError
 from runner.job.data_parts import fill_classes, make_parts
 from runner.job.instantiate import call, containers, make
+from runner.job.lazy import initialise
 from runner.job.mistakes import check_data, check_outputs, check_shape
 from runner.job.model_parts import (
     check_accumulate,
@@ -27,6 +28,7 @@ from runner.job.model_parts import (
     make_optimizer,
     make_options,
     make_schedule,
+    prepare_model,
 )
 from runner.job.modes import mode_of, monitoring
 from runner.job.parameters import described, frozen, make_freezing
@@ -39,6 +41,7 @@ from runner.seeding import derive, seed_everything
 from runner.storage.checkpoint import Checkpoints
 from runner.train.events import Listeners
 from runner.train.steps import StepOptions
+from runner.train.stopping import Stopping
 from runner.train.trainer import Trainer
 
 
@@ -70,6 +73,7 @@ class Settings:
     checkpoints: Checkpoints
     epochs: int
     limit: int | None
+    stopping: Stopping
 
 
 def settings(cfg: DictConfig) -> Settings:
@@ -84,7 +88,8 @@ def settings(cfg: DictConfig) -> Settings:
     checkpoints = call(Checkpoints, cfg.checkpoint, "checkpoint")
     epochs, limit = run_limits(cfg)
     check_accumulate(options.accumulate, loading.batch_size)
-    return Settings(where, options, loading, checkpoints, epochs, limit)
+    stopping = call(Stopping, cfg.get("stopping", {}), "stopping")
+    return Settings(where, options, loading, checkpoints, epochs, limit, stopping)
 
 
 def build(
@@ -143,6 +148,8 @@ def _build(
         check_shape(resolved["dataset"].get("input_shape"), train_loader)
     model = make_model(cfg, where.torch)
     task = make_task(cfg, model, make_loss(cfg, where.torch), parts.train.dataset, where.torch)
+    initialise(task, train_loader, options, where.torch, cfg.seed)
+    prepare_model(cfg, model)
     freezing = make_freezing(cfg, task)
     optimizer = make_optimizer(cfg, task)
     options.precision.prepare(optimizer)
@@ -166,6 +173,7 @@ def _build(
             stop=stop,
             config=OmegaConf.to_yaml(OmegaConf.create(resolved)),
             freezing=freezing,
+            stopping=given.stopping,
         ),
         {key: resolved["trainer"][key] for key in ("monitor", "mode", "log_every")},
         "trainer",

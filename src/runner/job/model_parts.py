@@ -19,9 +19,8 @@ from runner.errors import InputError
 from runner.job import walk
 from runner.job.instantiate import call, containers, instantiate, make
 from runner.job.parameters import make_groups
-from runner.job.task_parts import refuse_lazy
 from runner.seeding import derive, seed_everything
-from runner.storage import checkpoint
+from runner.storage.weights import read_weights
 from runner.torch_adapter import compile_modes
 from runner.train import precision
 from runner.train.state import Schedule
@@ -59,21 +58,24 @@ def check_compile(mode: Any, where: torch.device) -> None:
 
 
 def make_model(cfg: DictConfig, where: torch.device) -> nn.Module:
-    """The model on its device, with initial weights from the seed, or from model_weights."""
+    """The model on its device, with initial weights from the seed."""
     seed_everything(derive(cfg.seed, "model"))
     model = make(cfg, "model")
     if not isinstance(model, nn.Module):
         raise InputError(f"model: must be a torch.nn.Module, got {type(model).__name__}")
     refuse_empty(model, cfg)
+    return model.to(where)
+
+
+def prepare_model(cfg: DictConfig, model: nn.Module) -> None:
+    """Gives a model whose shapes are all known the weights of model_weights or init_from, and its layout."""
     if (path := initial_weights(cfg)) is not None:
         key = "model_weights" if cfg.init_from is None else "init_from"
         load_initial_weights(model, path, cfg.strict, f"{key}={cfg[key]}")
-    refuse_lazy(model, "model")
     if cfg.trainer.get("channels_last"):
         if not any(p.dim() == 4 for p in model.parameters()):
             raise InputError("trainer.channels_last=true: the model has no convolution of images")
         model.to(memory_format=torch.channels_last)
-    return model.to(where)
 
 
 def initial_weights(cfg: DictConfig) -> Path | None:
@@ -106,7 +108,7 @@ def load_initial_weights(model: nn.Module, path: Path, strict: bool, key: str = 
     Raises:
         InputError: the file holds no weights; or, if strict, something does not fit.
     """
-    given, own = checkpoint.read_weights(path, key), model.state_dict()
+    given, own = read_weights(path, key), model.state_dict()
     shaped = [k for k in own if k in given and given[k].shape != own[k].shape]
     report = {
         "missing": [k for k in own if k not in given],

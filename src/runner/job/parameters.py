@@ -36,8 +36,8 @@ class Named:
 
     @property
     def decays(self) -> bool:
-        """Whether it is neither a norm's nor a bias: those have one dimension at most."""
-        return self.parameter.dim() > 1
+        """Whether it is neither a norm's nor a bias: those have one dimension at most. A preview may not know."""
+        return nn.parameter.is_lazy(self.parameter) or self.parameter.dim() > 1
 
 
 def named_parameters(task: nn.Module) -> list[Named]:

@@ -20,7 +20,8 @@ from runner.job.beforehand import quietly, without_device
 from runner.job.build import fill_derived, resolve, settings
 from runner.job.data_parts import fill_classes, make_parts
 from runner.job.instantiate import call
-from runner.job.model_parts import make_model, make_optimizer, make_schedule
+from runner.job.lazy import lazy_parts
+from runner.job.model_parts import make_model, make_optimizer, make_schedule, prepare_model
 from runner.job.modes import mode_of, monitoring
 from runner.job.task_parts import make_loss, make_task
 from runner.parts import Parts, Stream, split
@@ -94,6 +95,8 @@ def made(cfg: DictConfig, found: Any, by_step: bool) -> Preview:
     resolve(cfg)
     where = given.device.torch
     model = make_model(cfg, where)
+    if not lazy_parts(model):
+        prepare_model(cfg, model)
     dataset = None if parts is None else parts.train.dataset
     optimizer = make_optimizer(cfg, make_task(cfg, model, make_loss(cfg, where), dataset, where))
     schedule = make_schedule(cfg, optimizer, is_new=True)

@@ -43,6 +43,7 @@ def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
         **{key: built.config[key] for key in ("name", "tags", "notes", "seed")},
         "epochs": trainer.epochs,
         "epochs_done": 0,
+        "stopped": None,  # why it ended before its epochs
         "monitor": trainer.monitor,
         "mode": trainer.mode,
         "modes": modes(built.config),  # of every metric of which it is known
@@ -108,6 +109,13 @@ def record_of_no_run(cfg: "DictConfig", error: Exception) -> dict[str, Any]:
         "config": config,
         "config_source": source_of(cfg),
     }
+
+
+def ending(record: Mapping[str, Any]) -> str:
+    """How far a finished run went, and why no further."""
+    if (reason := record.get("stopped")) is None:
+        return f"all {record['epochs']} epochs are done"
+    return f"stopped after epoch {record['epochs_done']} of {record['epochs']}: {reason}"
 
 
 def never_began(record: Mapping[str, Any]) -> bool:

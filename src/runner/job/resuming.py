@@ -17,7 +17,7 @@ from runner.errors import InputError
 from runner.job.changes import check_changes
 from runner.job.mending import TO_GO_ON, check_keys, check_owner, lost_steps, whole_config, whole_rows
 from runner.job.own_code import as_it_was_started
-from runner.job.record import never_began
+from runner.job.record import ending, never_began
 from runner.job.run import OnBatch, train
 from runner.job.saved import keep_placement, refuse_interpolations
 from runner.printable import say
@@ -60,7 +60,7 @@ def resume(
     record = run_dir.read_run(is_to_be_opened=True)
     if never_began(record):
         raise InputError(f"{path}: never began ({record['error']}); start its sweep again, once that is mended")
-    finished = f"{path}: finished, all {record['epochs']} epochs are done"
+    finished = f"{path}: finished, {ending(record)}"
     if record["state"] == "done" and not overrides:
         say(finished)
         return record
@@ -72,7 +72,7 @@ def resume(
         refuse_interpolations(record, is_mine)
         config = overridden(text, overrides)
         check_changes(path, record, OmegaConf.to_container(config), overrides)
-        if record["state"] == "done" and config.trainer.epochs == record["config"]["trainer"]["epochs"]:
+        if record["state"] == "done" and not goes_further(record, OmegaConf.to_container(config)):
             return told(run_dir, record, OmegaConf.to_container(config), finished)
         keep_placement(config, record)
         resumed, notes = choose(run_dir, record)
@@ -82,6 +82,13 @@ def resume(
             return train(config, run_dir, notes, resumed, on_batch, is_shown, stop_on)
     finally:
         run_dir.release()
+
+
+def goes_further(record: Mapping[str, Any], config: Any) -> bool:
+    """Whether a finished run is asked for more epochs, or was stopped before its end by a rule that is another now."""
+    before = record["config"]
+    is_other = config.get("stopping") != before.get("stopping") and record["stopped"] is not None
+    return is_other or config["trainer"]["epochs"] != before["trainer"]["epochs"]
 
 
 def told(run_dir: RunDir, record: dict[str, Any], config: Any, finished: str) -> dict[str, Any]:
@@ -156,7 +163,7 @@ class Resumed:
         record |= {key: self.record[key] for key in ("replay_of", "overrides", "choices") if key in self.record}
         record |= {"epochs_done": progress.epoch, "best_epoch": progress.best_epoch, "best_value": progress.best_value}
         rows = {row.pop("epoch"): row for row in run_dir.metrics.read()}
-        record["seconds"] = round(sum(row["seconds"] or 0 for row in rows.values()), 3)
+        record["seconds"] = trainer.seconds = round(sum(row["seconds"] or 0 for row in rows.values()), 3)
         for which, epoch in (("best", progress.best_epoch), ("last", progress.epoch)):
             record[which] = {k: v for k, v in rows.get(epoch, {}).items() if k == "lr" or "/" in k}
         before, after = (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from runner.job import own_code
 from runner.job.changes import own_overrides
 from runner.job.logs import RESULT, Screen, epoch_table, open_logs
-from runner.job.record import keep_epochs, new_record, outcome, source_of
+from runner.job.record import ending, keep_epochs, new_record, outcome, source_of
 from runner.processes import STOP_SIGNALS, StopRequest, stop_signals
 from runner.seeding import alone
 from runner.storage import identity, provenance
@@ -84,6 +84,7 @@ def train(
             run_dir.write_run(record)
             listening.begin(record, run_dir, built.trainer.progress, resumed is not None)
             built.trainer.fit()
+            record["stopped"] = built.trainer.stopped
             if built.test_loader is not None:
                 record["test"] = built.trainer.test(built.test_loader)
             listening.confusion(built)
@@ -175,6 +176,8 @@ def sample_of(built: "Built") -> str | None:
 
 def report(run_dir: RunDir, record: dict[str, Any]) -> None:
     """The last lines on the screen."""
+    if record["stopped"] is not None:
+        log.log(RESULT, "%s", ending(record))
     if record["best_epoch"] is not None:
         log.log(RESULT, "best epoch %s: %s %.4f", record["best_epoch"], record["monitor"], record["best_value"])
     for which, values in record["test"].items():

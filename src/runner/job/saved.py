@@ -150,7 +150,7 @@ def open_model(run_dir: Path, which: str) -> "Module":
     """See runner.load_model."""
     import torch
 
-    from runner.job.model_parts import make_model
+    from runner.job.model_parts import make_model, prepare_model
     from runner.seeding import isolated
     from runner.tasks import Supervised
     from runner.train.weights import load_weights
@@ -162,8 +162,10 @@ def open_model(run_dir: Path, which: str) -> "Module":
         isolated(0, cpu),
     ):  # building draws initial weights: the caller's generators stay as they are
         say_changes(saved.record)
-        model = make_model(saved_config(saved.record, saved.is_mine), cpu)
+        config = saved_config(saved.record, saved.is_mine)
+        model = make_model(config, cpu)
     with fitting(saved):
         others: dict[str, Any] = {"criterion_state_dict": {}, "task_state_dict": {}}
         load_weights(Supervised(model, None), {**saved.state, **others})
+    prepare_model(config, model)  # a lazy layer has its shape by now
     return model.eval()

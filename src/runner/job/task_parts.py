@@ -36,7 +36,6 @@ def make_loss(cfg: DictConfig, where: torch.device) -> Any:
     if not callable(criterion):
         raise InputError(f"loss: must be a function or a module of (output, target), got {type(criterion).__name__}")
     if isinstance(criterion, nn.Module):
-        refuse_lazy(criterion, "loss")
         criterion.to(where)
     return criterion
 
@@ -73,7 +72,6 @@ def make_task(cfg: DictConfig, model: nn.Module, criterion: Any, dataset: Any, w
         raise InputError(f"task: {name} must be a torch.nn.Module, got {type(task).__name__}")
     if not isinstance(getattr(task, "model", None), nn.Module):
         raise InputError(f"task: {name} must keep the model, as self.model")
-    refuse_lazy(task, "task")
     return task.to(where)
 
 
@@ -89,11 +87,6 @@ def opened(key: str, value: Any, hint: Any) -> Any:
         return open_model(Path(value), "best")
     except InputError as error:
         raise InputError(f"task.{key}={value}: {error}") from error
-
-
-def refuse_lazy(module: nn.Module, key: str) -> None:
-    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters()):
-        raise InputError(f"{key}: lazy layers, which take their shape from the first batch, are not supported")
 
 
 def is_supervised(task: nn.Module) -> bool:

@@ -50,6 +50,8 @@ def headline(run: Run) -> Block:
     items.append({"label": "epochs", "value": f"{record['epochs_done']} of {record['epochs']}"})
     if record["seconds"]:
         items[-1]["note"] = f"{duration(record['seconds'])} of training"
+    if record.get("stopped"):
+        said.append(f"Stopped after epoch {record['epochs_done']} of {record['epochs']}: {record['stopped']}.")
     if any("interval" in item for item in items):
         said.append(
             "95 % intervals are for other examples of the same kind (Wilson's score interval);"

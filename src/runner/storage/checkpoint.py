@@ -13,6 +13,7 @@ import mmap
 import os
 import pickle
 import shutil
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,8 +21,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from runner.errors import InputError
-from runner.storage.files import TEMPORARY, fsync_directory, make_directory, open_regular, read_regular
+from runner.storage.files import TEMPORARY, fsync_directory, make_directory, read_regular
 from runner.values import Rule
 
 FORMAT_VERSION = 1
@@ -138,32 +138,6 @@ def torch_load(path: Path, is_mapped: bool = False) -> Any:
         raise Damaged(f"{path}: cannot be read as a torch file") from error
 
 
-def read_weights(path: Path, key: str = "model_weights") -> dict[str, Any]:
-    """The state_dict in a checkpoint of ours or in a file that holds nothing else.
-
-    Raises:
-        InputError: a file that is neither.
-    """
-    if path.is_dir():
-        raise InputError(f"{key}: is a folder; a run's last weights are init_from={path}")
-    if path.exists() and not path.is_file():  # a device or a pipe may never end
-        raise InputError(f"{key}: {path} is not a regular file")
-    try:
-        with open_regular(path) as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - TRAILER_LENGTH))
-            is_ours = file.read().startswith(MAGIC)
-        state = load(path) if is_ours else torch_load(path)
-    except OSError as error:
-        raise InputError(f"{key}: {path} cannot be read ({error.strerror})") from error
-    except Damaged as error:
-        raise InputError(f"{key}: {error}") from error
-    weights = state["model_state_dict"] if isinstance(state, dict) and "model_state_dict" in state else state
-    if not isinstance(weights, dict) or not weights or not all(isinstance(v, torch.Tensor) for v in weights.values()):
-        raise InputError(f"{key}: {path} holds neither a checkpoint of the runner nor a state_dict")
-    return weights
-
-
 class Checkpoints:
     """The `checkpoint` group, and the files in a run's checkpoints/ directory.
 
@@ -197,6 +171,7 @@ class Checkpoints:
         self.state_dict, self.whole_model = state_dict, whole_model
         self.directory: Path | None = None  # None: nothing is written
         self.is_tried = False  # whether a state of this run has been read back
+        self.written = time.monotonic()  # when the last one was; at first, when there was nothing to lose
 
     @property
     def saves_last(self) -> bool:
@@ -209,6 +184,12 @@ class Checkpoints:
     @property
     def saves_inside_epochs(self) -> bool:
         return self.saves_last and (self.every_batches is not None or self.every_minutes is not None)
+
+    def is_due(self, batch: int) -> bool:
+        """Whether the state after so many batches of an epoch is to be written."""
+        if self.every_batches is not None and batch % self.every_batches == 0:
+            return True
+        return self.every_minutes is not None and time.monotonic() - self.written >= self.every_minutes * 60
 
     def open(self, directory: Path) -> None:
         """Takes a run's directory, and removes what a killed write left there."""
@@ -227,6 +208,7 @@ class Checkpoints:
         between leaves a last.pt that leads to this same best again, never one that knows of a best that is not there.
         """
         names = []
+        self.written = time.monotonic()
         if is_epoch_end and self.every is not None and self.save != "none" and state["epoch"] % self.every == 0:
             names.append(f"epoch_{state['epoch']:04d}")
         if is_epoch_end and is_best and self.saves_best:

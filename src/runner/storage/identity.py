@@ -11,7 +11,7 @@ from runner.storage.rows import strict_json
 
 # What cannot change what has been trained already. trainer.epochs has rules of its own.
 FREE = (
-    *("device.", "checkpoint.", "quiet", "name", "tags", "notes", "trust", "listeners", "tracking"),
+    *("device.", "checkpoint.", "quiet", "name", "tags", "notes", "trust", "listeners", "tracking", "stopping."),
     "trainer.log_every",
     *("dataloader.placement", "dataloader.memory_limit", "dataloader.num_workers", "dataloader.pin_memory"),
     *("dataloader.persistent_workers", "dataloader.prefetch_factor"),
@@ -24,6 +24,17 @@ BEGINNING = (
     "derived.",
     "trainer.epochs",
 )  # resumed, it differs here
+# What changes no result, so that jobs of a sweep that differ in it are one.
+NO_RESULT = (
+    *("sweep.", "derived.", "checkpoint.", "listeners", "tracking", "name", "tags", "notes", "trust", "quiet"),
+    *("dataloader.num_workers", "dataloader.placement", "dataloader.memory_limit", "dataloader.pin_memory"),
+    *("dataloader.persistent_workers", "dataloader.prefetch_factor", "trainer.log_every"),
+)
+# Keys that came later, and what says the same as a config without them: older sweeps keep their identities.
+LATER = dict.fromkeys(("dataset.transform_train", "dataset.val", "dataset.val_root", "dataloader.eval_collate_fn"))
+LATER |= {"task._target_": "runner.tasks.Supervised", "stopping.min_delta": 0.0, "stopping.divergence_after": 1}
+LATER |= dict.fromkeys(f"stopping.{key}" for key in ("patience", "threshold", "divergence", "max_minutes"))
+LATER |= {"freeze": [], "unfreeze_at": None, "optimizer.groups": [], "optimizer.no_decay": False}
 
 
 def new_id() -> str:

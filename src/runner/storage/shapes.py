@@ -27,7 +27,7 @@ OF_RUNS = ("run", "whole", "summed", "listed")
 _fits: dict[str, list[tuple[str, Check, Any, Any]]] = {}
 LISTED = (  # what a listing reads of a run; the rest may be damaged
     *("state", "name", "tags", "notes", "started", "error", "command", "overrides", "threads", "epochs", "epochs_done"),
-    *("choices", "monitor", "mode", "modes", "best_epoch", "best_value", "best", "last", "test", "seconds"),
+    *("choices", "stopped", "monitor", "mode", "modes", "best_epoch", "best_value", "best", "last", "test", "seconds"),
 )
 
 
@@ -73,6 +73,7 @@ def shapes() -> dict[str, Any]:
         "error": (str | None, None),
         "config_source": (facts, {}),
         "failure": (str | None, None),
+        "stopped": (str | None, None),
         "id": (str | None, None),
         "command": (words | None, None),
         "resumed": (types.GenericAlias(list, resumption), []),

@@ -20,6 +20,7 @@ from runner.errors import InputError
 from runner.progress import shown
 from runner.storage import shapes
 from runner.storage.files import make_directory
+from runner.storage.identity import LATER, NO_RESULT
 from runner.storage.inside import refuse_link
 from runner.storage.provenance import code_changes
 from runner.storage.records import flatten
@@ -27,15 +28,6 @@ from runner.storage.run_dir import RunDir
 
 log = logging.getLogger("runner")
 
-NO_RESULT = (
-    *("sweep.", "derived.", "checkpoint.", "listeners", "tracking", "name", "tags", "notes", "trust", "quiet"),
-    *("dataloader.placement", "dataloader.memory_limit", "dataloader.num_workers", "dataloader.pin_memory"),
-    *("dataloader.persistent_workers", "dataloader.prefetch_factor", "trainer.log_every"),
-)
-# Keys that came later, and what says the same as a config without them: older sweeps keep their identities.
-LATER = dict.fromkeys(("dataset.transform_train", "dataset.val", "dataset.val_root", "dataloader.eval_collate_fn"))
-LATER |= {"task._target_": "runner.tasks.Supervised", "unfreeze_at": None}
-LATER |= {"freeze": [], "optimizer.groups": [], "optimizer.no_decay": False}
 LONGEST_NAME = 120
 SET_ASIDE = ".set-aside"  # the ending of what is kept, and not looked at
 

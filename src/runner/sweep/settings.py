@@ -14,6 +14,7 @@ from typing import Any
 from runner.progress import shown
 from runner.storage import records, shapes
 from runner.storage.choices import choices_of
+from runner.storage.identity import NO_RESULT
 from runner.storage.provenance import code_changes
 from runner.storage.run_dir import RunDir
 from runner.storage.shapes import BadRecord
@@ -150,7 +151,7 @@ def guessed(member: Member, others: Sequence[Member]) -> Member:
 def words_of(overrides: Iterable[str]) -> dict[str, str]:
     """The overrides by key, without those that say nothing of a result."""
     pairs = (word.lstrip("+~").partition("=") for word in overrides)
-    return {key: value for key, _, value in pairs if not f"{key}.".startswith(plan.NO_RESULT)}
+    return {key: value for key, _, value in pairs if not f"{key}.".startswith(NO_RESULT)}
 
 
 def number(word: str) -> Any:

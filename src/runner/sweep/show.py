@@ -106,6 +106,7 @@ def heading(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     better = {"max": " (higher is better)", "min": " (lower is better)"}.get(facts["mode"], "")
     examples = f", {facts['examples']:,} examples" if facts["examples"] is not None else ""
     epochs = f"{facts['epochs']} epoch{'s' if facts['epochs'] != 1 else ''}"
+    epochs += f" ({facts['stopped']} stopped earlier)" if facts.get("stopped") else ""
     done, planned = (sum(row["seeds"][key] for row in rows) for key in ("done", "planned_in_all"))
     monitor = facts["monitor"] or "nothing measured yet"
     return f"{monitor}{better}{examples}, {epochs}; {done} of {planned} jobs done"
@@ -204,7 +205,7 @@ def caveats(facts: Mapping[str, Any]) -> list[str]:
     said = []
     epochs, compared, best = facts["epochs"], facts["compared"], f"best/{facts['monitor']}"
     extreme = {"max": "maximum", "min": "minimum"}.get(str(facts["mode"]), "best")
-    over = [f"over {epochs} epochs"] if epochs != 1 else []
+    over = [f"over {'up to ' if facts.get('stopped') else ''}{epochs} epochs"] if epochs != 1 else []
     over += [f"for the first over {compared} settings"] if compared > 1 else []
     if over:
         excess = facts["choice"]["excess"] if facts["choice"] is not None else None

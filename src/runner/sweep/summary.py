@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runner.progress import bar
+from runner.storage.identity import LATER
 from runner.sweep import statistics
-from runner.sweep.plan import LATER
 from runner.sweep.settings import Member, Setting, settings, text
 
 # Of the dataset's keys those that choose no examples: they may differ inside a table.
@@ -35,6 +35,7 @@ def summed(made: Sequence[Setting]) -> dict[str, Any]:
     for kind, group in several:
         record = next((setting.record for setting in group if setting.record is not None), None)
         table = facts_of(record, kind)
+        table["stopped"] = sum(bool((m.record or {}).get("stopped")) for setting in group for m in setting.done)
         of_table = sorted((row_of(setting, table) for setting in group), key=lambda row: order(row, table))
         for rank, row in enumerate(of_table):
             row |= {"table": len(tables), "rank": rank + 1 if main_of(row, table) is not None else None}

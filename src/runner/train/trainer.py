@@ -24,7 +24,8 @@ from runner.train.events import EpochEnd, Listeners, Progress
 from runner.train.freezing import Freezing
 from runner.train.state import Schedule, TrainState
 from runner.train.steps import MeanLoss, StepOptions, computed, evaluate, to_device, train_step
-from runner.train.weights import load_weights, weights_of
+from runner.train.stopping import Stopping
+from runner.train.weights import other_weights, weights_of
 
 log = logging.getLogger("runner")
 
@@ -43,6 +44,7 @@ class Trainer:
         options: how a batch is computed.
         log_every: batches between two rows of steps.jsonl, where the loss is also checked; 0: only at an epoch's end.
         config: the resolved configuration as YAML text, kept in every checkpoint. freezing: what does not train.
+        stopping: when it ends before its length.
 
     Raises:
         InputError: monitor (or the scheduler's) is not a metric of the rows.
@@ -70,6 +72,7 @@ class Trainer:
         stop: StopRequest | None = None,
         config: str = "",
         freezing: Freezing | None = None,
+        stopping: Stopping | None = None,
     ) -> None:
         if epochs < 1:
             raise ValueError(f"epochs={epochs}: must be at least 1")
@@ -82,13 +85,15 @@ class Trainer:
         self.train_metrics, self.eval_metrics = metrics
         self.device, self.seed, self.epochs, self.freezing = device, seed, epochs, freezing or Freezing()
         self.monitor, self.mode, self.log_every = monitor, mode, log_every
+        self.stopping, self.seconds = stopping or Stopping(), 0.0  # of all epochs
+        self.stopped: str | None = None  # the reason
         self.options = options or StepOptions()
         self.checkpoints = checkpoints or Checkpoints(save="none")
         self.listeners, self.stop = listeners or Listeners(), stop or StopRequest()
         precision, batches = self.options.precision, len(train_loader)
         self.state = TrainState(task, optimizer, schedule, precision, self.train_metrics, batches, device, config)
         self.state.stream = train_loader if hasattr(train_loader, "state_dict") else None
-        self.last_save = self.last_wait = time.monotonic()
+        self.last_wait = time.monotonic()
         self.pending: list[tuple[int, int, dict[str, Any]]] = []  # steps.jsonl rows, still without a loss
         self.first_batch, self.saves_inside_epochs = 0, False  # of this epoch, in this process
         self._check_names()
@@ -102,14 +107,14 @@ class Trainer:
         return self.state.progress
 
     def fit(self) -> None:
-        """Trains until `epochs` epochs are completed.
+        """Trains until `epochs` epochs are completed, or stopping has a reason to end before.
 
         Raises:
             Diverged: the loss or a parameter is not finite; nothing of that state is saved.
             Interrupted: a stop was requested; the state is saved as far as the checkpoint policy allows.
         """
         try:
-            while self.progress.epoch < self.epochs:
+            while self.progress.epoch < self.epochs and not self.is_stopped():
                 began = time.perf_counter()
                 train = self.train_epoch()
                 trained = time.perf_counter()
@@ -122,6 +127,10 @@ class Trainer:
         except Interrupted:
             self.save_checkpoint(is_epoch_end=False)
             raise
+
+    def is_stopped(self) -> bool:
+        self.stopped = self.stopping.reason(self.state.rows, self.monitor, self.mode, self.seconds)
+        return self.stopped is not None
 
     def train_epoch(self) -> dict[str, float]:
         """Trains on what is left of the epoch; returns the means over all of it."""
@@ -169,7 +178,8 @@ class Trainer:
             self.pending.append((max(0, count - self.log_every), count, row))
             if self.device.type == "cpu" or time.monotonic() - self.last_wait >= SECONDS_BETWEEN_WAITS:
                 self.tell_steps()
-        if self.saves_inside_epochs and progress.batch < self.state.num_batches and self.is_save_due():
+        is_inside = self.saves_inside_epochs and progress.batch < self.state.num_batches
+        if is_inside and self.checkpoints.is_due(progress.batch):
             self.save_checkpoint(is_epoch_end=False)
         if self.stop.signum is not None:
             self.stop.check()
@@ -215,6 +225,7 @@ class Trainer:
 
     def tell(self, metrics: dict[str, float], is_best: bool, began: float, trained: float) -> None:
         seconds = time.perf_counter() - began
+        self.seconds += seconds
         rate = self.train_loader.num_examples(self.first_batch) / (trained - began)
         row: dict[str, Any] = {"epoch": self.progress.epoch, "step": self.progress.step, **metrics}
         row |= {"seconds": round(seconds, 3), "examples_per_second": round(rate, 1)}
@@ -230,12 +241,8 @@ class Trainer:
             return {"best": results["last"], **results}
         if self.progress.best_epoch is None:  # the monitored metric was NaN in every epoch
             return results
-        last = copy.deepcopy(weights_of(self.task))
-        load_weights(self.task, self.load_best_weights())
-        try:
+        with other_weights(self.task, self.load_best_weights()):
             return {"best": self.evaluate_on(loader), **results}
-        finally:
-            load_weights(self.task, last)
 
     def load_best_weights(self) -> dict[str, Any]:
         """The task's weights() of the best epoch."""
@@ -267,13 +274,6 @@ class Trainer:
         for listener in self.listeners.saving:
             listener()
         self.checkpoints.write(self.state.state_dict(), is_epoch_end, is_best)
-        self.last_save = time.monotonic()
-
-    def is_save_due(self) -> bool:
-        every, minutes = self.checkpoints.every_batches, self.checkpoints.every_minutes
-        if every is not None and self.progress.batch % every == 0:
-            return True
-        return minutes is not None and time.monotonic() - self.last_save >= minutes * 60
 
     def metric_names(self) -> Sequence[str]:
         """The metrics in every row: the rate is there too, but nothing gets better with it."""

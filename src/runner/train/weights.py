@@ -1,5 +1,8 @@
 """A task's weights and state as a checkpoint has them: the model's, the loss's, and what is left."""
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -31,6 +34,17 @@ def load_weights(task: nn.Module, saved: dict[str, Any]) -> None:
         raise RuntimeError(f"the task's {lost[0]} is {'missing' if lost[0] in own else 'not one of its own'}")
     task.load_state_dict(rest, strict=False)
     hidden.load_buffers(task, saved.get("unsaved_buffers", {}))
+
+
+@contextmanager
+def other_weights(task: nn.Module, weights: dict[str, Any]) -> Iterator[None]:
+    """The task has other weights, as weights_of() gives them, while its body runs."""
+    own = copy.deepcopy(weights_of(task))
+    load_weights(task, weights)
+    try:
+        yield
+    finally:
+        load_weights(task, own)
 
 
 def as_written(name: str) -> str:
