@@ -12,6 +12,7 @@ from runner.config.checks import check_composed, check_targets
 from runner.config.compose import COMPOSITION_ERRORS, one_line, set_up
 from runner.errors import InputError
 from runner.progress import shown
+from runner.storage.identity import NO_RESULT
 from runner.sweep import plan
 from runner.sweep.plan import Job
 from runner.sweep.points import Point, is_points, read_points, refuse_twice
@@ -62,7 +63,7 @@ def collapsed(jobs: Sequence[Job]) -> list[str]:
     count = f"{len(jobs)} combinations are {len(first)} job{'s' if len(first) > 1 else ''}"
     given = {key: dict.fromkeys(job.settings[key] for job in jobs if key in job.settings) for key in differing}
     words = " ".join(f"{key}={','.join(values)}" for key, values in given.items())
-    if any(f"{key}.".startswith(plan.NO_RESULT) for key in differing):
+    if any(f"{key}.".startswith(NO_RESULT) for key in differing):
         return [f"{words}: cannot change a result: {count}, run with the first value"]
     return [f"{words or 'a value given twice'}: the same config: {count}"]
 
