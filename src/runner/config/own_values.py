@@ -66,7 +66,7 @@ OURS = {
     "sweep.name": TEXT,
     "sweep.points": Rule(list | str | None),
     "sweep.retries": Rule(int, least=0),
-    **dict.fromkeys(("sweep.dry_run", "sweep.fail_fast", "sweep.force"), SWITCH),
+    **dict.fromkeys(("sweep.dry_run", "sweep.fail_fast", "sweep.force", "sweep.lengthen"), SWITCH),
     "scheduler.interval": Rule(str, choices=("epoch", "batch")),
     "scheduler.monitor": TEXT,
 }

@@ -50,6 +50,8 @@ def resume(place: Path, record: Mapping[str, Any], overrides: Sequence[str]) -> 
     kept = kept_defaults(record)
     for word in kept:
         say(f"{word}: as this sweep was begun; the default has changed since")
+    if any(word.lstrip("+").startswith("trainer.epochs=") for word in overrides):
+        overrides = [*overrides, "sweep.lengthen=true"]
     own = points.from_copy(record["arguments"], place)
     words = [*own, *record.get("hydra", []), quoted("hydra.sweep.dir", str(place)), *kept, *overrides]
     return multirun(words, record["config_dir"])

@@ -24,7 +24,7 @@ from runner.storage.identity import LATER, NO_RESULT
 from runner.storage.inside import refuse_link
 from runner.storage.provenance import code_changes
 from runner.storage.records import flatten
-from runner.storage.run_dir import RunDir
+from runner.storage.run_dir import RunDir, resume_command
 
 log = logging.getLogger("runner")
 
@@ -256,6 +256,8 @@ def check_same(place: Path, base: Mapping[str, Any], swept: Sequence[str], code:
     if differing:
         words = " ".join(f"{key}={json.dumps(old[key])}" for key in keys[:3] if key in old)
         go_on = f"give {words} to go on with it, " if words and len(keys) <= 3 else ""
+        if keys == ["trainer.epochs"]:
+            way_out = f"raise it for all jobs by: {resume_command(place)} trainer.epochs=N; or {way_out}"
         raise InputError(f"{place}: holds a sweep of another config; {'; '.join(differing[:3])}; {go_on}{way_out}")
     if changes := code_changes(old_code, code):
         raise InputError(f"{place}: holds a sweep of other code; {'; '.join(changes[:3])}; {way_out}")

@@ -40,6 +40,11 @@ def search(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
     master = sweeper.config
     options, place = master.sweep, Path(master.hydra.sweep.dir)
     check_launcher(sweeper)
+    if options.lengthen:
+        raise InputError(
+            f"sweep.lengthen=true: {place} is a search, whose trials are told their values at its own length; lengthen"
+            f" one of its jobs: python -m runner resume {place}/JOB trainer.epochs=N"
+        )
     space = search_space(sweeper, arguments)
     conditions = Conditions(sweeper, space)
     first = check_space(conditions)
