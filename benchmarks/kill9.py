@@ -61,6 +61,12 @@ RECIPES = {  # of parameters
         "optimizer.groups=[{match: '*.weight', lr_scale: 0.5}]",
     ],
 }
+AVERAGES = {
+    "none": [],
+    "ema": ["averaging=ema", "averaging.decay=0.9"],
+    "ema beside": ["averaging=ema", "averaging.evaluate=beside", "averaging.every=2", "averaging.start=2"],
+    "swa": ["averaging=swa", "averaging.start=0.5"],
+}
 STOPS = {
     "at its length": [],
     "without patience": ["stopping.patience=1", "stopping.min_delta=0.01"],
@@ -111,6 +117,7 @@ def draw(rng: random.Random) -> dict[str, Any]:
         "task": rng.choice(["supervised", *TASKS]),
         "parameters": rng.choice(list(RECIPES)),
         "stops": rng.choice(list(STOPS)),
+        "average": rng.choice(list(AVERAGES)),
     }
     task = choice["task"]
     if task != "supervised":
@@ -119,6 +126,7 @@ def draw(rng: random.Random) -> dict[str, Any]:
         choice["augment"] = "none"
     if task == "a stream":
         choice["workers"] = None
+        choice["average"] = choice["average"].replace("swa", "ema")  # with batch norms it would need the data again
     own = {"mixup": ["loss=cross_entropy"], "a stream": ["loss=cross_entropy"]}
     augment = [] if task == "next token" else [f"dataset.augment={AUGMENTATIONS[choice['augment']]}"]
     saves = {
@@ -140,6 +148,7 @@ def draw(rng: random.Random) -> dict[str, Any]:
         *STEPS[choice["step"]],
         *RECIPES[choice["parameters"]],
         *STOPS[choice["stops"]],
+        *AVERAGES[choice["average"]],
         *LOSSES.get(choice["loss"], own.get(task, [])),
     ]
     return {"choice": choice, "words": words}
@@ -282,6 +291,7 @@ def campaign(number: int, base: Path, rng: random.Random, tally: collections.Cou
     tally[f"equal: loss {drawn['choice']['loss']}"] += not found
     tally[f"equal: task {drawn['choice']['task']}"] += not found
     tally[f"equal: parameters {drawn['choice']['parameters']}"] += not found
+    tally[f"equal: average {drawn['choice']['average']}"] += not found
     tally[f"equal: stops {drawn['choice']['stops']}"] += not found
     if found:
         print(f"run {number} ({drawn['choice']}): {found[:3]}")

@@ -28,7 +28,7 @@ def job(*words, here=WORDS):
         ("dataloader.batch_size=0", "dataloader.batch_size=0: must be"),
         ("trainer.epochs=-2", "trainer.epochs=-2: must be"),
         ("optimizer.lr=-1", "-1"),
-        ("trainer.monitor=val/acuracy", "trainer.monitor=val/acuracy: is not logged; choices"),
+        ("trainer.monitor=val/acuracy", "trainer.monitor=val/acuracy: is not logged; did you mean val/accuracy?"),
         ("trainer.limit_batches=0", "trainer.limit_batches=0"),
         ("trainer.accumulate=7", "trainer.accumulate=7: does not divide"),
         ("checkpoint.save=lst", "checkpoint.save=lst"),

@@ -64,7 +64,7 @@ def test_they_are_part_of_the_best(tmp_path, saved):
     trainer.fit()
     last = {k: v.clone() for k, v in hidden.buffers(trainer.task).items()}
     trainer.state.progress = trainer.progress.__class__(**{**vars(trainer.progress), "epoch": 99})
-    results = trainer.test(trainer.eval_loader)
+    results = trainer.test(trainer.eval_loaders["val"])
     assert results["best"]["loss"] == seen[trainer.progress.best_epoch - 1]
     assert_equal_states(last, hidden.buffers(trainer.task))
 

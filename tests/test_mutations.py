@@ -116,7 +116,7 @@ def test_training_is_the_same_with_and_without_an_evaluated_part():
         return make(model=model, monitor="train/loss", epochs=2)
 
     evaluated, bare = drawing(), drawing()
-    bare.eval_loader = None
+    bare.eval_loaders = {}
     bare.task.model.load_state_dict(evaluated.task.model.state_dict())
     evaluated.fit(), bare.fit()
     assert_equal_states(dict(evaluated.task.model.state_dict()), dict(bare.task.model.state_dict()))
@@ -133,13 +133,13 @@ def test_the_last_weights_are_put_back_after_the_test_also_when_it_is_stopped():
     assert not torch.equal(best["model_state_dict"]["1.weight"], last["model_state_dict"]["1.weight"])
     seen = []
     trainer.task.model.register_forward_hook(lambda *_: seen.append(trainer.task.model[1].weight.clone()))
-    trainer.test(trainer.eval_loader)
+    trainer.test(trainer.eval_loaders["val"])
     assert torch.equal(seen[0], last["model_state_dict"]["1.weight"])
     assert torch.equal(seen[-1], best["model_state_dict"]["1.weight"])
     assert_equal_states(last, weights_of(trainer.task))
     trainer.stop = StopAfter(3)  # two batches of the last weights, then one of the best
     with pytest.raises(Interrupted):
-        trainer.test(trainer.eval_loader)
+        trainer.test(trainer.eval_loaders["val"])
     assert_equal_states(last, weights_of(trainer.task))
 
 

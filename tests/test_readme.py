@@ -85,7 +85,7 @@ def test_every_command_is_one_that_the_program_takes(page, words, harmless, tmp_
             "ls outputs --sorted val/loss",
             "ls outputs --where optimizer.rate=1",
             "evaluate",
-            "evaluate RUN --split dev",
+            "evaluate RUN --spilt test",
         ),
         *("verify RUN --kills often", "resume RUN trainer.epoch=20", "show RUN --all", "train", "--quietly"),
         *("--cfg jobs", "--resolve", "scheduler=cosin", "optimizer.rate=1", "--config-dir nowhere model=tiny"),

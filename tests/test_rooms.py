@@ -38,7 +38,7 @@ ROOMS = {
     "config": "errors models losses schedulers metrics augment data tasks tracking values",
     "storage": "errors notices printable progress values",
     "batches": "errors processes torch_adapter values seeding augment parts",
-    "train": "errors processes torch_adapter seeding metrics tasks storage batches",
+    "train": "errors processes torch_adapter seeding values metrics tasks storage batches",
     "job": "errors processes torch_adapter seeding device values models losses schedulers metrics parts tasks"
     " printable progress config storage batches train",
     "sweep": "errors notices printable tables progress processes seeding batches config storage job",

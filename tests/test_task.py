@@ -90,7 +90,7 @@ def test_the_loss_of_the_best_epoch_is_part_of_the_best(tmp_path, saved):
     trainer.fit()
     best = trainer.progress.best_epoch
     trainer.state.progress = trainer.progress.__class__(**{**vars(trainer.progress), "epoch": 99})
-    results = trainer.test(trainer.eval_loader)
+    results = trainer.test(trainer.eval_loaders["val"])
     assert results["best"]["loss"] == seen[best - 1]["val/loss"]
     assert results["last"]["loss"] == seen[-1]["val/loss"]
     assert_equal_states(states[-1], dict(criterion.state_dict()))

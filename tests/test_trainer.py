@@ -57,7 +57,7 @@ def make(
         optimizer,
         Schedule(StepLR(optimizer, 1, 0.5)),
         loading.training(Part(DATA, torch.arange(43)), (), seed, CPU, None),
-        loading.evaluation(Part(DATA, torch.arange(43, 53)), seed, CPU, None),
+        {"val": loading.evaluation(Part(DATA, torch.arange(43, 53)), seed, CPU, None)},
         metrics or ({"accuracy": Accuracy()}, {"accuracy": Accuracy()}),
         CPU,
         seed=seed,
@@ -219,7 +219,7 @@ def test_modes_are_restored_layer_by_layer():
     model.train()
     model[1].eval()
     trainer = make(model=model)
-    evaluate(Supervised(model, NLL()), trainer.eval_loader.batches(), 2, {}, CPU, StepOptions())
+    evaluate(Supervised(model, NLL()), trainer.eval_loaders["val"].batches(), 2, {}, CPU, StepOptions())
     assert (model.training, model[1].training, model[2].training) == (True, False, True)
 
 
@@ -240,7 +240,7 @@ def test_the_test_is_made_on_the_best_and_on_the_last_weights(tmp_path):
     trainer.fit()
     assert trainer.progress.best_epoch < 3, "the best must not be the last, or nothing has to be put back"
     last = {k: v.clone() for k, v in trainer.task.model.state_dict().items()}
-    results = trainer.test(trainer.eval_loader)
+    results = trainer.test(trainer.eval_loaders["val"])
     best = seen[trainer.progress.best_epoch - 1]
     assert results["best"] == {"loss": best["val/loss"], "accuracy": best["val/accuracy"]}
     assert results["last"] == {"loss": seen[-1]["val/loss"], "accuracy": seen[-1]["val/accuracy"]}
@@ -313,7 +313,10 @@ def test_train_step_gives_detached_results():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"monitor": "val/foo"}, "trainer.monitor=val/foo: is not logged; choices: train/loss"),
+        (
+            {"monitor": "val/foo"},
+            r"trainer.monitor=val/foo: is not logged; did you mean val/loss\? choices: train/loss",
+        ),
         ({"mode": "best"}, "mode=best"),
         ({"epochs": 0}, "epochs=0"),
         ({"log_every": -1}, "log_every=-1"),

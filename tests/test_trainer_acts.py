@@ -181,8 +181,8 @@ def test_a_loss_that_is_not_finite_is_named_by_epoch_and_batch_and_a_parameter_b
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"epochs": 0}, "epochs=0: must be at least 1"),
-        ({"log_every": -1}, "log_every=-1: must be at least 0"),
+        ({"epochs": 0}, "epochs=0: must be a whole number of at least 1"),
+        ({"log_every": -1}, "log_every=-1: must be a whole number of at least 0"),
         ({"mode": "most"}, "mode=most: unknown; choices: min, max"),
         (
             {"monitor": "lr"},
@@ -344,12 +344,12 @@ def test_the_weights_of_a_best_epoch_are_the_best_epochs_or_it_is_said(tmp_path)
 def test_the_test_says_both_weights_figures_and_one_pass_does_where_they_are_the_same():
     trainer = make(epochs=1)
     trainer.fit()
-    results = trainer.test(trainer.eval_loader)
+    results = trainer.test(trainer.eval_loaders["val"])
     assert results["best"] == results["last"] and list(results) == ["best", "last"]
     assert list(results["last"]) == ["loss", "accuracy"]
     nan = make(epochs=1, metrics=scripted(math.nan, 0.5), monitor="val/odd", mode="max")
     nan.fit()
-    assert set(nan.test(nan.eval_loader)) == {"last"} and nan.progress.best_epoch is None
+    assert set(nan.test(nan.eval_loaders["val"])) == {"last"} and nan.progress.best_epoch is None
 
 
 class Losing:
@@ -571,6 +571,6 @@ def test_a_metric_that_the_scheduler_needs_is_named_by_its_key():
     schedule = Schedule(trainer.schedule.scheduler, monitor="val/none")
     with pytest.raises(InputError, match="^scheduler.monitor=val/none: is not logged"):
         trainer_module.Trainer(
-            *(trainer.task, trainer.optimizer, schedule, trainer.train_loader, trainer.eval_loader, ({}, {})),
+            *(trainer.task, trainer.optimizer, schedule, trainer.train_loader, trainer.eval_loaders, ({}, {})),
             *(trainer.device, 1, 1, "val/loss", "min"),
         )

@@ -38,7 +38,8 @@ def load_model(run_dir: str | Path, which: str = "best", trust: Sequence[str] = 
     """The trained model of a run, in eval mode and on the CPU, from the run's directory alone.
 
     Args:
-        which: "best", "last", or the path of a checkpoint file.
+        which: "best", "last", or the path of a checkpoint file: the weights that its figures are of. "ema", "swa": the
+            average of the last weights (see the averaging group); "raw": these themselves.
         trust: of a run that you did not write on this machine: packages whose code it may name, e.g. ["timm"].
 
     Raises:

@@ -1,6 +1,7 @@
 """The parts of a run's data: what it trains on, chooses by and is tested on, and what a dataset says of its labels."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,11 +37,22 @@ class Stream:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run trains on, chooses its best epoch by, and is tested on. val or test may be missing."""
+    """What a run trains on, chooses its best epoch by, and is tested on. val or test may be missing.
+
+    Args:
+        more: what is evaluated each epoch beside val, by name.
+    """
 
     train: Any  # Part or Stream
     val: Any
     test: Any
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def all(self) -> dict[str, Any]:
+        """Those that there are, by name."""
+        official = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: part for name, part in {**official, **self.more}.items() if part is not None}
 
     @property
     def eval_split(self) -> str:

@@ -26,8 +26,10 @@ def parser() -> argparse.ArgumentParser:
         description="Evaluates a run's weights on its test or validation part: the same data, threads and numbers.",
     )
     made.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a folder that holds a run")
-    made.add_argument("--which", default="best", metavar="best|last|FILE", help="the weights (default: best)")
-    made.add_argument("--split", default="test", choices=("test", "val"), help="the part (default: test)")
+    made.add_argument(
+        "--which", default="best", metavar="best|last|ema|swa|raw|FILE", help="the weights (default: best)"
+    )
+    made.add_argument("--split", default="test", metavar="test|val|NAME", help="the part (default: test)")
     made.add_argument(
         "--confusion", action="store_true", help="accuracy per class, the confusion matrix and the worst mistakes"
     )

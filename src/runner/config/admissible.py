@@ -141,6 +141,7 @@ PLACES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
     ("dataset.train", PARTS),
     ("dataset.val", PARTS),
     ("dataset.test", PARTS),
+    ("dataset.evaluate.*", PARTS),
     ("dataset.*.loader", ()),
     ("dataset.**", TRANSFORMS),
     ("dataloader.collate_fn", COLLATE),

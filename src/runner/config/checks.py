@@ -22,17 +22,18 @@ ROOT_KEYS = (
     *("model_weights", "init_from", "strict", "freeze", "unfreeze_at", "derived", "sweep"),
 )
 DATASET_KEYS = (
-    *("train", "val", "test", "input_shape", "num_classes", "mean", "std"),
+    *("train", "val", "test", "evaluate", "input_shape", "num_classes", "mean", "std"),
     *("transform_train", "augment", "test_size", "val_size"),
 )
 TRAINER_KEYS = (
     *("epochs", "monitor", "mode", "log_every", "limit_batches", "dry_run"),
     *("grad_clip", "grad_clip_by", "accumulate", "channels_last", "compile"),
 )
+AVERAGING_KEYS = ("type", "decay", "every", "start", "evaluate")
 STOPPING_KEYS = ("patience", "min_delta", "threshold", "divergence", "divergence_after", "max_minutes")
 # A config of before says nothing of them.
 LATER: dict[str, Any] = {"task": {"_target_": "runner.tasks.Supervised"}, "listeners": {}, "tracking": {}}
-LATER |= {"freeze": [], "unfreeze_at": None, "stopping": {}}
+LATER |= {"freeze": [], "unfreeze_at": None, "stopping": {}, "averaging": {"type": "none"}}
 SPECIAL = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 OPTIMIZER_KEYS = ("groups", "no_decay")  # ours
 SCHEDULE_KEYS = ("interval", "monitor")  # ours; a scheduler's constructor gets them only if it takes them
@@ -55,6 +56,7 @@ def check_composed(cfg: DictConfig) -> None:
     refuse_unknown_keys(cfg, "", ROOT_KEYS, text)
     refuse_unknown_keys(cfg.dataset, "dataset", DATASET_KEYS, text)
     refuse_unknown_keys(cfg.trainer, "trainer", TRAINER_KEYS, "")
+    refuse_unknown_keys(cfg.averaging, "averaging", AVERAGING_KEYS, text)
     refuse_unknown_keys(cfg.stopping, "stopping", STOPPING_KEYS, text)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 GROUPS = (
     *("device", "precision", "dataset", "dataloader", "model", "optimizer", "scheduler", "loss", "task"),
-    *("metrics", "checkpoint", "stopping", "trainer"),
+    *("metrics", "checkpoint", "averaging", "stopping", "trainer"),
 )
 # What other libraries and other people say for a key or a choice of ours; difflib finds the mere slips.
 ALIASES = {

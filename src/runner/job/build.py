@@ -23,6 +23,7 @@ from runner.job.lazy import initialise
 from runner.job.mistakes import check_data, check_outputs, check_shape
 from runner.job.model_parts import (
     check_accumulate,
+    make_averaging,
     make_metrics,
     make_model,
     make_optimizer,
@@ -58,7 +59,7 @@ class Built:
 
     def close(self) -> None:
         """Ends the loaders' workers: no batch is asked for afterwards."""
-        for loader in (self.trainer.train_loader, self.trainer.eval_loader, self.test_loader):
+        for loader in (self.trainer.train_loader, *self.trainer.eval_loaders.values(), self.test_loader):
             if loader is not None:
                 loader.close()
 
@@ -132,13 +133,15 @@ def _build(
         check_data(cfg, parts)
         check_shared(cfg, parts)
     augment = make(cfg.dataset, "augment", "dataset") or []
-    used = [part for part in (parts.train, parts.val, parts.test) if part is not None]
+    used = list(parts.all.values())
     placement = call(functools.partial(loading.place, used, augment, where.torch), {}, "dataloader")
     arguments = (cfg.seed, where.torch, limit, placement)
     train_loader = call(functools.partial(loading.training, parts.train, augment, *arguments), {}, "dataloader")
     test_loader = loading.evaluation(parts.test, *arguments) if parts.test else None
     val_loader = loading.evaluation(parts.val, *arguments) if parts.val else None
     eval_loader = val_loader or test_loader
+    more_loaders = {name: loading.evaluation(part, *arguments) for name, part in parts.more.items()}
+    eval_loaders = {**({} if eval_loader is None else {parts.eval_split: eval_loader}), **more_loaders}
     fill_derived(cfg, parts.eval_split, epochs, len(train_loader))
     for group in monitoring(cfg):
         cfg[group].mode = mode_of(group, cfg, is_new)
@@ -151,6 +154,7 @@ def _build(
     initialise(task, train_loader, options, where.torch, cfg.seed)
     prepare_model(cfg, model)
     freezing = make_freezing(cfg, task)
+    averaging = make_averaging(cfg, task, parts.train)
     optimizer = make_optimizer(cfg, task)
     options.precision.prepare(optimizer)
     schedule = make_schedule(cfg, optimizer, is_new)
@@ -161,12 +165,11 @@ def _build(
             optimizer,
             schedule,
             train_loader,
-            eval_loader,
+            eval_loaders,
             (make_metrics(cfg, where.torch), make_metrics(cfg, where.torch)),
             where.torch,
             seed=cfg.seed,
             epochs=epochs,
-            eval_split=parts.eval_split,
             options=options,
             checkpoints=given.checkpoints,
             listeners=listeners,
@@ -174,6 +177,7 @@ def _build(
             config=OmegaConf.to_yaml(OmegaConf.create(resolved)),
             freezing=freezing,
             stopping=given.stopping,
+            averaging=averaging,
         ),
         {key: resolved["trainer"][key] for key in ("monitor", "mode", "log_every")},
         "trainer",
@@ -181,12 +185,13 @@ def _build(
     built = Built(trainer, parts, test_loader, where, placement, resolved)
     if is_new:
         loaders = {"dataset.train": train_loader, "dataset.val": val_loader, "dataset.test": test_loader}
-        check_own_state(loaders)
+        further = {f"dataset.evaluate.{name}": loader for name, loader in more_loaders.items()}
+        check_own_state({**loaders, **further})
         if is_supervised(task):
             check_outputs(resolved, model, getattr(task, "criterion", None), train_loader, parts.train, options)
         others = {key: each for key, each in loaders.items() if each is not None and loading.differs(key)}
         new_metrics = functools.partial(make_metrics, cfg, where.torch)
-        probe(resolved, task, {"dataset.train": train_loader, **others}, options, new_metrics)
+        probe(resolved, task, {"dataset.train": train_loader, **others, **further}, options, new_metrics)
         if smallest(parts.train, loading.batch_size, loading.drop_last, limit) == 1:
             check_smallest_batch(task, train_loader, loading.batch_size, options)
     if mode := cfg.trainer.get("compile"):
@@ -240,7 +245,6 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
 def describe(built: Built) -> list[str]:
     """The lines that a person sees before the first epoch."""
     trainer, parts = built.trainer, built.parts
-    sizes = {"train": parts.train, "val": parts.val, "test": parts.test}
     task, model = trainer.task, trainer.model
     rows = models.layer_table(model)
     width = max(len(row["name"]) for row in rows)
@@ -254,9 +258,7 @@ def describe(built: Built) -> list[str]:
         f"device {built.device.name}, {precision_type}, {built.device.threads} CPU threads, seed {trainer.seed}"
     )
     lines.append(f"batches from {built.placement.where}: {built.placement.reason}")
-    counts = {
-        name: "a stream" if isinstance(part, Stream) else f"{len(part):,}" for name, part in sizes.items() if part
-    }
+    counts = {name: "a stream" if isinstance(part, Stream) else f"{len(part):,}" for name, part in parts.all.items()}
     lines.append("examples: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
     return lines
 

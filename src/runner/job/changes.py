@@ -76,7 +76,8 @@ def check_epochs(record: dict[str, Any], epochs: Any, way_out: str) -> None:
         )
     source = flatten({k: v for k, v in record["config_source"].items() if k != "derived"})
     for key, value in source.items():
-        if re.search(r"derived\.run_length|trainer\.epochs", str(value)):
+        is_share = key == "averaging.start" and isinstance(value, float) and value < 1
+        if is_share or re.search(r"derived\.run_length|trainer\.epochs", str(value)):
             raise InputError(
                 f"trainer.epochs: {planned} -> {epochs} would change {key}={value}, the length that this run"
                 f" was planned for; {way_out}"

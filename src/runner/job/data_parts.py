@@ -1,20 +1,23 @@
 """The `dataset` group: its parts, and what only the data can tell the config."""
 
+import dataclasses
 import inspect
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from runner.batches.stream import check_stream
 from runner.config.checks import locate
 from runner.errors import InputError
 from runner.job.instantiate import containers, instantiate, make
-from runner.parts import Parts, Stream, count_classes, integer_targets, is_stream, split
+from runner.parts import Part, Parts, Stream, count_classes, integer_targets, is_stream, split, whole
 
 SETS = ("train", "val", "test")  # the keys of the dataset group that are datasets
+TAKEN = (*SETS, "overfit", "best", "last", "choices", "config")  # what the names of other columns begin with
+AVERAGED = ("_ema", "_swa")
 
 
 def make_parts(cfg: DictConfig, is_new: bool = False) -> Parts:
@@ -29,7 +32,31 @@ def make_parts(cfg: DictConfig, is_new: bool = False) -> Parts:
     plain = None
     if cfg.dataset.get("transform_train") is not None:  # the training set is opened a second time, as it is trained on
         plain, sets["train"] = sets["train"], opened(cfg, "train", training_node(cfg))
-    return split(sets["train"], sets["test"], **sizes, val=sets["val"], plain=plain)
+    parts = split(sets["train"], sets["test"], **sizes, val=sets["val"], plain=plain)
+    return dataclasses.replace(parts, more=further(cfg, is_new))
+
+
+def further(cfg: DictConfig, is_new: bool) -> dict[str, Part | Stream]:
+    """dataset.evaluate: what else is evaluated each epoch, by name.
+
+    Raises:
+        InputError: it is no mapping, or a name is taken or none that a metric can begin with.
+    """
+    node = containers(cfg.dataset, "evaluate") if "evaluate" in cfg.dataset else None
+    if node is None:
+        return {}
+    if not isinstance(node, dict):
+        raise InputError(f"dataset.evaluate={node}: must be {{NAME: {{_target_: your.Dataset}}, ...}}, or null")
+    found = {}
+    for name, each in node.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or name.endswith(AVERAGED):
+            raise InputError(f"dataset.evaluate.{name}: must be letters, digits and _, and not end in _ema or _swa")
+        if name in TAKEN:
+            raise InputError(f"dataset.evaluate.{name}: is taken, as {', '.join(TAKEN)} are; choose another name")
+        if not isinstance(each, dict) or "_target_" not in each:
+            raise InputError(f"dataset.evaluate.{name}={each}: must be {{_target_: your.Dataset}}")
+        found[name] = whole(opened(cfg, f"evaluate.{name}", each, is_new))
+    return found
 
 
 def opened(cfg: DictConfig, name: str, node: Any = None, is_new: bool = False) -> Any:
@@ -79,9 +106,9 @@ def listed(made: Any) -> list[Any]:
 
 def data_error(cfg: DictConfig, name: str, error: InputError) -> InputError:
     """Says where the data was looked for, where a root was given."""
-    node = cfg.dataset[name]
+    node = OmegaConf.select(cfg.dataset, name)
     inside = re.match(
-        rf"dataset\.{name}\.\w+[.:]", str(error)
+        rf"dataset\.{re.escape(name)}\.\w+[.:]", str(error)
     )  # an argument, or a part such as a transform, is to blame
     if inside or str(error).startswith("dataset.root=") or not isinstance(node, DictConfig) or node.get("root") is None:
         return error

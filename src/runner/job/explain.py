@@ -77,10 +77,9 @@ def made(task: DictConfig) -> dict[str, Any]:
     with admission.of_config(task):
         built, warnings = examined(task)
     trainer, parts = built.trainer, built.parts
-    several = {"train": parts.train, "val": parts.val, "test": parts.test}
     rates = [group[0] for group in trainer.schedule.rates]
     return {
-        "examples": {name: count_of(part) for name, part in several.items() if part is not None},
+        "examples": {name: count_of(part) for name, part in parts.all.items()},
         "input": built.config["dataset"].get("input_shape"),
         "classes": built.config["dataset"].get("num_classes"),
         "batches": f"{len(trainer.train_loader)} an epoch, from {built.placement.where}: {built.placement.reason}",

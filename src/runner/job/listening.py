@@ -98,7 +98,10 @@ class Listening:
         if not any(hasattr(listener, "confusion") for listener in self.listeners.values()):
             return
         name = "val" if built.test_loader is None else "test"
-        part, loader = getattr(built.parts, name), built.trainer.eval_loader if name == "val" else built.test_loader
+        part, loader = (
+            getattr(built.parts, name),
+            built.trainer.eval_loaders.get("val") if name == "val" else built.test_loader,
+        )
         if part is None:
             return
         before = rng_state(self.device)

@@ -45,7 +45,7 @@ def check_data(cfg: Any, parts: Parts) -> None:
     Raises:
         InputError: parts whose classes differ, or whose targets are no classes.
     """
-    evaluated = {name: part for name, part in (("val", parts.val), ("test", parts.test)) if isinstance(part, Part)}
+    evaluated = {name: part for name, part in parts.all.items() if name != "train" and isinstance(part, Part)}
     for name, part in evaluated.items():
         if not part.is_held_out:
             refuse_other_classes(name, part.dataset, parts.train.dataset)

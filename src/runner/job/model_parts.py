@@ -19,10 +19,12 @@ from runner.errors import InputError
 from runner.job import walk
 from runner.job.instantiate import call, containers, instantiate, make
 from runner.job.parameters import make_groups
+from runner.parts import Part, Stream
 from runner.seeding import derive, seed_everything
 from runner.storage.weights import read_weights
 from runner.torch_adapter import compile_modes
 from runner.train import precision
+from runner.train.averaging import Averaging
 from runner.train.state import Schedule
 from runner.train.steps import StepOptions
 
@@ -202,6 +204,23 @@ def make_schedule(cfg: DictConfig, optimizer: Optimizer, is_new: bool = False) -
     if needs_metric and monitor is None:
         raise InputError(f"scheduler.monitor: {target.__name__} needs the name of a metric of metrics.jsonl")
     return Schedule(scheduler, interval, monitor if needs_metric else None, rates)
+
+
+def make_averaging(cfg: DictConfig, task: nn.Module, part: Part | Stream) -> Averaging:
+    """The average of a task's weights. What a config of an older version does not say is as it was then: there is none.
+
+    Raises:
+        InputError: a value that cannot be, or norms that would have to count over a stream once more.
+    """
+    epochs, monitor = cfg.trainer.epochs, str(cfg.trainer.monitor)
+    make_it = functools.partial(Averaging, task, epochs=epochs, monitor=monitor)
+    averaging: Averaging = call(make_it, cfg.get("averaging", {}), "averaging")
+    if averaging.type == "swa" and isinstance(part, Stream) and averaging.has_norms:
+        raise InputError(
+            "averaging=swa: counts the statistics of batch norms over the training data once more, and a stream is gone"
+            " by then; choose averaging=ema"
+        )
+    return averaging
 
 
 def make_metrics(cfg: DictConfig, where: torch.device) -> dict[str, Any]:

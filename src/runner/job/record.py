@@ -47,7 +47,7 @@ def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
         "monitor": trainer.monitor,
         "mode": trainer.mode,
         "modes": modes(built.config),  # of every metric of which it is known
-        "chosen_on": trainer.monitor.split("/")[0],
+        "chosen_on": trainer.monitor.partition("/")[0].removesuffix(f"_{trainer.averaging.type}"),
         "seconds": 0.0,  # of all epochs
         "best_epoch": None,
         "best_value": None,
@@ -60,7 +60,7 @@ def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
         "precision": trainer.options.precision.type,
         "placement": built.placement.where,
         "deterministic": built.config["deterministic"],
-        "examples": {name: count_of(part) for name, part in vars(built.parts).items() if part is not None},
+        "examples": {name: count_of(part) for name, part in built.parts.all.items()},
         "parameters": count_parameters(trainer.model),
         "layers": layer_table(trainer.model),
         "git": None,

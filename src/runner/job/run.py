@@ -87,9 +87,10 @@ def train(
             record["stopped"] = built.trainer.stopped
             if built.test_loader is not None:
                 record["test"] = built.trainer.test(built.test_loader)
-            listening.confusion(built)
-            save_extras(built)
-            text = sample_of(built)
+            with built.trainer.averaging.chosen():
+                listening.confusion(built)
+                save_extras(built)
+                text = sample_of(built)
             if text is not None:
                 write_atomically(run_dir.sample, f"{text}\n".encode())
         report(run_dir, record)

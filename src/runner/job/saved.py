@@ -17,6 +17,7 @@ from runner.storage import checkpoint
 from runner.storage.checkpoint import Damaged
 from runner.storage.records import flatten
 from runner.storage.run_dir import RunDir
+from runner.storage.weights import averaged, evaluated
 
 log = logging.getLogger("runner")
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from runner.job.build import Built
+
+
+KINDS = ("ema", "swa", "raw")  # of the last weights
 
 
 @dataclass
@@ -38,7 +42,8 @@ class Saved:
 
 
 def open_saved(run_dir: Path, which: str) -> Saved:
-    """Reads a run's record and the checkpoint "best", "last" or FILE.
+    """Reads a run's record and the checkpoint "best", "last" or FILE, with the weights that their figures are of; or
+    the last checkpoint with the weights' average ("ema", "swa"), or without it ("raw").
 
     Raises:
         InputError: no run, or the checkpoint is missing, damaged or foreign.
@@ -48,8 +53,8 @@ def open_saved(run_dir: Path, which: str) -> Saved:
     if never_began(record):
         raise InputError(f"{run_dir}: holds no run that began ({record['error']})")
     whole_config(RunDir(run_dir), record)
-    named = which in ("best", "last")
-    path = run_dir / "checkpoints" / f"{which}.pt" if named else Path(which)
+    named = which in ("best", "last", *KINDS)
+    path = run_dir / "checkpoints" / f"{'last' if which in KINDS else which}.pt" if named else Path(which)
     if not path.exists():
         choices = ", ".join(sorted(p.stem for p in (run_dir / "checkpoints").glob("*.pt"))) or "none was saved"
         raise InputError(f"which={which}: there is no {path}; this run has: {choices}")
@@ -60,9 +65,29 @@ def open_saved(run_dir: Path, which: str) -> Saved:
             check_owner(path, state, record)
         elif state.get("run_id") != record.get("id"):
             log.warning("note: %s is not a checkpoint of the run in %s", path, run_dir)
-        return Saved(record, path, state, RunDir(run_dir).is_mine())
+        return Saved(record, path, weights_for(which, path, state), RunDir(run_dir).is_mine())
     except Damaged as error:
         raise InputError(str(error)) from error
+
+
+def weights_for(which: str, path: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint with the weights that were asked for.
+
+    Raises:
+        InputError: it has no such average. Damaged: what says so is not as we write it.
+    """
+    average = state.get("averaging_state_dict")
+    try:
+        if which == "raw":
+            return state
+        if which not in KINDS:
+            return evaluated(state)
+        if average is None or average["type"] != which or not average["count"]:
+            has = "none" if average is None else f"{average['type']}, of {average['count']} updates"
+            raise InputError(f"which={which}: {path} holds no such average of the weights; it has: {has}")
+        return averaged(state)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"{path}: its averaging_state_dict cannot be read ({type(error).__name__}: {error})") from error
 
 
 def refuse_interpolations(record: Mapping[str, Any], is_mine: bool) -> None:

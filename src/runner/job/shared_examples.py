@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from torch.utils.data import TensorDataset
 
 from runner.batches.nested import equal
@@ -36,18 +37,24 @@ def check_shared(cfg: Any, parts: Parts) -> None:
     Raises:
         InputError: two parts are the same examples as a whole.
     """
-    given = {name: part for name, part in vars(parts).items() if isinstance(part, Part) and not part.is_held_out}
+    given = {name: part for name, part in parts.all.items() if isinstance(part, Part) and not part.is_held_out}
     names = [name for name in ("train", "val", "test") if name in given]
-    for i, one in enumerate(names):
-        for other in names[i + 1 :]:
-            compare(cfg, one, given[one].dataset, other, given[other].dataset)
+    pairs: list[tuple[str, str]] = [(one, other) for i, one in enumerate(names) for other in names[i + 1 :]]
+    pairs += [("train", name) for name in parts.more if name in given]  # val and test may well be among them
+    for one, other in pairs:
+        compare(cfg, key_of(parts, one), given[one].dataset, key_of(parts, other), given[other].dataset)
+
+
+def key_of(parts: Parts, name: str) -> str:
+    return f"evaluate.{name}" if name in parts.more else name
 
 
 def compare(cfg: Any, one: str, left: Any, other: str, right: Any) -> None:
     if left is right or not len(left) or not len(right):
         return
     if are_the_same(left, right):
-        way_out = f"leave dataset.{other} out (null), and dataset.{other}_size holds others out"
+        way_out = f"leave dataset.{other} out"
+        way_out += f" (null), and dataset.{other}_size holds others out" if "." not in other else ""
         raise InputError(
             f"dataset.{one} and dataset.{other} give the same {len(right):,} examples, so figures on dataset.{other}"
             f" would say nothing; {hint(cfg, one, other) or way_out}"
@@ -66,7 +73,7 @@ def compare(cfg: Any, one: str, left: Any, other: str, right: Any) -> None:
 def hint(cfg: Any, one: str, other: str) -> str:
     """The key that is the likely reason."""
     for name, wrong in ((one, False), (other, True)):
-        node = cfg.dataset[name]
+        node = OmegaConf.select(cfg.dataset, name)
         if one == "train" and hasattr(node, "get") and node.get("train") is wrong:
             return f"dataset.{name}.train={str(wrong).lower()} must be {str(not wrong).lower()}"
     return ""

@@ -1,5 +1,6 @@
 """The part of a run's page that takes its model and its data: made where that is safe and quick, else the reason."""
 
+import difflib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -88,12 +89,13 @@ def part_of(built: Any, split: str) -> tuple[Any, Any]:
     Raises:
         InputError: this run has no such part.
     """
-    part = getattr(built.parts, split)
-    if part is None:
-        raise InputError(f"--split {split}: this run has no such part")
-    loader = built.test_loader if split == "test" else built.trainer.eval_loader
-    assert loader is not None
-    return part, loader
+    parts, loaders = built.parts.all, {**built.trainer.eval_loaders, "test": built.test_loader}
+    if split not in parts or loaders.get(split) is None:
+        known = [name for name, loader in loaders.items() if loader is not None]
+        near = difflib.get_close_matches(split, known, 1)
+        guess = f"did you mean {near[0]}? " if near else ""
+        raise InputError(f"--split {split}: this run has no such part; {guess}choices: {', '.join(known) or 'none'}")
+    return parts[split], loaders[split]
 
 
 def dataset_of(record: Mapping[str, Any]) -> dict[str, Any]:

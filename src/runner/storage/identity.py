@@ -34,7 +34,14 @@ NO_RESULT = (
 LATER = dict.fromkeys(("dataset.transform_train", "dataset.val", "dataset.val_root", "dataloader.eval_collate_fn"))
 LATER |= {"task._target_": "runner.tasks.Supervised", "stopping.min_delta": 0.0, "stopping.divergence_after": 1}
 LATER |= dict.fromkeys(f"stopping.{key}" for key in ("patience", "threshold", "divergence", "max_minutes"))
-LATER |= {"freeze": [], "unfreeze_at": None, "optimizer.groups": [], "optimizer.no_decay": False}
+LATER |= {
+    "averaging.type": "none",
+    "dataset.evaluate": None,
+    "freeze": [],
+    "unfreeze_at": None,
+    "optimizer.groups": [],
+    "optimizer.no_decay": False,
+}
 
 
 def new_id() -> str:

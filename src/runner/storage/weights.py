@@ -10,6 +10,8 @@ from runner.errors import InputError
 from runner.storage.checkpoint import MAGIC, TRAILER_LENGTH, Damaged, load, torch_load
 from runner.storage.files import open_regular
 
+OF_WEIGHTS = ("model_state_dict", "criterion_state_dict", "task_state_dict")
+
 
 def read_weights(path: Path, key: str = "model_weights") -> dict[str, Any]:
     """The state_dict in a checkpoint of ours or in a file that holds nothing else.
@@ -31,7 +33,32 @@ def read_weights(path: Path, key: str = "model_weights") -> dict[str, Any]:
         raise InputError(f"{key}: {path} cannot be read ({error.strerror})") from error
     except Damaged as error:
         raise InputError(f"{key}: {error}") from error
+    try:
+        state = evaluated(state) if is_ours else state
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{key}: {path} holds an average of the weights that cannot be read") from error
     weights = state["model_state_dict"] if isinstance(state, dict) and "model_state_dict" in state else state
     if not isinstance(weights, dict) or not weights or not all(isinstance(v, torch.Tensor) for v in weights.values()):
         raise InputError(f"{key}: {path} holds neither a checkpoint of the runner nor a state_dict")
     return weights
+
+
+def evaluated(state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint with the weights that its monitored figure is of: those that train, or their average."""
+    average = state.get("averaging_state_dict")
+    return averaged(state) if average is not None and average["is_chosen"] and average["count"] else state
+
+
+def averaged(state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint with the average of the weights in their place.
+
+    Raises:
+        KeyError: it holds none.
+    """
+    average = state["averaging_state_dict"]
+    made = {**state, **{key: dict(state[key]) for key in OF_WEIGHTS if key in state}}
+    for name, tensor in {**average["parameters"], **average["statistics"]}.items():
+        owner, _, rest = name.partition(".")
+        key, own = (f"{owner}_state_dict", rest) if owner in ("model", "criterion") else ("task_state_dict", name)
+        made[key][own] = tensor
+    return made

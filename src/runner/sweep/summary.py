@@ -176,6 +176,7 @@ def figures_of(name: str, values: Sequence[float | None], setting: Setting) -> d
 
 def evaluated(record: Mapping[str, Any], part: str) -> int | None:
     """How many examples of a part an evaluation sees; None where the record does not tell."""
+    part = part.removesuffix("_ema").removesuffix("_swa")  # by an average of the weights
     whole, config = record.get("examples", {}).get(part), record.get("config", {})
     nodes = (config.get(key) for key in ("trainer", "dataloader"))
     trainer, loading = (node if isinstance(node, Mapping) else {} for node in nodes)

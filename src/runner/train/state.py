@@ -17,6 +17,7 @@ from runner.storage.checkpoint import FORMAT_VERSION
 from runner.tasks.sizes import examples
 from runner.torch_adapter import mark_as_stepped
 from runner.train import hidden
+from runner.train.averaging import Averaging
 from runner.train.events import Progress
 from runner.train.precision import Precision
 from runner.train.steps import MeanLoss
@@ -68,6 +69,7 @@ class TrainState:
         self.progress = Progress()
         self.loss = MeanLoss(num_batches, device)  # of the epoch so far
         self.stream: Any = None  # the loader of the training part, where it keeps a state
+        self.averaging: Averaging | None = None
         self.lr = self.current_lr()
         self.last_row: dict[str, Any] = {}  # the metrics of the last completed epoch
         self.rows: list[dict[str, Any]] = []  # metrics.jsonl so far, less times: a lost file is made again
@@ -121,6 +123,8 @@ class TrainState:
             "rows": list(self.rows),
             **self.owner,
         }
+        if self.averaging is not None and self.averaging.type != "none":
+            state["averaging_state_dict"] = self.averaging.state_dict()
         if self.stream is not None:
             state["stream_state_dict"] = self.stream.state_dict()
         if self.progress.batch:
@@ -139,6 +143,8 @@ class TrainState:
         self.progress = Progress(**state["progress"])
         if self.progress.step:
             mark_as_stepped(self.optimizer)
+        if self.averaging is not None and self.averaging.type != "none":
+            self.averaging.load_state_dict(state["averaging_state_dict"])
         if self.stream is not None:
             self.stream.load_state_dict(state["stream_state_dict"])
         self.lr = state["lr"]

@@ -1,10 +1,9 @@
 """The Trainer: one explicit loop over epochs."""
 
-import copy
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,12 +19,16 @@ from runner.seeding import derive, isolated, seed_everything, set_rng_state
 from runner.storage import checkpoint
 from runner.storage.checkpoint import Checkpoints
 from runner.storage.rows import timeless
+from runner.storage.weights import evaluated
+from runner.train import names
+from runner.train.averaging import Averaging
 from runner.train.events import EpochEnd, Listeners, Progress
 from runner.train.freezing import Freezing
 from runner.train.state import Schedule, TrainState
 from runner.train.steps import MeanLoss, StepOptions, computed, evaluate, to_device, train_step
 from runner.train.stopping import Stopping
 from runner.train.weights import other_weights, weights_of
+from runner.values import Rule
 
 log = logging.getLogger("runner")
 
@@ -38,13 +41,12 @@ class Trainer:
     Args:
         task: what is done with a batch, as one module that owns the model and the loss: see runner.tasks.
         metrics: two sets of the same metrics by name, for the training and for the evaluated part.
-        eval_loader: the part that is evaluated each epoch, named eval_split; None: nothing is.
+        eval_loaders: the parts that are evaluated each epoch, by the name that their metrics begin with.
         epochs: the run's whole length.
         monitor: the metric of the rows that says which epoch is best; mode: "min" or "max".
-        options: how a batch is computed.
         log_every: batches between two rows of steps.jsonl, where the loss is also checked; 0: only at an epoch's end.
-        config: the resolved configuration as YAML text, kept in every checkpoint. freezing: what does not train.
-        stopping: when it ends before its length.
+        options: how a batch is computed. config: the resolved configuration as YAML text, kept in every checkpoint.
+        freezing: what does not train. stopping: when it ends early. averaging: of the weights that are evaluated.
 
     Raises:
         InputError: monitor (or the scheduler's) is not a metric of the rows.
@@ -57,14 +59,13 @@ class Trainer:
         optimizer: Optimizer,
         schedule: Schedule,
         train_loader: Loader,
-        eval_loader: Loader | None,
+        eval_loaders: Mapping[str, Loader],
         metrics: tuple[Mapping[str, Any], Mapping[str, Any]],
         device: torch.device,
         seed: int,
         epochs: int,
         monitor: str,
         mode: str,
-        eval_split: str = "val",
         options: StepOptions | None = None,
         log_every: int = 10,
         checkpoints: Checkpoints | None = None,
@@ -73,20 +74,18 @@ class Trainer:
         config: str = "",
         freezing: Freezing | None = None,
         stopping: Stopping | None = None,
+        averaging: Averaging | None = None,
     ) -> None:
-        if epochs < 1:
-            raise ValueError(f"epochs={epochs}: must be at least 1")
-        if log_every < 0:
-            raise ValueError(f"log_every={log_every}: must be at least 0")
-        if mode not in ("min", "max"):
-            raise ValueError(f"mode={mode}: unknown; choices: min, max")
+        Rule(int, least=1).check("epochs", epochs)
+        Rule(int, least=0).check("log_every", log_every)
+        Rule(str, choices=("min", "max")).check("mode", mode)
         self.task, self.optimizer, self.schedule = task, optimizer, schedule
-        self.train_loader, self.eval_loader, self.eval_split = train_loader, eval_loader, eval_split
+        self.train_loader, self.eval_loaders = train_loader, dict(eval_loaders)
         self.train_metrics, self.eval_metrics = metrics
         self.device, self.seed, self.epochs, self.freezing = device, seed, epochs, freezing or Freezing()
         self.monitor, self.mode, self.log_every = monitor, mode, log_every
         self.stopping, self.seconds = stopping or Stopping(), 0.0  # of all epochs
-        self.stopped: str | None = None  # the reason
+        self.stopped: str | None = None  # why
         self.options = options or StepOptions()
         self.checkpoints = checkpoints or Checkpoints(save="none")
         self.listeners, self.stop = listeners or Listeners(), stop or StopRequest()
@@ -94,9 +93,12 @@ class Trainer:
         self.state = TrainState(task, optimizer, schedule, precision, self.train_metrics, batches, device, config)
         self.state.stream = train_loader if hasattr(train_loader, "state_dict") else None
         self.last_wait = time.monotonic()
+        self.state.averaging = self.averaging = averaging or Averaging(task)
         self.pending: list[tuple[int, int, dict[str, Any]]] = []  # steps.jsonl rows, still without a loss
         self.first_batch, self.saves_inside_epochs = 0, False  # of this epoch, in this process
-        self._check_names()
+        splits = [split for part in eval_loaders for split, _ in self.averaging.splits(part)]
+        names.check(monitor, schedule.monitor, self.train_metrics, splits)
+        names.check_saved(self.train_metrics, self.checkpoints.saves_inside_epochs)
 
     @property
     def model(self) -> nn.Module:
@@ -114,7 +116,7 @@ class Trainer:
             Interrupted: a stop was requested; the state is saved as far as the checkpoint policy allows.
         """
         try:
-            while self.progress.epoch < self.epochs and not self.is_stopped():
+            while self.progress.epoch < self.epochs and self.goes_on():
                 began = time.perf_counter()
                 train = self.train_epoch()
                 trained = time.perf_counter()
@@ -128,15 +130,14 @@ class Trainer:
             self.save_checkpoint(is_epoch_end=False)
             raise
 
-    def is_stopped(self) -> bool:
+    def goes_on(self) -> bool:
         self.stopped = self.stopping.reason(self.state.rows, self.monitor, self.mode, self.seconds)
-        return self.stopped is not None
+        return self.stopped is None
 
     def train_epoch(self) -> dict[str, float]:
         """Trains on what is left of the epoch; returns the means over all of it."""
         self.begin_epoch()
-        self.task.train()
-        self.freezing.apply(self.progress.epoch + 1)
+        self.train_mode()
         for batch in self.train_loader.batches(self.progress.epoch, self.progress.batch):
             batch = to_device(batch, self.device, self.options.channels_last)
             self.state.lr = float(self.optimizer.param_groups[0]["lr"])
@@ -147,7 +148,11 @@ class Trainer:
             self.after_batch()
         self.tell_steps()
         loss_mean = self.state.finite_loss()
-        return {"train/loss": loss_mean, **_prefixed("train", computed(self.train_metrics))}
+        return {"train/loss": loss_mean, **names.prefixed("train", computed(self.train_metrics))}
+
+    def train_mode(self) -> None:
+        self.task.train()
+        self.freezing.apply(self.progress.epoch + 1)
 
     def begin_epoch(self) -> None:
         """Seeds from (seed, epoch) and clears the sums; in the middle of an epoch, puts back what was saved."""
@@ -168,6 +173,8 @@ class Trainer:
         now = self.state.progress
         progress = Progress(now.epoch, now.step + 1, now.batch + 1, now.best_epoch, now.best_value)
         self.state.progress = progress
+        is_last = progress.batch == self.state.num_batches
+        self.averaging.update(progress.epoch + 1, progress.step, is_last)
         if self.schedule.interval == "batch":
             self.step_scheduler("batch", {})
         for listener in self.listeners.batch:
@@ -178,8 +185,7 @@ class Trainer:
             self.pending.append((max(0, count - self.log_every), count, row))
             if self.device.type == "cpu" or time.monotonic() - self.last_wait >= SECONDS_BETWEEN_WAITS:
                 self.tell_steps()
-        is_inside = self.saves_inside_epochs and progress.batch < self.state.num_batches
-        if is_inside and self.checkpoints.is_due(progress.batch):
+        if self.saves_inside_epochs and not is_last and self.checkpoints.is_due(progress.batch):
             self.save_checkpoint(is_epoch_end=False)
         if self.stop.signum is not None:
             self.stop.check()
@@ -194,10 +200,26 @@ class Trainer:
         self.last_wait = time.monotonic()
 
     def evaluate(self) -> dict[str, float]:
-        """The loss and metrics of the evaluated part, as val/* or test/*."""
-        if self.eval_loader is None:
+        """The loss and metrics of the evaluated parts, as val/*, ...: of the weights, or of their average."""
+        if not self.eval_loaders:
             return {}
-        return _prefixed(self.eval_split, self.evaluate_on(self.eval_loader))
+        if self.averaging.needs_statistics:
+            self.count_statistics()
+        found: dict[str, float] = {}
+        for part, loader in self.eval_loaders.items():
+            for split, is_average in self.averaging.splits(part):
+                with self.averaging.weights(is_average):
+                    found |= names.prefixed(split, self.evaluate_on(loader))
+        return found
+
+    def count_statistics(self) -> None:
+        """Lets the norms of the average count over the epoch's batches once more."""
+        epoch = self.progress.epoch
+        with isolated(derive(self.seed, "statistics", epoch), self.device), self.averaging.counting(self.train_mode):
+            for batch in self.train_loader.batches(epoch):
+                with self.options.precision.autocast:
+                    self.task(to_device(batch, self.device, self.options.channels_last))
+                self.stop.check()
 
     def evaluate_on(self, loader: Loader) -> dict[str, float]:
         """The loss and metrics of one part. What a model draws while evaluating follows from the seed alone."""
@@ -218,8 +240,7 @@ class Trainer:
         self.state.progress = replace(self.progress, epoch=epoch, batch=0)
         if is_best:
             self.state.progress = replace(self.progress, best_epoch=epoch, best_value=value)
-            keep = None if self.checkpoints.saves_best else copy.deepcopy(weights_of(self.task))
-            self.state.best_weights = keep
+            self.state.best_weights = None if self.checkpoints.saves_best else self.averaging.chosen_weights()
         self.state.last_row = metrics
         return is_best
 
@@ -227,8 +248,8 @@ class Trainer:
         seconds = time.perf_counter() - began
         self.seconds += seconds
         rate = self.train_loader.num_examples(self.first_batch) / (trained - began)
-        row: dict[str, Any] = {"epoch": self.progress.epoch, "step": self.progress.step, **metrics}
-        row |= {"seconds": round(seconds, 3), "examples_per_second": round(rate, 1)}
+        times = {"seconds": round(seconds, 3), "examples_per_second": round(rate, 1)}
+        row: dict[str, Any] = {"epoch": self.progress.epoch, "step": self.progress.step, **metrics, **times}
         end = EpochEnd(self.progress, metrics, seconds, rate, is_best, row)
         self.state.rows.append(timeless(row))
         for listener in self.listeners.epoch:
@@ -236,7 +257,10 @@ class Trainer:
 
     def test(self, loader: Loader) -> dict[str, dict[str, float]]:
         """The loss and metrics of the test part on the last and on the best weights; the last are put back."""
-        results = {"last": self.evaluate_on(loader)}
+        results = {}
+        for which, is_average in self.averaging.tested:
+            with self.averaging.weights(is_average):
+                results[which] = self.evaluate_on(loader)
         if self.progress.best_epoch == self.progress.epoch:
             return {"best": results["last"], **results}
         if self.progress.best_epoch is None:  # the monitored metric was NaN in every epoch
@@ -249,13 +273,13 @@ class Trainer:
         if self.state.best_weights is not None:
             return self.state.best_weights
         path = self.checkpoints.path("best")
-        state = checkpoint.load(path)
+        state = evaluated(checkpoint.load(path))
         if state["epoch"] != self.progress.best_epoch:
             raise InputError(f"{path}: holds epoch {state['epoch']}, but the best is {self.progress.best_epoch}")
         return {key: state[key] for key in weights_of(self.task) if key in state}
 
     def save_checkpoint(self, is_epoch_end: bool, is_best: bool = False) -> None:
-        """Saves under the names that are due, if the state is finite.
+        """Saves under the names that are due.
 
         Raises:
             Diverged: the loss of the epoch so far or a parameter is not finite.
@@ -274,27 +298,3 @@ class Trainer:
         for listener in self.listeners.saving:
             listener()
         self.checkpoints.write(self.state.state_dict(), is_epoch_end, is_best)
-
-    def metric_names(self) -> Sequence[str]:
-        """The metrics in every row: the rate is there too, but nothing gets better with it."""
-        names = ["train/loss", *(f"train/{name}" for name in self.train_metrics)]
-        if self.eval_loader is not None:
-            names += [f"{self.eval_split}/loss", *(f"{self.eval_split}/{name}" for name in self.eval_metrics)]
-        return names
-
-    def _check_names(self) -> None:
-        names = self.metric_names()
-        for key, monitor in (("trainer.monitor", self.monitor), ("scheduler.monitor", self.schedule.monitor)):
-            if monitor is not None and monitor not in names:
-                raise InputError(f"{key}={monitor}: is not logged; choices: {', '.join(names)}")
-        if self.checkpoints.saves_inside_epochs:
-            for name, metric in self.train_metrics.items():
-                if not can_be_saved(metric):
-                    raise InputError(
-                        f"metrics.{name}: has no state_dict and load_state_dict, so a checkpoint inside an epoch"
-                        " cannot hold it; leave out checkpoint.every_batches and checkpoint.every_minutes"
-                    )
-
-
-def _prefixed(split: str, values: Mapping[str, float]) -> dict[str, float]:
-    return {f"{split}/{name}": value for name, value in values.items()}
