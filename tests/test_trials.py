@@ -64,12 +64,12 @@ class Search:
         return outcomes, None
 
 
-def write_run(job, value):
+def write_run(job, value, **more):
     epochs = job.config["trainer"]["epochs"]
     record = {"state": "done", "epochs": epochs, "epochs_done": epochs, "config": job.config}
     record |= {"config_source": job.source, "monitor": "val/accuracy", "mode": "max", "chosen_on": "val"}
     record |= {"best_epoch": 1, "best_value": value, "best": {"val/accuracy": value}, "last": {}, "test": {}}
-    shapes.write(RunDir(job.folder).run_json, record)
+    shapes.write(RunDir(job.folder).run_json, {**record, **more})
 
 
 @pytest.fixture

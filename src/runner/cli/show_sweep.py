@@ -91,7 +91,7 @@ def state(rows: Sequence[Mapping[str, Any]], is_running: bool) -> str:
     totals = {key: sum(row["seeds"][key] for row in rows) for key in show.COUNTS}
     told = [f"{totals[key]} {key.replace('_', ' ')}" for key in show.COUNTS[1:] if totals[key]]
     jobs = totals["planned_in_all"]
-    whole = "finished" if totals["done"] == jobs else "ended"
+    whole = "finished" if totals["done"] + totals["pruned"] == jobs else "ended"
     return f"{'running' if is_running else whole}; {jobs} job{'s' if jobs != 1 else ''}: {', '.join(told) or 'none'}"
 
 
@@ -143,7 +143,7 @@ def tables(summed: Mapping[str, Any], limit: int, most: int | None = MOST_SETTIN
 def settings_table(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], limit: int) -> list[str]:
     """As show.of_table, without the columns that there is no room for: the intervals go first."""
     columns = [
-        Column("setting", [row["name"] + ("" if row["is_whole"] else show.MARK) for row in rows]),
+        Column("setting", [row["name"] + show.mark(row) for row in rows]),
         Column("seeds", [show.seeds(row) for row in rows]),
     ]
     intervals = []

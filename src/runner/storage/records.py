@@ -14,6 +14,8 @@ from runner.storage.choices import choices_of
 from runner.storage.rows import Rows
 from runner.storage.run_dir import RunDir, is_locked, no_run
 
+PRUNED = "pruned"  # what the reason begins with for which a search has ended a run
+
 
 def find(folder: Path) -> list[Path]:
     """The run directories at or below a folder, sorted by path. A run's own folder is not searched further.
@@ -63,6 +65,11 @@ def state_of(run_dir: RunDir | Path, record: Mapping[str, Any]) -> str:
     if state != "running":
         return state
     return state if is_locked(run_dir if isinstance(run_dir, RunDir) else RunDir(run_dir)) else "killed"
+
+
+def is_pruned(record: Mapping[str, Any]) -> bool:
+    """Whether a search has given the run up."""
+    return str(record.get("stopped")).startswith(PRUNED)
 
 
 _flat: dict[bytes, dict[str, Any]] = {}

@@ -106,6 +106,12 @@ def shapes() -> dict[str, Any]:
     trial: Any = {"state": str, "value": (number, None), "params": (facts, {}), "by_seed": (metrics, {})}
     study = {"history": types.GenericAlias(list, trial), "importances": (metrics, {}), "seeds": (words, [])}
     _shapes.update(study=study)
+    direction: Any = Literal["minimize", "maximize"]
+    stage: Any = {"values": metrics, "rungs": metrics}
+    ended: Any = Literal["complete", "pruned", "fail"]
+    _shapes.update(trial={"state": ended, "stages": types.GenericAlias(list, stage)})
+    pruning = {"pruner": facts, "direction": direction, "study": str, "number": count, "first": count}
+    _shapes.update(pruning={**pruning, "stage": Annotated[int, Range(1)], "before": types.GenericAlias(list, metrics)})
     _shapes.update(listed={key: run[key] for key in (*LISTED, "config")})
     change: Any = {"at": str, "added": (words, []), "removed": (words, []), "notes": (str | None, UNSET)}
     _shapes.update(label={**change, "archived": (bool, UNSET)})

@@ -27,11 +27,17 @@ def conclude(trials: Trials, space: Space, place: Path) -> None:
     names = {frozenset(job["settings"].items()): name for name, job in known.items()}
     history: list[dict[str, Any]] = []
     for number, trial in enumerate(found):
-        row = {"trial": number, "state": trial.state.name.lower(), "value": trial.value, "params": trial.params}
+        value = None if trial.state == TrialState.PRUNED else trial.value  # Optuna has that of its last epoch
+        row = {"trial": number, "state": trial.state.name.lower(), "value": value, "params": trial.params}
+        if trial.intermediate_values:
+            row["epochs"] = max(trial.intermediate_values)  # in which it had a value, of each seed
         history.append({**row, "by_seed": by_seed(space, trial.params, place, names)} if space.seeds else row)
     record: dict[str, Any] = {"written": now(), "trials": len(found), "complete": len(complete), "best": None}
     if space.seeds:
         record["seeds"] = space.seeds
+    pruned = [trial for trial in found if trial.state == TrialState.PRUNED]
+    if pruned:
+        log.info("%d of %d trials were pruned: they have no value", len(pruned), len(found))
     if complete:
         best, weights = trials.study.best_trial, importances(trials.study)
         at = found.index(best)

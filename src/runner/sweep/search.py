@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runner.errors import InputError
+from runner.job.pruning import Judge, make_pruner, pruner_config
 from runner.printable import say
 from runner.storage.run_dir import RunDir
 from runner.sweep import plan, statistics
@@ -25,6 +26,7 @@ from runner.sweep.ready import check_launcher
 from runner.sweep.run import code_of, finish, locked, run_jobs, screen, sweep_facts, write_record
 from runner.sweep.sampler import make_sampler, try_sampler
 from runner.sweep.space import Space, search_space, text_of
+from runner.sweep.stages import is_pruned, keep_stages, write_facts, write_history
 from runner.sweep.study import Trials, check_study, open_study
 
 log = logging.getLogger("runner")
@@ -45,13 +47,22 @@ def search(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
             f"sweep.lengthen=true: {place} is a search, whose trials are told their values at its own length; lengthen"
             f" one of its jobs: python -m runner resume {place}/JOB trainer.epochs=N"
         )
+    sweeper.pruner = pruner_config(sweeper.pruner)
+    if sweeper.pruner is not None:
+        Judge(make_pruner(sweeper.pruner), "minimize", "tried", [], 0).is_pruned(1, 0.0)
     space = search_space(sweeper, arguments)
     conditions = Conditions(sweeper, space)
     first = check_space(conditions)
     points = first_trials(read_points(options.points), conditions)
     base, code = plan.base_of(first.config, space.swept), code_of([first])
     plan.check_same(place, base, space.swept, code, bool(options.force))
-    described = {"base": base, "space": {key: repr(d) for key, d in space.keys.items()}, "place": str(place.resolve())}
+    described: dict[str, Any] = {
+        "base": base,
+        "space": {key: repr(d) for key, d in space.keys.items()},
+        "place": str(place.resolve()),
+    }
+    if sweeper.pruner is not None:
+        described["pruner"] = sweeper.pruner
     seed = int(first.config["seed"])
     try_sampler(make_sampler(sweeper.sampler, 0, seed), space.keys)
     if options.dry_run:
@@ -101,24 +112,55 @@ def run_trials(
     outcomes: dict[str, Any] = {}
     while generation := trials.next_generation(sweeper.at_once or 1, sweeper.n_trials, sweeper.sampler, seed):
         made = {t.number: jobs_of(sweeper, trials, space, t) for t in generation}
-        several = plan.unique([job for of_trial in made.values() for job in of_trial])
-        plan.place_jobs(several, place)
-        for job in several:
-            plan.write_job(job)
-        write_record(place, facts)
-        ended, stopped_by = run_jobs(sweeper, several, place, facts)
-        jobs |= {job.name: job for job in several}
+        made = {number: of_trial for number, of_trial in sorted(made.items()) if of_trial}
+        begun, ended, stopped_by = run_generation(sweeper, trials.study, made, place, facts)
+        jobs |= {job.name: job for of_trial in begun.values() for job in of_trial}
         outcomes |= ended
-        placed = {job.identity: job for job in several}
-        told = [
-            tell(trials.study, number, [placed[job.identity] for job in of_trial], ended)
-            for number, of_trial in sorted(made.items())
-            if of_trial
-        ]
+        whole = len(space.seeds) or 1
+        told = [tell(trials.study, n, of_trial, ended, whole, sweeper.pruner) for n, of_trial in begun.items()]
         failed = any(outcome["state"] == "failed" for outcome in ended.values())
         if stopped_by is not None or not all(told) or (failed and sweeper.config.sweep.fail_fast):
             return list(jobs.values()), outcomes, stopped_by
     return list(jobs.values()), outcomes, None
+
+
+def run_generation(
+    sweeper: Any, study: Any, made: Mapping[int, list[Job]], place: Path, facts: dict[str, Any]
+) -> tuple[dict[int, list[Job]], dict[str, Any], int | None]:
+    """Runs a generation's jobs, all of them together; where a pruner decides on a trial, its seeds one after the other.
+    Returns the jobs of each trial that have begun, the outcomes, and the signal that stopped it.
+    """
+    begun: dict[int, list[Job]] = {number: [] for number in made}
+    outcomes: dict[str, Any] = {}
+    placed: dict[str, Job] = {}
+    if sweeper.pruner is not None:
+        write_history(study, place)
+    while going := {n: of_trial for n, of_trial in made.items() if is_going(begun[n], of_trial, outcomes)}:
+        rounds = {n: jobs if sweeper.pruner is None else jobs[len(begun[n]) :][:1] for n, jobs in going.items()}
+        several = plan.unique([job for jobs in rounds.values() for job in jobs])
+        plan.place_jobs(several, place)
+        placed |= {job.identity: job for job in several}
+        for number, jobs in rounds.items():
+            begun[number] += [placed[job.identity] for job in jobs]
+        for job in several:
+            plan.write_job(job)
+        if sweeper.pruner is not None:
+            for number in rounds:
+                write_facts(study, sweeper.pruner, number, begun[number])
+        write_record(place, facts)
+        ended, stopped_by = run_jobs(sweeper, several, place, facts)
+        outcomes |= ended
+        is_open = not all(is_told(ended.get(job.name)) for job in several)
+        failed = any(outcome["state"] == "failed" for outcome in ended.values())
+        if stopped_by is not None or is_open or (failed and sweeper.config.sweep.fail_fast):
+            return begun, outcomes, stopped_by
+    return begun, outcomes, None
+
+
+def is_going(begun: Sequence[Job], jobs: Sequence[Job], outcomes: Mapping[str, Any]) -> bool:
+    """Whether a trial has another job to run: those before are whole."""
+    done = all(outcomes[job.name]["state"] == "done" for job in begun)
+    return len(begun) < len(jobs) and done and not (begun and is_pruned(begun[-1]))
 
 
 def jobs_of(sweeper: Any, trials: Trials, space: Space, trial: Any) -> list[Job]:
@@ -133,30 +175,42 @@ def jobs_of(sweeper: Any, trials: Trials, space: Space, trial: Any) -> list[Job]
         return []
 
 
-def tell(study: Any, number: int, jobs: Sequence[Job], outcomes: Mapping[str, Any]) -> bool:
-    """Tells a trial's value, the mean of its jobs' best, or that it failed. False: it stays open, for one of its jobs
-    was stopped, its worker died, or another process is running it.
+def tell(study: Any, number: int, jobs: Sequence[Job], outcomes: Mapping[str, Any], whole: int, pruner: Any) -> bool:
+    """Tells a trial's value, the mean of its jobs' best, that it was pruned, or that it failed. False: it stays open,
+    for one of its jobs was stopped or has not begun, its worker died, or another process is running it.
+
+    Args:
+        jobs: those that have begun. whole: how many there are of a trial that is not given up.
     """
     from optuna.trial import TrialState
 
-    ended = [outcomes.get(job.name, {"state": "interrupted"}) for job in jobs]
-    if not all(is_told(outcome) for outcome in ended):
+    ended = [outcomes.get(job.name) for job in jobs]
+    if not jobs or not all(is_told(outcome) for outcome in ended):
         return False
-    values = [value_of(job) if out["state"] == "done" else None for job, out in zip(jobs, ended, strict=True)]
-    known = [value for value in values if value is not None]
-    if len(known) == len(jobs):
-        study.tell(number, statistics.mean(known))
+    done = [job for job, outcome in zip(jobs, ended, strict=True) if outcome and outcome["state"] == "done"]
+    given_up = len(done) == len(jobs) and any(is_pruned(job) for job in done)
+    values = {job.name: value_of(job) for job in done}
+    if (lost := [job.name for job in jobs if values.get(job.name) is None]) and not given_up:
+        if whole > 1:
+            log.error("a trial failed: it has no mean over %d seeds without %s", whole, ", ".join(lost))
+        study.tell(number, state=TrialState.FAIL)
         return True
-    if len(jobs) > 1:
-        lost = [job.name for job, value in zip(jobs, values, strict=True) if value is None]
-        log.error("a trial failed: it has no mean over %d seeds without %s", len(jobs), ", ".join(lost))
-    study.tell(number, state=TrialState.FAIL)
+    if len(jobs) < whole and not given_up:
+        return False
+    if pruner is not None:
+        keep_stages(study, number, jobs)
+    if given_up:
+        study.tell(number, state=TrialState.PRUNED)
+    else:
+        study.tell(number, statistics.mean([value for value in values.values() if value is not None]))
     return True
 
 
-def is_told(outcome: Mapping[str, Any]) -> bool:
+def is_told(outcome: Mapping[str, Any] | None) -> bool:
     """Whether a job has come to its end, for good or ill."""
-    return outcome["state"] == "done" or (outcome["state"] == "failed" and outcome.get("kind") not in ("death", "held"))
+    if outcome is None or outcome["state"] not in ("done", "failed"):
+        return False
+    return outcome["state"] == "done" or outcome.get("kind") not in ("death", "held")
 
 
 def value_of(job: Job) -> float | None:

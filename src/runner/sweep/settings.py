@@ -22,7 +22,7 @@ from runner.sweep import plan
 from runner.sweep.worker import is_shorter
 
 # Of two folders with one config and seed the first of these is counted.
-STATES = ("done", "failed", "running", "interrupted", "killed", "planned")
+STATES = ("done", "pruned", "failed", "running", "interrupted", "killed", "planned")
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ def members(place: Path, failed: Mapping[str, str | None] | None = None) -> list
                 bare.append(guess)
                 continue
             state, error = records.state_of(run_dir, record), record.get("error")
+            state = "pruned" if state == "done" and records.is_pruned(record) else state
             if record.get("config_yaml", "") is not None and record.get("monitor") is not None:  # it was built
                 config = config_of(record, words)
                 epochs = (planned or {}).get("trainer.epochs")

@@ -10,6 +10,7 @@ from runner.sweep import sampler_state
 from runner.sweep.conditions import Conditions
 from runner.sweep.sampler import make_sampler
 from runner.sweep.space import Space, holds
+from runner.sweep.stages import FIRST, check_stages
 
 OURS = "torch-runner"  # the study's attribute that says which search it is
 SEEDS = "seeds"  # ... and over which seeds a trial's value is the mean
@@ -49,6 +50,7 @@ class Trials:
         end = self.study.user_attrs.get("generation", 0)
         if count >= end and not self.begun():
             end = min(count + size, total)
+            self.study.set_user_attr(FIRST, len(self.study.get_trials(deepcopy=False)))
             self.study.set_user_attr("generation", end)
         for number in range(count, min(end, total)):
             self.study.sampler = make_sampler(sampler, number, seed)
@@ -190,6 +192,9 @@ def check_study(study: Any, space: Space, seed: int, where: str) -> None:
         InputError: names the trial, the key and the value.
     """
     generation = study.user_attrs.get("generation", 0)
+    first = study.user_attrs.get(FIRST, 0)
+    if type(first) is not int or not 0 <= first <= len(study.get_trials(deepcopy=False)):
+        raise InputError(f"{where}: the study's generation begins at {first!r}: must be one of its trials")
     if type(generation) is not int or generation < 0:
         raise InputError(f"{where}: the study's generation is {generation!r}: must be a whole number")
     queue = study.user_attrs.get(POINTS, [])
@@ -204,6 +209,7 @@ def check_study(study: Any, space: Space, seed: int, where: str) -> None:
         for value in trial.values or ():
             if type(value) not in (int, float) or not math.isfinite(value):
                 raise InputError(f"{where}: trial {trial.number} has the value {value!r}: must be a finite number")
+        check_stages(trial, where)
     seeds = space.seeds or [str(seed)]
     if SEEDS not in study.user_attrs:  # a new one, or of an older version
         study.set_user_attr(SEEDS, seeds)
