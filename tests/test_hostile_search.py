@@ -149,6 +149,7 @@ def test_what_leads_out_of_a_search_is_not_followed(name, kind, tmp_path, capsys
 
 
 REFUSED = [
+    *("sweep.points=/etc/passwd", "++sweep.points=x.csv"),
     *(" hydra.job_logging=x", "+hydra.callbacks.x={_target_: a.B}", "model@hydra.callbacks.x=net", "hydra={}"),
     *("hydra/launcher@hydra.x=local", "~hydra.launcher", "hydra.launcher={_target_: a.B}", "hydra.sweep.dir=/tmp"),
     *("hydra.launcher.parameters={setup: [touch PWNED]}", "hydra.launcher.parameters.slurm_setup=[touch PWNED]"),
@@ -176,6 +177,8 @@ FOLLOWED = [
         "hydra.sweeper.at_once=2",
         "hydra.sweeper.sampler._target_=optuna.samplers.RandomSampler",
     ),
+    *("hydra.sweeper.pruner=median", "hydra.sweeper.pruner={_target_: optuna.pruners.MedianPruner}"),
+    *("sweep.points=[{optimizer.lr: 1}]", "sweep.lengthen=true"),
     *("optimizer.lr=tag(log, interval(0.01, 1))", "+model.x=1", "~model.x", "experiment=mnist_fast", "model=net,mlp"),
 ]
 

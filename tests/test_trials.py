@@ -327,3 +327,20 @@ def test_a_search_with_points_and_conditions_that_is_killed_at_each_job_is_the_o
         with pytest.raises(Killed):
             find(*words, lives=lives)
     assert find(*words)["history"] == whole
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "trainer.monitor=[val/loss,val/accuracy]",
+        "++trainer.monitor=[val/loss,val/accuracy]",
+        "trainer.monitor=val/loss,val/accuracy",
+        "trainer.monitor=choice(val/loss,val/accuracy)",
+        "hydra.sweeper.params={trainer.monitor: 'val/loss,val/accuracy'}",
+        "trainer.mode=min,max",
+    ],
+)
+def test_a_search_of_two_objectives_is_refused_before_the_first_trial(word, find):
+    line = refusal(find, LR, word)
+    assert line.startswith("trainer.mo") and "a search has one objective; name one metric" in line, line
+    assert not find.place.exists()

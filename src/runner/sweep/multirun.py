@@ -22,7 +22,7 @@ from runner.sweep import points
 # (a cluster's `parameters` have some), no address, no folder and no database.
 STRANGERS_KEYS = re.compile(
     r"hydra/launcher|hydra\.launcher\.(jobs|jobs_per_gpu|cpus|gpus|memory|timeout|max_timeouts)"
-    r"|hydra/sweeper|hydra/sweeper/sampler|hydra\.sweeper\.(n_trials|at_once|sampler(\..+)?)"
+    r"|hydra/sweeper|hydra/sweeper/sampler|hydra\.sweeper\.(n_trials|at_once|sampler(\..+)?|pruner(\..+)?)"
 )
 
 

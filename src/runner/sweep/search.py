@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from omegaconf import OmegaConf
+
 from runner.errors import InputError
 from runner.job.pruning import Judge, make_pruner, pruner_config
 from runner.printable import say
@@ -25,7 +27,7 @@ from runner.sweep.points import keep_copy, read_points
 from runner.sweep.ready import check_launcher
 from runner.sweep.run import code_of, finish, locked, run_jobs, screen, sweep_facts, write_record
 from runner.sweep.sampler import make_sampler, try_sampler
-from runner.sweep.space import Space, search_space, text_of
+from runner.sweep.space import ONE_OBJECTIVE, Space, search_space, text_of
 from runner.sweep.stages import is_pruned, keep_stages, write_facts, write_history
 from runner.sweep.study import Trials, check_study, open_study
 
@@ -50,6 +52,8 @@ def search(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
     sweeper.pruner = pruner_config(sweeper.pruner)
     if sweeper.pruner is not None:
         Judge(make_pruner(sweeper.pruner), "minimize", "tried", [], 0).is_pruned(1, 0.0)
+    if OmegaConf.is_list(monitor := master.trainer.monitor):
+        raise InputError(f"trainer.monitor={monitor}: {ONE_OBJECTIVE}")
     space = search_space(sweeper, arguments)
     conditions = Conditions(sweeper, space)
     first = check_space(conditions)
@@ -224,7 +228,5 @@ def direction(config: Mapping[str, Any]) -> Literal["minimize", "maximize"]:
 
     monitor = config["trainer"]["monitor"]
     if not isinstance(monitor, str):
-        raise InputError(
-            f"trainer.monitor={monitor}: a search has one objective; name one metric, and take more from `runner ls`"
-        )
+        raise InputError(f"trainer.monitor={monitor}: {ONE_OBJECTIVE}")
     return "minimize" if mode_of("trainer", config) == "min" else "maximize"

@@ -7,6 +7,8 @@ from typing import Any
 from runner.errors import InputError
 from runner.sweep.points import is_points
 
+ONE_OBJECTIVE = "a search has one objective; name one metric, and take more from `runner ls`"
+
 
 @dataclass
 class Space:
@@ -60,6 +62,8 @@ def search_space(sweeper: Any, arguments: list[str]) -> Space:
             continue
         if key.split(".")[0].lstrip("+") in ("hydra", "sweep"):
             raise InputError(f"{key}: cannot be searched over: it belongs to the sweep as a whole")
+        if key.lstrip("+") in ("trainer.monitor", "trainer.mode"):
+            raise InputError(f"{override.input_line}: {ONE_OBJECTIVE}")
         if key.lstrip("+") != "seed":
             space[key] = distribution_of(override)
     if not space:
