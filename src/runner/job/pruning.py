@@ -26,7 +26,6 @@ FILE, HISTORY = "pruning.json", "history.jsonl"  # of the job; of the search, a 
 KEY = "hydra.sweeper.pruner"
 NAMES = {
     "median": "MedianPruner",
-    "percentile": "PercentilePruner",
     "successive_halving": "SuccessiveHalvingPruner",
     "hyperband": "HyperbandPruner",
 }
