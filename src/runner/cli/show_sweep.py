@@ -113,7 +113,8 @@ def searched(study: Mapping[str, Any] | None) -> list[str]:
     found = ["; ".join(told)] if told else []
     if isinstance(weights, dict) and weights:
         shares = [f"{key} {value:.2f}" for key, value in weights.items() if isinstance(value, (int, float))]
-        found.append(f"importances: {', '.join(shares)}")
+        whole = " of the whole trials" if counted.get("pruned") else ""
+        found.append(f"importances{whole}: {', '.join(shares)}")
     return found
 
 

@@ -132,8 +132,14 @@ def said(trials: Sequence[Block], study: Mapping[str, Any] | None, found: Found,
             lines.append(f"{words}: trial {', '.join(named[:MOST_NAMED])}{more}.")
     if study is None:
         lines.append("The search has left no study.json yet: its runs stand here in the order of their starts.")
-    elif len({frozenset(trial.get("params", {})) for trial in study["history"]}) > 1 and is_weighed:
-        lines.append("Importances are of the keys that every trial has.")
     elif not is_weighed:
         lines.append("Importances: too few trials with a value, or all values are equal.")
+    else:
+        of = (
+            ["the keys that every trial has"]
+            if len({frozenset(t.get("params", {})) for t in study["history"]}) > 1
+            else []
+        )
+        of += ["the trials that were not pruned"] if states.get("pruned") else []
+        lines += [f"Importances are of {' and of '.join(of)}."] if of else []
     return lines

@@ -52,7 +52,8 @@ def conclude(trials: Trials, space: Space, place: Path) -> None:
         else:
             log.info("best of %d trials: %.4f, %s", len(complete), best.value, settings)
         if weights:
-            of = ", of the keys that every trial has" if trials.conditions.conditional else ""
+            parts = ["of the keys that every trial has"] if trials.conditions.conditional else []
+            of = "".join(f", {part}" for part in [*parts, *(["of the whole trials"] if pruned else [])])
             log.info("importances%s: %s", of, ", ".join(f"{key} {value:.2f}" for key, value in weights.items()))
     write_atomically(place / "study.json", (json.dumps({**record, "history": history}, indent=2) + "\n").encode())
 
