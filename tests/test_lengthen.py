@@ -140,7 +140,7 @@ def test_a_job_that_its_words_do_not_make_again_is_named(place):
 
 def test_a_search_is_not_lengthened(place):
     pytest.importorskip("optuna", reason="the optional extra [optuna]")
-    with pytest.raises(InputError, match="is a search, whose trials are told.*resume .*/JOB trainer.epochs=N"):
+    with pytest.raises(InputError, match="is a search, whose trials were told.*resume .*/JOB trainer.epochs=N"):
         multirun([*WORDS, "hydra/sweeper=optuna", "optimizer.lr=interval(0.1,1)", "sweep.lengthen=true"], None)
     assert not place.exists()
 

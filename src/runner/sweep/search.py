@@ -46,7 +46,7 @@ def search(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
     check_launcher(sweeper)
     if options.lengthen:
         raise InputError(
-            f"sweep.lengthen=true: {place} is a search, whose trials are told their values at its own length; lengthen"
+            f"trainer.epochs: {place} is a search, whose trials were told their values at its own length; lengthen"
             f" one of its jobs: python -m runner resume {place}/JOB trainer.epochs=N"
         )
     sweeper.pruner = pruner_config(sweeper.pruner)
