@@ -165,6 +165,7 @@ NULLS = {  # keys that are null in conf/, and what they do not take
     "name": ("5", "[a]", "''"),
     "notes": ("5", "true"),
     "trainer.mode": ("best", "5", "true", "''"),
+    "trainer.overfit_batches": ("0", "-1", "1.5", "true", "nan", "abc"),
     "trainer.limit_batches": ("0", "-1", "1.5", "true", "nan", "abc"),
     "trainer.grad_clip": ("0", "-1", "nan", "inf", "true", "abc"),
     "trainer.compile": ("fastest", "5", "''"),

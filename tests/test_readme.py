@@ -57,7 +57,7 @@ def harmless(monkeypatch):
     """The program up to the point where it would start something: a run is composed, a verb's words are parsed."""
     monkeypatch.setattr("runner.job.launch.launch", lambda overrides, task, config_dir: compose(overrides, config_dir))
     for verb in VERBS:
-        monkeypatch.setattr(f"runner.cli.{verb}.main", lambda arguments: 0)
+        monkeypatch.setattr(f"runner.cli.{verb.replace('-', '_')}.main", lambda arguments: 0)
     monkeypatch.setattr("runner.cli.resume.main", lambda arguments: bool(compose(arguments.overrides)) - 1)
     monkeypatch.setattr("runner.cli.ls.main", lambda arguments: bool(compose(arguments.where)) - 1)
 

@@ -223,6 +223,7 @@ def test_a_table_says_how_many_of_its_jobs_stopped(cli):
     assert done.returncode == 0, done.stderr
     told = cli("show", "outputs/sweeps/s").stdout
     assert "20 epochs (2 stopped earlier); 4 of 4 jobs done" in told
+    assert "stopping.patience=2 " in told and "stopping.patience=null " in told  # which another config leaves out
     assert "is the maximum over up to 20 epochs" in " ".join(told.split())
 
 
@@ -237,3 +238,13 @@ def test_a_table_without_a_stopped_job_says_nothing_of_it():
 def test_a_stopped_runs_config_can_be_overridden():
     text = "stopping:\n  patience: 1\n"
     assert overridden(text, ["stopping=none"]).stopping.patience is None
+
+
+def test_a_value_that_a_file_has_set_can_be_null_again_where_null_is_one():
+    cfg = composed("stopping=early", "stopping.patience=null", "trainer.epochs=2")
+    assert cfg.stopping.patience is None
+    assert composed("experiment=digits_early", "stopping.patience=null").stopping.patience is None
+    with pytest.raises(InputError, match="trainer.epochs=null: must be a whole number, got null"):
+        composed("trainer.epochs=null")
+    with pytest.raises(InputError, match="optimizer.lr=null: must be a number, got null"):
+        composed("optimizer.lr=null")

@@ -130,7 +130,7 @@ def find_own_modules() -> None:
 def dispatch(argv: Sequence[str]) -> int:
     first = argv[0] if argv else ""
     if first in VERBS:
-        verb = importlib.import_module(f"runner.cli.{first}")
+        verb = importlib.import_module(f"runner.cli.{first.replace('-', '_')}")
         parser = verb.parser()
         parser.error = wrong_flags
         return verb.main(parser.parse_intermixed_args(argv[1:]))  # type: ignore[no-any-return]

@@ -54,10 +54,33 @@ class Parts:
         official = {"train": self.train, "val": self.val, "test": self.test}
         return {name: part for name, part in {**official, **self.more}.items() if part is not None}
 
+    def part(self, name: str) -> Any:
+        """The part that is evaluated under a name; None: there is no such."""
+        return self.all.get(name, getattr(self, name, None))
+
     @property
     def eval_split(self) -> str:
         """The part that is evaluated each epoch."""
         return "val" if self.val is not None else "test" if self.test is not None else "train"
+
+    @property
+    def final_split(self) -> str:
+        """The part that the finished weights are looked at on."""
+        return "test" if self.test is not None else self.eval_split
+
+
+@dataclass(frozen=True)
+class Overfit(Parts):
+    """Training examples alone, that are evaluated too: of trainer.overfit_batches."""
+
+    @property
+    def eval_split(self) -> str:
+        return "overfit"
+
+    @property
+    def overfit(self) -> Any:
+        """What is evaluated under this name."""
+        return self.train
 
 
 def integer_targets(dataset: Any) -> Tensor | None:

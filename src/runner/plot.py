@@ -32,13 +32,20 @@ def finite(values: Values) -> list[float]:
     return [value for value in values if value is not None and math.isfinite(value)]
 
 
-def plot(curves: Sequence[tuple[str, Values]], ends: tuple[str, str], width: int, height: int) -> list[str]:
+def plot(
+    curves: Sequence[tuple[str, Values]],
+    ends: tuple[str, str],
+    width: int,
+    height: int,
+    marks: Sequence[tuple[float, str]] = (),
+) -> list[str]:
     """Curves over one axis, each from its first value at the left to its last at the right.
 
     Args:
         curves: a name and values; the names are listed below the picture where there are several.
         ends: what stands at the axis' two ends.
         width, height: of the whole, in cells; the axis and the names come on top of the height.
+        marks: places of the axis, from 0 to 1, each with a word, which stands between its ends.
     """
     known = [value for _, values in curves for value in finite(values)]
     if not known:
@@ -67,10 +74,23 @@ def plot(curves: Sequence[tuple[str, Values]], ends: tuple[str, str], width: int
         text = "".join(chr(0x2800 + cell) if isinstance(cell, int) else cell for cell in found)
         lines.append(f"{label:>{wide}} {wall}{text}".rstrip())
     lines.append(f"{'':>{wide}} {corner}{floor * columns}")
-    lines.append(f"{'':>{wide}}  {ends[0]}{ends[1]:>{max(1, columns - len(ends[0]))}}")
+    axis = f"{ends[0]}{ends[1]:>{max(1, columns - len(ends[0]))}}"
+    for place, word in marks:
+        axis = marked(axis, round(place * (columns - 1)), word)
+    lines.append(f"{'':>{wide}}  {axis}")
     if len(curves) > 1:
         lines += [f"{letters[n % len(letters)]:>{wide}}  {printable(name)}" for n, (name, _) in enumerate(curves)]
     return lines
+
+
+def marked(axis: str, column: int, word: str) -> str:
+    """The line below an axis with an arrow at a column, and the word on the side where there is room; none: no word."""
+    arrow = "▲" if can_show("▲") else "^"
+    for text, start in ((f"{arrow} {word}", column), (f"{word} {arrow}", column - len(word) - 1), (arrow, column)):
+        end = start + len(text)
+        if start >= 0 and end <= len(axis) and not axis[max(0, start - 1) : end + 1].strip():
+            return axis[:start] + text + axis[end:]
+    return axis
 
 
 def points(values: Values, low: float, high: float, columns: int, rows: int) -> Iterator[tuple[int, int]]:

@@ -1,8 +1,10 @@
-"""The verbs: a first word that is no override. Each is a module of its name, with parser() and main(arguments)."""
+"""The verbs: a first word that is no override. Each is a module, find-lr find_lr, with parser() and main(arguments)."""
 
 VERBS = {
     "check": "all that can be said of a command, a run or a sweep before anything trains",
     "preview": "the learning rate of every step, drawn, without training",
+    "find-lr": "the learning-rate range test: a curve, a suggestion, and how much to believe it",
+    "profile": "where the time of a training step goes, its operators, memory and arithmetic",
     "resume": "continues a run from its folder alone, with the same bits",
     "verify": "trains a run again, killing itself at random, and compares the bits",
     "replay": "trains a finished run once more into a new folder, and compares both",

@@ -29,7 +29,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--which", default="best", metavar="best|last|ema|swa|raw|FILE", help="the weights (default: best)"
     )
-    made.add_argument("--split", default="test", metavar="test|val|NAME", help="the part (default: test)")
+    part = "the part (default: test; of trainer.overfit_batches: overfit), or one of dataset.evaluate"
+    made.add_argument("--split", metavar="test|val|overfit|NAME", help=part)
     made.add_argument(
         "--confusion", action="store_true", help="accuracy per class, the confusion matrix and the worst mistakes"
     )
@@ -70,6 +71,8 @@ class Counted:
 
 
 def evaluate(built: "Built", arguments: argparse.Namespace, record: Mapping[str, Any]) -> None:
+    if arguments.split is None:
+        arguments.split = "overfit" if built.parts.eval_split == "overfit" else "test"
     part, loader = part_of(built, arguments.split)
     with bar(f"evaluating {arguments.split}", len(loader)) as done:
         counted: Any = Counted(loader, done)

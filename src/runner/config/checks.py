@@ -26,7 +26,7 @@ DATASET_KEYS = (
     *("transform_train", "augment", "test_size", "val_size"),
 )
 TRAINER_KEYS = (
-    *("epochs", "monitor", "mode", "log_every", "limit_batches", "dry_run"),
+    *("epochs", "monitor", "mode", "log_every", "limit_batches", "overfit_batches", "dry_run"),
     *("grad_clip", "grad_clip_by", "accumulate", "channels_last", "compile"),
 )
 AVERAGING_KEYS = ("type", "decay", "every", "start", "evaluate")
@@ -34,6 +34,7 @@ STOPPING_KEYS = ("patience", "min_delta", "threshold", "divergence", "divergence
 # A config of before says nothing of them.
 LATER: dict[str, Any] = {"task": {"_target_": "runner.tasks.Supervised"}, "listeners": {}, "tracking": {}}
 LATER |= {"freeze": [], "unfreeze_at": None, "stopping": {}, "averaging": {"type": "none"}}
+LATER |= {"trainer.overfit_batches": None}
 SPECIAL = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 OPTIMIZER_KEYS = ("groups", "no_decay")  # ours
 SCHEDULE_KEYS = ("interval", "monitor")  # ours; a scheduler's constructor gets them only if it takes them
@@ -42,7 +43,9 @@ SCHEDULE_KEYS = ("interval", "monitor")  # ours; a scheduler's constructor gets 
 def check_composed(cfg: DictConfig) -> None:
     """Refuses keys that nothing takes, in a config as composed: resolved, it no longer says what reads a key."""
     for key, value in LATER.items():
-        if key not in cfg:
+        parent, _, last = key.rpartition(".")
+        owner = cfg.get(parent) if parent else cfg
+        if isinstance(owner, DictConfig) and last not in owner:
             OmegaConf.update(cfg, key, value, force_add=True)
     refuse_missing_parts(cfg)
     fill_left_out(cfg)

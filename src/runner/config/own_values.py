@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.conf_dir import conf_dir
 from runner.errors import InputError
-from runner.values import Rule, shown
+from runner.values import Rule, fits, shown
 
 MOST_THREADS = max(512, 4 * (os.cpu_count() or 1))  # more take a machine down; a big machine's count is no mistake
 MOST_WORKERS = MOST_THREADS
@@ -28,7 +28,7 @@ OURS = {
     "trainer.monitor": Rule(str),
     "trainer.mode": Rule(str | None, choices=("min", "max")),
     "trainer.log_every": Rule(int, least=0),
-    "trainer.limit_batches": COUNT_OR_NONE,
+    **dict.fromkeys(("trainer.limit_batches", "trainer.overfit_batches"), COUNT_OR_NONE),
     "trainer.dry_run": SWITCH,
     "trainer.grad_clip": Rule(float | None, above=0),
     "trainer.grad_clip_by": Rule(str, choices=("norm", "value")),
@@ -77,6 +77,11 @@ OURS = {
 }
 PACKAGED = ("dataloader", "checkpoint")  # what a choice of somebody's own leaves out is what the packaged one says
 CALLED_WITH_MORE = ("optimizer", "scheduler")  # the parameters and the optimizer come at the start
+
+
+def takes_null(key: str) -> bool:
+    """Whether null is a value of one of our own keys, whatever a YAML file has set it to."""
+    return key in OURS and fits(None, OURS[key].hint)
 
 
 def fill_left_out(cfg: DictConfig) -> None:

@@ -19,7 +19,7 @@ from runner.config import admission
 from runner.errors import InputError
 from runner.job.build import Built, build, settings
 from runner.job.process_state import as_if_alone
-from runner.parts import Parts
+from runner.parts import Overfit, Parts
 from runner.progress import bar
 from runner.seeding import isolated
 
@@ -64,7 +64,8 @@ def check_jobs(jobs: Sequence[tuple[str, DictConfig]], with_data: bool = True) -
             parts: Parts | None = None
             for label, _ in group:
                 with labelled(label):
-                    parts = build(ready[label], is_new=True, parts=parts).parts
+                    made = build(ready[label], is_new=True, parts=parts).parts
+                    parts = parts if isinstance(made, Overfit) else made  # which are not all of the dataset's
                 done.add()
     return list(found.lines)
 

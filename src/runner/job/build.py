@@ -13,6 +13,7 @@ from torch import nn
 from runner import device, models
 from runner.batches.loaders import Loader
 from runner.batches.own_state import check_own_state
+from runner.batches.same import SameBatches, overfit
 from runner.batches.settings import LoaderSettings, Placement
 from runner.config import admission
 from runner.config.checks import check_targets
@@ -36,7 +37,7 @@ from runner.job.parameters import described, frozen, make_freezing
 from runner.job.process_state import importing, targets_in
 from runner.job.shared_examples import check_shared
 from runner.job.task_parts import check_smallest_batch, is_supervised, make_loss, make_task, probe
-from runner.parts import Part, Parts, Stream
+from runner.parts import Overfit, Part, Parts, Stream
 from runner.processes import StopRequest
 from runner.seeding import derive, seed_everything
 from runner.storage.checkpoint import Checkpoints
@@ -132,6 +133,8 @@ def _build(
     if is_new and not is_known:
         check_data(cfg, parts)
         check_shared(cfg, parts)
+    if cfg.trainer.get("overfit_batches") is not None:
+        parts, loading = overfit(parts, loading, cfg.seed, limit)
     augment = make(cfg.dataset, "augment", "dataset") or []
     used = list(parts.all.values())
     placement = call(functools.partial(loading.place, used, augment, where.torch), {}, "dataloader")
@@ -140,6 +143,10 @@ def _build(
     test_loader = loading.evaluation(parts.test, *arguments) if parts.test else None
     val_loader = loading.evaluation(parts.val, *arguments) if parts.val else None
     eval_loader = val_loader or test_loader
+    if isinstance(parts, Overfit):
+        train_loader = eval_loader = SameBatches(train_loader)
+        if isinstance(parts.train, Part):  # workers of one loader cannot be in two places; a stream has no second one
+            eval_loader = SameBatches(loading.training(parts.train, augment, *arguments))
     more_loaders = {name: loading.evaluation(part, *arguments) for name, part in parts.more.items()}
     eval_loaders = {**({} if eval_loader is None else {parts.eval_split: eval_loader}), **more_loaders}
     fill_derived(cfg, parts.eval_split, epochs, len(train_loader))
@@ -211,12 +218,15 @@ def loader_arguments(cfg: DictConfig) -> dict[str, Any]:
 
 def run_limits(cfg: DictConfig) -> tuple[int, int | None]:
     """The run's epochs, and its batches an epoch at most."""
-    epochs, limit = cfg.trainer.epochs, cfg.trainer.limit_batches
+    epochs, counts = cfg.trainer.epochs, []
     if epochs < 1:
         raise InputError(f"trainer.epochs={epochs}: must be at least 1")
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
-        raise InputError(f"trainer.limit_batches={limit}: must be a whole number of at least 1, or null")
-    return (1, 1) if cfg.trainer.dry_run else (epochs, limit)
+    for key in ("limit_batches", "overfit_batches"):
+        count = cfg.trainer.get(key)
+        if count is not None and (type(count) is not int or count < 1):
+            raise InputError(f"trainer.{key}={count}: must be a whole number of at least 1, or null")
+        counts += [] if count is None else [count]
+    return (1, 1) if cfg.trainer.dry_run else (epochs, min(counts, default=None))
 
 
 def smallest(part: Part | Stream, batch_size: int, drop_last: bool, limit: int | None) -> int:
@@ -260,6 +270,19 @@ def describe(built: Built) -> list[str]:
     lines.append(f"batches from {built.placement.where}: {built.placement.reason}")
     counts = {name: "a stream" if isinstance(part, Stream) else f"{len(part):,}" for name, part in parts.all.items()}
     lines.append("examples: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+    return lines + (overfitting(trainer) if isinstance(parts, Overfit) else [])
+
+
+def overfitting(trainer: Trainer) -> list[str]:
+    """What trainer.overfit_batches makes of a run."""
+    count, rates = len(trainer.train_loader), trainer.schedule.rates
+    batches = "1 batch" if count == 1 else f"{count:,} batches"
+    lines = [
+        f"overfitting: each epoch trains on the same {batches}, as the first epoch draws them; overfit/* is measured on"
+        " these examples too, in eval mode; nothing is validated or tested"
+    ]
+    if trainer.schedule.interval == "epoch" and any(rate != rates[0] for rate in rates):
+        lines.append(f"overfitting: the learning rate changes by epochs, of {batches} now; scheduler=constant keeps it")
     return lines
 
 

@@ -97,12 +97,10 @@ class Listening:
         """Tells how the examples of the last evaluated part were taken for each other, by the weights as they are."""
         if not any(hasattr(listener, "confusion") for listener in self.listeners.values()):
             return
-        name = "val" if built.test_loader is None else "test"
-        part, loader = (
-            getattr(built.parts, name),
-            built.trainer.eval_loaders.get("val") if name == "val" else built.test_loader,
-        )
-        if part is None:
+        name = built.parts.final_split
+        loader = built.test_loader or built.trainer.eval_loaders.get(name)
+        part = built.parts.part(name)
+        if loader is None:
             return
         before = rng_state(self.device)
         try:

@@ -144,6 +144,8 @@ def known_parts(cfg: DictConfig) -> Parts | None:
 
 
 def eval_split(cfg: DictConfig, parts: Parts | None) -> str:
+    if cfg.trainer.get("overfit_batches") is not None:
+        return "overfit"
     if parts is not None:
         return parts.eval_split
     return "val" if cfg.dataset.get("val_size") or cfg.dataset.get("val") is not None else "test"

@@ -97,5 +97,5 @@ def lines_chart(
 
 
 def color_of(name: str, number: int) -> int:
-    """val, train and test have the same colours in each chart."""
-    return {"val": 0, "train": 1, "test": 2}.get(name.partition("/")[0], number)
+    """Each part has the same colour in each chart."""
+    return {"val": 0, "overfit": 0, "train": 1, "test": 2}.get(name.partition("/")[0], number)

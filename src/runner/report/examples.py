@@ -77,7 +77,7 @@ def computed(run: Run, seconds: float) -> list[dict[str, Any]]:
     which = "best" if (run.path / "checkpoints" / "best.pt").exists() else "last"
     saved = open_saved(run.path, which)
     with as_it_was_started(saved.record, saved.is_mine), closing(rebuilt(saved)) as built:
-        split = "test" if built.parts.test is not None else "val"
+        split = built.parts.final_split
         part, loader = part_of(built, split)
         found = confusion(built, loader, part, seconds)
     return blocks_of(found, f"{split} part, {which} weights", dataset_of(saved.record))
@@ -89,13 +89,13 @@ def part_of(built: Any, split: str) -> tuple[Any, Any]:
     Raises:
         InputError: this run has no such part.
     """
-    parts, loaders = built.parts.all, {**built.trainer.eval_loaders, "test": built.test_loader}
-    if split not in parts or loaders.get(split) is None:
-        known = [name for name, loader in loaders.items() if loader is not None]
+    loaders = {**built.trainer.eval_loaders, "test": built.test_loader}
+    known = [name for name, loader in loaders.items() if loader is not None]
+    if split not in known:
         near = difflib.get_close_matches(split, known, 1)
         guess = f"did you mean {near[0]}? " if near else ""
         raise InputError(f"--split {split}: this run has no such part; {guess}choices: {', '.join(known) or 'none'}")
-    return parts[split], loaders[split]
+    return built.parts.part(split), loaders[split]
 
 
 def dataset_of(record: Mapping[str, Any]) -> dict[str, Any]:

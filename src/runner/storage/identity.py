@@ -37,6 +37,7 @@ LATER |= dict.fromkeys(f"stopping.{key}" for key in ("patience", "threshold", "d
 LATER |= {
     "averaging.type": "none",
     "dataset.evaluate": None,
+    "trainer.overfit_batches": None,
     "freeze": [],
     "unfreeze_at": None,
     "optimizer.groups": [],

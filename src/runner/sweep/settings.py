@@ -14,7 +14,7 @@ from typing import Any
 from runner.progress import shown
 from runner.storage import records, shapes
 from runner.storage.choices import choices_of
-from runner.storage.identity import NO_RESULT
+from runner.storage.identity import LATER, NO_RESULT
 from runner.storage.provenance import code_changes
 from runner.storage.run_dir import RunDir
 from runner.storage.shapes import BadRecord
@@ -199,7 +199,9 @@ def name_them(made: Sequence[Setting]) -> None:
     columns: dict[str, list[str | None]] = {}
     for key in [*groups, *keys]:
         one_of = [known.get(key, target_of(setting, key)) for known, setting in zip(choices, made, strict=True)]
-        values = [text(setting.config[key]) if key in setting.config else None for setting in made]
+        # what came later is left out of a config where it says the same as nothing
+        configs = [{key: LATER[key]} | setting.config if key in LATER else setting.config for setting in made]
+        values = [text(config[key]) if key in config else None for config in configs]
         column = one_of if key in groups else values
         if len(set(column)) > 1:
             columns[key] = column

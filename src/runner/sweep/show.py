@@ -224,6 +224,8 @@ def caveats(facts: Mapping[str, Any]) -> list[str]:
             "chosen on the test set (there is no validation part; dataset.val_size): best epoch, order and test/best"
             " are no independent figures"
         )
+    if facts["chosen_on"] == "overfit":
+        said.append("trainer.overfit_batches: figures of the very examples that were trained on, and of no others")
     if facts["chosen_on"] == "train":
         said.append("chosen on the training set (there is no validation and no test part)")
     if facts["is_dry_run"]:

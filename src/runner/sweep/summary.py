@@ -78,7 +78,9 @@ def like(setting: Setting) -> dict[str, Any]:
     monitor = str(record["monitor"] if record else config.get("trainer.monitor"))
     metric = monitor.rpartition("/")[2]
     measured = "loss." if metric == "loss" else f"metrics.{metric}."
-    kind = {key: config.get(key) for key in ("trainer.limit_batches", "trainer.dry_run", "trainer.epochs")}
+    kind = {f"trainer.{key}": config.get(f"trainer.{key}") for key in ("limit_batches", "dry_run", "epochs")}
+    if (same := config.get("trainer.overfit_batches")) is not None:
+        kind |= {"trainer.overfit_batches": same, "dataloader.batch_size": config.get("dataloader.batch_size")}
     if metric == "loss":  # what it is of an evaluation is for the task to say
         kind["task._target_"] = config.get("task._target_", LATER["task._target_"])
     for key, value in config.items():
@@ -178,8 +180,12 @@ def figures_of(name: str, values: Sequence[float | None], setting: Setting) -> d
 
 
 def evaluated(record: Mapping[str, Any], part: str) -> int | None:
-    """How many examples of a part an evaluation sees; None where the record does not tell."""
+    """How many examples of a part an evaluation sees; None where the record does not tell, and of those that were
+    trained on: they are no sample of others.
+    """
     part = part.removesuffix("_ema").removesuffix("_swa")  # by an average of the weights
+    if part == "train":
+        return None
     whole, config = record.get("examples", {}).get(part), record.get("config", {})
     nodes = (config.get(key) for key in ("trainer", "dataloader"))
     trainer, loading = (node if isinstance(node, Mapping) else {} for node in nodes)

@@ -121,7 +121,7 @@
 
   /** A chart of curves by uPlot: hover names the nearest, dragging zooms, a double click goes back. */
   function linesChart(chart) {
-    const card = el("div", "card chart"), place = el("div", "plot");
+    const card = el("div", chart.wide ? "card chart wide" : "card chart"), place = el("div", "plot");
     const log = el("button", "", "log");
     log.title = "logarithmic axis";
     const known = chart.series.flatMap((one) => one.y).filter((value) => value !== null);
@@ -159,14 +159,14 @@
       const axis = (more) => ({ stroke: css("--soft"), font: FONT, labelFont: FONT, grid: { stroke: css("--grid"), width: 1 }, ticks: { stroke: css("--line"), width: 1, size: 4 }, gap: 5, ...more });
       const shown = isLog ? filled(known) : known;
       const [low, high] = shown.reduce(([a, b], v) => (v === null ? [a, b] : [Math.min(a, v), Math.max(b, v)]), [Infinity, -Infinity]);
-      const yScale = isLog ? { distr: 3 } : { range: (u, min, max) => rangeOf(min, max, chart.zero) };
+      const yScale = isLog ? { distr: 3 } : { range: (u, min, max) => rangeOf(min, chart.most === undefined ? max : Math.min(max, chart.most), chart.zero) };
       return {
         values: [chart.x, ...curves.map((one) => filled(one.y))],
         opts: {
           width, height: 240, legend: { show: false }, padding: [12, 14, 0, 4],
-          scales: { x: { time: false, range: (u, min, max) => (min === max ? [min - 1, max + 1] : [min, max]) }, y: yScale },
+          scales: { x: chart.logX ? { time: false, distr: 3, range: (u, min, max) => [min, max] } : { time: false, range: (u, min, max) => (min === max ? [min - 1, max + 1] : [min, max]) }, y: yScale },
           axes: [
-            axis({ label: chart.xLabel, labelSize: 18, labelGap: 0, size: 24, incrs: INTEGERS, space: 46, values: (u, ticks) => ticks.map((t) => short(t)) }),
+            axis({ label: chart.xLabel, labelSize: 18, labelGap: 0, size: 24, incrs: chart.logX ? undefined : INTEGERS, space: 46, values: (u, ticks) => ticks.map((t) => (t === null || (chart.logX && !isPowerOf10(t)) ? "" : short(t))) }),
             axis({ size: (u, texts) => Math.ceil(widest(texts)) + 14, space: 34,
               values: (u, ticks) => ticks.map((t) => (t === null || (isLog && high / low > 30 && !isPowerOf10(t)) ? "" : short(t))) }),
           ],
