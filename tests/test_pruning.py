@@ -1,5 +1,6 @@
 """Pruning: the same decisions as Optuna's own loop takes, whatever runs at the same time and whenever it is killed."""
 
+import contextlib
 import json
 import math
 import random
@@ -154,6 +155,36 @@ def test_a_pruned_search_that_is_killed_takes_the_same_decisions(name, at_once, 
     assert find(*words)["history"] == whole["history"]
     assert "another study" in refusal(find, *words[:-1])  # without a pruner it is another search
     assert {path.parent.name: RunDir(path.parent).metrics.read() for path in find.place.glob("*/run.json")} == runs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", ["null", "sqlite:///studies.db"])
+def test_a_search_that_is_killed_while_it_tells_a_trial_tells_it_again(storage, find, monkeypatch):
+    words = [LR, "seed=1,2", MEDIAN, *SAMPLER, "hydra.sweeper.at_once=2", f"hydra.sweeper.storage={storage}"]
+    if storage != "null":
+        words[-1] = f"hydra.sweeper.storage='{storage}'"
+    whole = find(*words)["history"]
+    find.place.rename(find.place.with_name("whole"))
+    if storage != "null":
+        (find.place.parents[2] / "studies.db").unlink()
+    kills = 0
+    for name, at in (("add_trial", 2), ("set_user_attr", 2), ("tell", 1), ("tell", 2), ("add_trial", 1), ("tell", 3)):
+        real, calls = getattr(optuna.Study, name), 0
+
+        def dying(self, *arguments, real=real, at=at, **options):
+            nonlocal calls, kills
+            calls += self.study_name == "found" and "InMemory" not in type(self._storage).__name__
+            if calls == at:
+                kills += 1
+                raise Killed
+            return real(self, *arguments, **options)
+
+        with monkeypatch.context() as patched, contextlib.suppress(Killed):
+            patched.setattr(optuna.Study, name, dying)
+            find(*words)
+    assert kills >= 5
+    assert find(*words)["history"] == whole
+    assert "pruned" in {trial["state"] for trial in whole}
 
 
 @pytest.mark.slow
