@@ -236,6 +236,19 @@ def test_a_pruner_that_is_none_is_refused_before_anything_is_written(given, part
     assert not find.place.exists()
 
 
+@pytest.mark.parametrize(
+    ("word", "part"),
+    [
+        ("hydra.sweeper.prunner=median", "hydra.sweeper has no key 'prunner'; did you mean pruner? choices: "),
+        ("hydra.sweeper.n_trails=3", "did you mean n_trials?"),
+        ("sweep.from=x.csv", "sweep has no key 'from'; did you mean points?"),
+        ("sweep.lenghten=true", "did you mean lengthen?"),
+    ],
+)
+def test_a_wrong_key_of_a_search_has_the_nearest_name(word, part, find):
+    assert part in refusal(find, LR, word) and not find.place.exists()
+
+
 def test_each_name_of_a_pruner_is_made():
     for name in pruning.NAMES:
         assert isinstance(make_pruner(pruner_config(name)), optuna.pruners.BasePruner)

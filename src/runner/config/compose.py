@@ -80,7 +80,8 @@ def _apply_checked(overrides: list[Override], cfg: DictConfig) -> None:
     expected: dict[str, tuple[Override, str | None]] = {}  # by key: of several overrides the last one counts
     for override in overrides:
         key = override.key_or_group
-        if key.split(".")[0] == "hydra" or override.is_delete():
+        is_ours = re.fullmatch(r"hydra\.(sweeper|launcher)\.\w+", key) and not _has(cfg, key)
+        if (key.split(".")[0] == "hydra" and not is_ours) or override.is_delete():
             continue
         if key.split(".")[0] == "derived":
             raise InputError(f"{override.input_line}: derived.* is worked out when the run is built; it cannot be set")

@@ -34,12 +34,15 @@ def write_history(study: Any, place: Path) -> None:
 
 
 def write_facts(study: Any, pruner: dict[str, Any], number: int, jobs: Sequence[Job]) -> None:
-    """Leaves beside the last of a trial's jobs what it takes to judge it. What is there stays: a job of two trials is
-    judged as the first one's.
+    """Leaves beside the last of a trial's jobs what it takes to judge it. What is there and can be read stays: a job of
+    two trials is judged as the first one's.
     """
     path = jobs[-1].folder / FILE
-    if path.exists():
+    try:
+        shapes.read(path, "pruning")
         return
+    except (OSError, InputError):
+        pass
     facts = {"pruner": pruner, "direction": study.direction.name.lower(), "study": study.study_name, "number": number}
     facts |= {"first": study.user_attrs.get(FIRST, 0), "stage": len(jobs)}
     shapes.write(path, {**facts, "before": [in_json(values_in(job)) for job in jobs[:-1]]})
