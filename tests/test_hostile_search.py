@@ -18,9 +18,10 @@ from runner.storage.files import write_atomically
 from runner.storage.inside import unlink_in
 from runner.storage.rows import Rows
 from runner.storage.run_dir import RunDir
-from runner.sweep import plan, sampler_state, search
+from runner.sweep import plan, sampler_state, study
 from runner.sweep.multirun import check_words
 from runner.sweep.run import is_strangers, locked
+from runner.sweep.space import Space
 from test_hostile import watched
 
 optuna = pytest.importorskip("optuna", reason="the optional extra [optuna]")
@@ -32,10 +33,12 @@ DISTRIBUTIONS = {
     "scheduler": optuna.distributions.CategoricalDistribution(["step", "cosine"]),
 }
 
+SPACE_OF_OURS = Space([], DISTRIBUTIONS, [])
+
 
 def written(place: Path, lines) -> None:
     """A study of this search, with more lines behind it."""
-    search.open_study(None, place, "maximize", "ours")
+    study.open_study(None, place, "maximize", "ours")
     with open(place / "study.journal", "ab") as file:
         for line in lines:
             file.write((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n")
@@ -79,7 +82,7 @@ STUDIES = {
     "an infinite value": [trial(state=1, value=float("inf"))],
     "a generation that is a text": [attribute("generation", "x")],
     "a generation below nought": [attribute("generation", -1)],
-    "another search's": [attribute(search.OURS, "x")],
+    "another search's": [attribute(study.OURS, "x")],
     "an unknown operation": [{"op_code": 99, "worker_id": "w"}],
     "an unknown state": [trial(state=7)],
     "no fields": [{"op_code": 4}],
@@ -94,15 +97,15 @@ STUDIES = {
 def test_a_strangers_study_is_held_against_the_space(name, tmp_path):
     with watched() as done, pytest.raises(InputError) as refused:
         written(tmp_path, STUDIES[name])
-        study = search.open_study(None, tmp_path, "maximize", "ours")
-        search.check_study(study, DISTRIBUTIONS, str(tmp_path / "study.journal"))
+        opened = study.open_study(None, tmp_path, "maximize", "ours")
+        study.check_study(opened, SPACE_OF_OURS, 1, str(tmp_path / "study.journal"))
     assert "\n" not in str(refused.value) and "study.journal" in str(refused.value)
     assert not [what for what in done if str(tmp_path) not in what[1] and "site-packages" not in what[1]]
 
 
 def test_a_study_of_ours_passes(tmp_path):
     written(tmp_path, [trial(**OURS), trial(**OURS, state=1, value=0.5), trial(state=3), attribute("generation", 3)])
-    search.check_study(search.open_study(None, tmp_path, "maximize", "ours"), DISTRIBUTIONS, "here")
+    study.check_study(study.open_study(None, tmp_path, "maximize", "ours"), SPACE_OF_OURS, 1, "here")
 
 
 class Bomb:
@@ -114,12 +117,12 @@ class Bomb:
 def test_a_samplers_pickle_is_read_as_data(prefix, tmp_path):
     state = {f"{prefix}:optimizer:0": pickle.dumps(Bomb()).hex()}
     written(tmp_path, [trial(**OURS, state=1, value=0.5, system_attrs=state)] * 2)
-    study = search.open_study(None, tmp_path, "maximize", "ours")
+    opened = study.open_study(None, tmp_path, "maximize", "ours")
     from optuna.samplers import _cmaes
 
     assert _cmaes.pickle.loads is sampler_state.loads
     with watched() as done, pytest.raises(pickle.UnpicklingError, match="names posix.system, which is not made"):
-        _cmaes.pickle.loads(bytes.fromhex(study.trials[0].system_attrs[f"{prefix}:optimizer:0"]))
+        _cmaes.pickle.loads(bytes.fromhex(opened.trials[0].system_attrs[f"{prefix}:optimizer:0"]))
     assert not done
     kept = {
         "mean": np.arange(3.0),
@@ -140,12 +143,13 @@ def test_what_leads_out_of_a_search_is_not_followed(name, kind, tmp_path, capsys
     path = place / name
     {"link": lambda: path.symlink_to(target), "fifo": lambda: os.mkfifo(path), "folder": path.mkdir}[kind]()
     with contextlib.suppress(InputError), locked(place):
-        search.open_study(None, place, "maximize", "ours")
+        study.open_study(None, place, "maximize", "ours")
         assert (name, kind) in (("study.journal.lock", "link"), ("study.journal.lock", "fifo"), (".submitit", "folder"))
     assert [(file.name, file.read_text()) for file in outside.iterdir()] == [("file", "precious")]
 
 
 REFUSED = [
+    *("sweep.points=/etc/passwd", "++sweep.points=x.csv"),
     *(" hydra.job_logging=x", "+hydra.callbacks.x={_target_: a.B}", "model@hydra.callbacks.x=net", "hydra={}"),
     *("hydra/launcher@hydra.x=local", "~hydra.launcher", "hydra.launcher={_target_: a.B}", "hydra.sweep.dir=/tmp"),
     *("hydra.launcher.parameters={setup: [touch PWNED]}", "hydra.launcher.parameters.slurm_setup=[touch PWNED]"),
@@ -173,6 +177,8 @@ FOLLOWED = [
         "hydra.sweeper.at_once=2",
         "hydra.sweeper.sampler._target_=optuna.samplers.RandomSampler",
     ),
+    *("hydra.sweeper.pruner=median", "hydra.sweeper.pruner={_target_: optuna.pruners.MedianPruner}"),
+    *("sweep.points=[{optimizer.lr: 1}]", "sweep.lengthen=true"),
     *("optimizer.lr=tag(log, interval(0.01, 1))", "+model.x=1", "~model.x", "experiment=mnist_fast", "model=net,mlp"),
 ]
 

@@ -51,7 +51,7 @@ def test_what_is_held_out_of_the_training_set_is_seen_as_the_test_set_is(name, t
     assert steps_of(parts.train) == ["RandomResizedCrop", "ToTensor"]
     assert steps_of(parts.val) == steps_of(parts.test) == steps_of(plain.train)
     assert "RandomResizedCrop" not in steps_of(parts.val)
-    for one, other in zip(vars(plain).values(), vars(parts).values(), strict=True):
+    for one, other in zip(plain.all.values(), parts.all.values(), strict=True):
         assert torch.equal(one.indices, other.indices)  # the split is the same
     for i in parts.val.indices.tolist():
         assert all(

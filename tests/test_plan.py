@@ -8,7 +8,7 @@ import pytest
 from runner import notices
 from runner.errors import InputError
 from runner.storage import shapes
-from runner.sweep import plan
+from runner.sweep import combine, plan
 from runner.sweep.plan import Job
 
 CODE = {"commit": "a", "diff": None, "runner": "1", "own": {}}
@@ -102,22 +102,22 @@ def test_names_are_text_that_any_disk_takes():
 
 
 def test_combinations_that_are_one_job_are_said():
-    assert plan.collapsed([job(1), job(2)]) == [] and plan.collapsed([]) == []
+    assert combine.collapsed([job(1), job(2)]) == [] and combine.collapsed([]) == []
     jobs = [job(1), job(2), job(1)]
     assert {id(each) for each in plan.unique(jobs)} == {id(jobs[0]), id(jobs[1])}  # each result once: the first
 
     def swept(**settings):
         return Job([], {"a": 1}, {key.replace("__", "."): value for key, value in settings.items()})
 
-    assert plan.collapsed([swept(name="a"), swept(name="b"), swept(name="b")]) == [
+    assert combine.collapsed([swept(name="a"), swept(name="b"), swept(name="b")]) == [
         "name=a,b: cannot change a result: 3 combinations are 1 job, run with the first value"
     ]
     two = [swept(checkpoint__keep="1"), swept(checkpoint__keep="2"), Job([], {"a": 2}, {"checkpoint.keep": "1"})]
-    assert plan.collapsed(two) == [
+    assert combine.collapsed(two) == [
         "checkpoint.keep=1,2: cannot change a result: 3 combinations are 2 jobs, run with the first value"
     ]
-    assert plan.collapsed([swept(a="1"), swept(a="1.0")]) == ["a=1,1.0: the same config: 2 combinations are 1 job"]
-    assert plan.collapsed([swept(a="1"), swept(a="1")]) == [
+    assert combine.collapsed([swept(a="1"), swept(a="1.0")]) == ["a=1,1.0: the same config: 2 combinations are 1 job"]
+    assert combine.collapsed([swept(a="1"), swept(a="1")]) == [
         "a value given twice: the same config: 2 combinations are 1 job"
     ]
 

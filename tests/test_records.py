@@ -266,7 +266,7 @@ def test_the_best_run_is_that_of_the_best_value_in_the_runs_own_direction():
 
 
 def test_rows_of_epochs_that_are_lost_are_named(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\nodd\n{"epoch": 3}\n')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nodd\n{"step": 3}\n')
     notices.take()
-    assert list(records.epochs(tmp_path)) == [{"epoch": 1}]
+    assert list(records.epochs(tmp_path)) == [{"step": 1}]
     assert notices.take() == [f"{tmp_path / 'metrics.jsonl'}: line 2 is no row; it and what follows are not read"]

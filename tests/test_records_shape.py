@@ -44,6 +44,11 @@ FILLED = {
     "device": "cpu",
     "working_directory": "",
     "threads": None,
+    "stopped": None,
+    "known_steps": {},
+    "best_step": None,
+    "steps": None,
+    "steps_done": None,
 }
 SUMMED = {**LISTED, "monitor": "loss", "mode": "min"}
 RUN = {**SUMMED, "best_epoch": 1, "best": {}, "last": {}, "test": {}}

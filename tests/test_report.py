@@ -384,7 +384,8 @@ def test_a_search_shows_its_history_its_importances_and_what_was_pruned(tmp_path
     names = [None if run is None else found["runs"][run] for run in line(chart, "trial")["runsAt"]]
     assert names == ["optimizer.lr=0.01,seed=1", "optimizer.lr=0.1,seed=1", "optimizer.lr=1.0,seed=1", None]
     assert chart["lost"] == [1] and bars["bars"] == [["optimizer.lr", 0.75, "0.75"], ["model.width", 0.25, "0.25"]]
-    assert drawn["lines"] == ["4 trials: 3 complete, 1 pruned.", "Pruned: trial 1 (optimizer.lr=0.1,seed=1)."]
+    weighed = "Importances are of the trials that were not pruned."
+    assert drawn["lines"] == ["4 trials: 3 complete, 1 pruned.", "Pruned: trial 1 (optimizer.lr=0.1,seed=1).", weighed]
 
     (tmp_path / "study.json").write_text('{"history": [{"state": 3}]}')  # by other hands: the runs tell it
     drawn = block(data(tmp_path), "charts", "Search")

@@ -8,12 +8,13 @@ import pytest
 from conftest import until
 from runner.config.compose import make_hydra, own_hydra, set_up
 from runner.errors import InputError
+from runner.storage.rows import Rows, timeless
 
 optuna = pytest.importorskip("optuna", reason="the optional extra [optuna]")
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
 
-from runner.sweep import search  # noqa: E402
+from runner.sweep.space import Space, search_space  # noqa: E402
 from test_resume import is_alive  # noqa: E402
 
 SPACE = ["optimizer.lr=tag(log, interval(0.01, 10))", "scheduler=step,cosine"]
@@ -46,8 +47,7 @@ def sweeper():
     ],
 )
 def test_hydras_grammar_is_optunas_space(word, distribution, sweeper):
-    fixed, space = search.search_space(sweeper, ["seed=1", word])
-    assert (fixed, space) == (["seed=1"], {"a": distribution})
+    assert search_space(sweeper, ["seed=1", word]) == Space(["seed=1"], {"a": distribution}, [])
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_hydras_grammar_is_optunas_space(word, distribution, sweeper):
 )
 def test_impossible_spaces_are_refused(words, message, sweeper):
     with pytest.raises(InputError, match=message):
-        search.search_space(sweeper, words)
+        search_space(sweeper, words)
 
 
 def study_of(place):
@@ -119,6 +119,34 @@ def test_a_search_that_was_killed_twice_is_the_search_that_never_was(cli, at_onc
     last = cli(*words, "sweep.name=killed")
     assert last.returncode == 0, last.stdout + last.stderr
     assert study_of(place / "killed")["history"] == study_of(place / "whole")["history"]
+
+
+@pytest.mark.slow
+def test_a_pruned_search_that_was_killed_three_times_is_the_search_that_never_was(cli):
+    """Real runs, seeds and workers: every decision, value and row, whatever ran at the same time."""
+    words = ["-m", "hydra/sweeper=optuna", *SPACE, "trainer.epochs=5", "model=mlp", "model.hidden=[8]"]
+    words += ["device.threads=1", "dataset.val_size=0.5", "seed=1,2", "hydra.sweeper.n_trials=9"]
+    words += ["hydra.sweeper.at_once=3", "+hydra.sweeper.sampler.n_startup_trials=3"]
+    words += ["hydra.sweeper.pruner={_target_: optuna.pruners.MedianPruner, n_startup_trials: 2}"]
+    place = cli.cwd / "outputs" / "sweeps"
+    whole = cli(*words, "sweep.name=whole", "hydra.launcher.jobs=2")
+    assert whole.returncode == 0, whole.stderr
+    for count in (2, 7, 11):
+        killed_after(
+            cli, [*words, "sweep.name=killed", f"hydra.launcher.jobs={count % 3 + 1}"], place / "killed", count
+        )
+    last = cli(*words, "sweep.name=killed")
+    assert last.returncode == 0, last.stdout + last.stderr
+    one, two = study_of(place / "whole"), study_of(place / "killed")
+    assert {trial["state"] for trial in one["history"]} == {"complete", "pruned"} and one["history"] == two["history"]
+    rows = [
+        {
+            path.parent.name: [timeless(row) for row in Rows(path, "epoch").read()]
+            for path in folder.glob("*/metrics.jsonl")
+        }
+        for folder in (place / "whole", place / "killed")
+    ]
+    assert rows[0] == rows[1]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import pytest
@@ -265,7 +266,7 @@ def test_a_small_part_of_the_damage_campaign_finds_nothing():
 
 def test_an_unreadable_study_journal_is_named(tmp_path):
     pytest.importorskip("optuna", reason="the optional extra [optuna]")
-    from runner.sweep.search import open_study
+    from runner.sweep.study import open_study
 
     (tmp_path / "study.journal").write_bytes(b"garbage\n" * 3)
     with pytest.raises(InputError, match="study.journal: cannot be opened"):
@@ -286,13 +287,16 @@ def test_a_sampler_that_stops_the_study_tries_each_point_once(sampler, at_once, 
     optuna = pytest.importorskip("optuna", reason="the optional extra [optuna]")
     from omegaconf import OmegaConf
 
-    from runner.sweep.search import Trials, open_study
+    from runner.sweep.space import Space
+    from runner.sweep.study import Trials, open_study
 
     sampler = OmegaConf.create(sampler)
     space = {key: optuna.distributions.CategoricalDistribution(c) for key, c in GRID["search_space"].items()}
+    all_keys = SimpleNamespace(space=Space([], space, []), keys=lambda params: list(space))
+    all_keys.is_whole = lambda params: set(params) == set(space)
     while True:  # each generation by a start of its own
         study = open_study(None, tmp_path, "maximize", "x")
-        generation = Trials(study, space).next_generation(at_once, 20, sampler, seed=1)
+        generation = Trials(study, all_keys).next_generation(at_once, 20, sampler, seed=1)
         if not generation:
             break
         for trial in generation:

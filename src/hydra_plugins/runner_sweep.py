@@ -204,9 +204,11 @@ class OptunaSweeper(RunnerSweeper):
         at_once: int | None,
         storage: str | None,
         sampler: DictConfig,
+        pruner: DictConfig | str | None = None,
     ) -> None:
         super().__init__(params)
         self.n_trials, self.at_once, self.storage, self.sampler = n_trials, at_once, storage, sampler
+        self.pruner: Any = as_dict(pruner) if isinstance(pruner, DictConfig) else pruner
 
     def sweep(self, arguments: list[str]) -> Any:
         from runner.sweep.search import search

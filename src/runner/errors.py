@@ -1,8 +1,18 @@
 """The exceptions that end a run with one clear line."""
 
+from collections.abc import Sequence
+
 
 class InputError(ValueError):
     """Something the user gave is wrong: one line that names the key, the value and the choices. Exit code 2."""
+
+
+class UnknownKey(InputError):
+    """A key that nothing in the config takes; `choices` are those that its group has."""
+
+    def __init__(self, message: str, key: str = "", choices: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.key, self.choices = key, list(choices)
 
 
 class Held(InputError):

@@ -121,7 +121,8 @@ def fill(listing: Listing, rows: list[Row], sort: str | None) -> None:
     asked = named(rows)
     settings = [name for name in varying(rows, asked) if name != "config.trainer.epochs"]  # `epochs` says it
     names = {name: select.shown_name(name) for name in settings}
-    listing.add("state", [row["state"] for row in rows], may_go=False)
+    states = ["pruned" if row["state"] == "done" and records.is_pruned(row.record) else row["state"] for row in rows]
+    listing.add("state", states, may_go=False)
     listing.add("epochs", [far(row) for row in rows])
     for name in settings:
         listing.add(names[name], column_of(rows, name))

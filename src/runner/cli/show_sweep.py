@@ -91,7 +91,7 @@ def state(rows: Sequence[Mapping[str, Any]], is_running: bool) -> str:
     totals = {key: sum(row["seeds"][key] for row in rows) for key in show.COUNTS}
     told = [f"{totals[key]} {key.replace('_', ' ')}" for key in show.COUNTS[1:] if totals[key]]
     jobs = totals["planned_in_all"]
-    whole = "finished" if totals["done"] == jobs else "ended"
+    whole = "finished" if totals["done"] + totals["pruned"] == jobs else "ended"
     return f"{'running' if is_running else whole}; {jobs} job{'s' if jobs != 1 else ''}: {', '.join(told) or 'none'}"
 
 
@@ -107,11 +107,14 @@ def searched(study: Mapping[str, Any] | None) -> list[str]:
     best, weights = study.get("best"), study.get("importances")
     if isinstance(best, dict) and isinstance(best.get("params"), dict):
         params = " ".join(f"{key}={value}" for key, value in best["params"].items())
-        told.append(f"best {best.get('value')}: {params}")
+        seeds = study.get("seeds")
+        over = f" (the mean over seed={','.join(map(str, seeds))})" if isinstance(seeds, list) and seeds else ""
+        told.append(f"best {best.get('value')}{over}: {params}")
     found = ["; ".join(told)] if told else []
     if isinstance(weights, dict) and weights:
         shares = [f"{key} {value:.2f}" for key, value in weights.items() if isinstance(value, (int, float))]
-        found.append(f"importances: {', '.join(shares)}")
+        whole = " of the whole trials" if counted.get("pruned") else ""
+        found.append(f"importances{whole}: {', '.join(shares)}")
     return found
 
 
@@ -141,7 +144,7 @@ def tables(summed: Mapping[str, Any], limit: int, most: int | None = MOST_SETTIN
 def settings_table(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], limit: int) -> list[str]:
     """As show.of_table, without the columns that there is no room for: the intervals go first."""
     columns = [
-        Column("setting", [row["name"] + ("" if row["is_whole"] else show.MARK) for row in rows]),
+        Column("setting", [row["name"] + show.mark(row) for row in rows]),
         Column("seeds", [show.seeds(row) for row in rows]),
     ]
     intervals = []

@@ -20,7 +20,7 @@ from runner.job.saved import check_targets_of
 from runner.printable import say
 from runner.progress import bar
 from runner.storage import provenance, signature
-from runner.storage.records import flatten
+from runner.storage.records import flatten, is_pruned
 from runner.storage.rows import timeless
 from runner.storage.run_dir import RunDir
 
@@ -111,11 +111,13 @@ def train_again(record: dict[str, Any], is_mine: bool, again: RunDir, kills: int
 
 
 def check_length(path: Path, record: dict[str, Any]) -> None:
-    """Refuses a run that a clock ended: another training of it is longer or shorter.
+    """Refuses a run that a clock or its search ended: another training of it is longer or shorter.
 
     Raises:
         InputError: it is one.
     """
+    if is_pruned(record):
+        raise InputError(f"{path}: was {record['stopped']}: trained again by itself it would not be")
     if str(record.get("stopped")).startswith("max_minutes"):
         raise InputError(
             f"{path}: was stopped by the clock ({record['stopped']}): trained again it would be longer or shorter, and"

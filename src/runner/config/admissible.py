@@ -126,6 +126,7 @@ SWEEPERS = (
     Rule("a sweeper of ours", ("hydra_plugins.runner_sweep",), a("hydra.plugins.sweeper.Sweeper")),
     Rule("Hydra's", (BASIC_SWEEPER,), a("hydra.plugins.sweeper.Sweeper")),
 )
+PRUNERS = (Rule("a pruner of Optuna", ("optuna.pruners",), a("optuna.pruners.BasePruner")),)
 SAMPLERS = (Rule("a sampler of Optuna", ("optuna.samplers",), a("optuna.samplers.BaseSampler")),)
 
 # A place is a key of the config; `*` stands for one key, `**` for any below. The first line that fits counts.
@@ -148,6 +149,7 @@ PLACES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
     ("dataloader.eval_collate_fn", COLLATE),
     ("hydra.launcher", LAUNCHERS),
     ("hydra.sweeper.sampler.**", SAMPLERS),
+    ("hydra.sweeper.pruner.**", PRUNERS),
     ("hydra.sweeper", SWEEPERS),
 )
 

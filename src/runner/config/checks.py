@@ -12,7 +12,7 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 from runner.config import admission
 from runner.config.names import ALIASES, GROUPS
 from runner.config.own_values import check_values, fill_left_out
-from runner.errors import InputError
+from runner.errors import InputError, UnknownKey
 from runner.values import fits, hints_of, in_words, shown
 
 ROOT_KEYS = (
@@ -129,7 +129,8 @@ def refuse_unknown_keys(node: Any, key: str, known: tuple[str, ...], referring: 
             near = aliased(name, known) or difflib.get_close_matches(name, known, 1)
             guess = f"did you mean {near[0]}? " if near else ""
             choices = ", ".join(k for k in known if k != "derived")
-            raise InputError(f"{prefix}{name}: nothing takes this key; {guess}choices: {choices}")
+            message = f"{prefix}{name}: nothing takes this key; {guess}choices: {choices}"
+            raise UnknownKey(message, f"{prefix}{name}", known)
 
 
 def aliased(name: str, known: Sequence[str]) -> list[str]:
@@ -189,7 +190,8 @@ def refuse_wrong_arguments(node: DictConfig, key: str) -> None:
         if name not in parameters and name not in SPECIAL and name not in ours:
             near = aliased(name, list(parameters)) or difflib.get_close_matches(name, list(parameters), 1)
             choices = (f"did you mean {near[0]}? " if near else "") + f"choices: {', '.join(parameters)}"
-            raise InputError(f"{key}.{name}: {node['_target_']} takes no such argument; {choices}")
+            message = f"{key}.{name}: {node['_target_']} takes no such argument; {choices}"
+            raise UnknownKey(message, f"{key}.{name}", list(parameters))
 
 
 def refuse_wrong_kinds(node: DictConfig, key: str) -> None:

@@ -23,7 +23,7 @@ from runner.config import hydra_adapter
 from runner.config.conf_dir import conf_dir
 from runner.config.names import ALIASES, GROUPS, nearest
 from runner.config.own_values import takes_null
-from runner.errors import InputError
+from runner.errors import InputError, UnknownKey
 
 CONFIG_NAME = "config"
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
@@ -80,13 +80,15 @@ def _apply_checked(overrides: list[Override], cfg: DictConfig) -> None:
     expected: dict[str, tuple[Override, str | None]] = {}  # by key: of several overrides the last one counts
     for override in overrides:
         key = override.key_or_group
-        if key.split(".")[0] == "hydra" or override.is_delete():
+        is_ours = re.fullmatch(r"hydra\.(sweeper|launcher)\.\w+", key) and not _has(cfg, key)
+        if (key.split(".")[0] == "hydra" and not is_ours) or override.is_delete():
             continue
         if key.split(".")[0] == "derived":
             raise InputError(f"{override.input_line}: derived.* is worked out when the run is built; it cannot be set")
         known = _has(cfg, key)
         if not known and not (override.is_add() or override.is_force_add()):
-            raise InputError(f"{override.input_line}: {_unknown_key(cfg, key)}")
+            reason, choices = _unknown_key(cfg, key)
+            raise UnknownKey(f"{override.input_line}: {reason}", key, choices)
         if known:
             expected[key] = (override, _kind(cfg, key))
     hydra_adapter.apply_overrides(overrides, cfg)
@@ -111,17 +113,18 @@ def _has(cfg: DictConfig, key: str) -> bool:
     return isinstance(parent, ListConfig) or (isinstance(parent, DictConfig) and last in parent.keys())  # noqa: SIM118
 
 
-def _unknown_key(cfg: DictConfig, key: str) -> str:
+def _unknown_key(cfg: DictConfig, key: str) -> tuple[str, list[str]]:
+    """What to say of a key that is not there, and the keys that are."""
     parent_key, _, last = key.rpartition(".")
     parent = OmegaConf.select(cfg, parent_key, throw_on_missing=False) if parent_key else cfg
     if not isinstance(parent, DictConfig):
-        return _unknown_key(cfg, parent_key) if parent_key else f"there is no key {key!r}"
+        return _unknown_key(cfg, parent_key) if parent_key else (f"there is no key {key!r}", [])
     keys = [str(k) for k in parent if k not in ("hydra", "derived") and not str(k).startswith("_")]
     close = [k for k in ALIASES.get(last.lower(), "").split() if k in keys or (not parent_key and _has(cfg, k))][:1]
     close = close or difflib.get_close_matches(last, keys, 1) or _same_name(cfg, last)
     where = f"{parent_key} has" if parent_key else "there is"
     guess = f"did you mean {close[0]}? " if close else ""
-    return f"{where} no key {last!r}; {guess}choices: {', '.join(keys)}"
+    return f"{where} no key {last!r}; {guess}choices: {', '.join(keys)}", keys
 
 
 def _same_name(cfg: DictConfig, name: str) -> list[str]:

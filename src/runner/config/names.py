@@ -28,6 +28,7 @@ ALIASES = {
     **dict.fromkeys(("lr_scheduler", "sched", "schedule"), "scheduler"),
     **dict.fromkeys(("accelerator", "gpu", "gpus"), "cuda device"),
     **dict.fromkeys(("resume", "pretrained", "ckpt", "weights", "checkpoint_path"), "model_weights"),
+    **dict.fromkeys(("from", "csv", "table", "grid"), "points"),
     "dropout_rate": "dropout",
     "amp": "precision",
     "classes": "num_classes dataset.num_classes",

@@ -71,8 +71,9 @@ OURS = {
     "stopping.divergence_after": COUNT,
     "stopping.max_minutes": Rule(float | None, above=0),
     "sweep.name": TEXT,
+    "sweep.points": Rule(list | str | None),
     "sweep.retries": Rule(int, least=0),
-    **dict.fromkeys(("sweep.dry_run", "sweep.fail_fast", "sweep.force"), SWITCH),
+    **dict.fromkeys(("sweep.dry_run", "sweep.fail_fast", "sweep.force", "sweep.lengthen"), SWITCH),
     "scheduler.interval": Rule(str, choices=("epoch", "batch")),
     "scheduler.monitor": TEXT,
 }

@@ -109,6 +109,7 @@ def prepare(
     from runner.config.checks import check_composed
     from runner.job.build import build, describe
     from runner.job.listening import make_listeners
+    from runner.job.pruning import with_pruning
 
     if resumed is None:
         check_composed(cfg)
@@ -116,6 +117,7 @@ def prepare(
     told = Listeners()
     built = build(cfg, told, stop, is_new=resumed is None)
     trainer = built.trainer
+    trainer.stopping = with_pruning(trainer.stopping, run_dir.path)
     record = new_record(built, source)
     git, diff = provenance.git_state()
     own = own_code.find(built.config)

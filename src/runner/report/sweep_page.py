@@ -98,7 +98,7 @@ def headline(found: Found, summed: Mapping[str, Any] | None) -> Block:
         items.append({"label": "settings", "value": str(len(summed["settings"]))})
     seconds = sum(run.record.get("seconds") or 0.0 for run in found.runs)
     items.append({"label": "training in all", "value": run_page.duration(seconds)})
-    state = "running" if found.is_running else "done" if set(states) == {"done"} else "ended"
+    state = "running" if found.is_running else "done" if set(states) <= {"done", "pruned"} else "ended"
     return {"kind": "headline", "state": state, "items": items, "lines": []}
 
 

@@ -35,7 +35,7 @@ def of_settings(
     for number in own:
         row = rows[number]
         cells = [value_cell(row["setting"].get(key, "" if row["setting"] else row["name"])) for key in labels]
-        if not row["is_whole"]:
+        if show.mark(row):
             cells[0]["t"] += show.MARK
         cells.append({"t": show.seeds(row), "v": row["seeds"]["done"]})
         for name, is_wide in shown:

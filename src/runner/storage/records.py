@@ -14,6 +14,8 @@ from runner.storage.choices import choices_of
 from runner.storage.rows import Rows
 from runner.storage.run_dir import RunDir, is_locked, no_run
 
+PRUNED = "pruned"  # what the reason begins with for which a search has ended a run
+
 
 def find(folder: Path) -> list[Path]:
     """The run directories at or below a folder, sorted by path. A run's own folder is not searched further.
@@ -70,6 +72,11 @@ def done_of(record: Mapping[str, Any]) -> str:
     if record.get("steps") is not None:
         return f"{record['steps_done']} of {record['steps']} steps"
     return f"{record['epochs_done']} of {record['epochs']} epochs"
+
+
+def is_pruned(record: Mapping[str, Any]) -> bool:
+    """Whether a search has given the run up."""
+    return str(record.get("stopped")).startswith(PRUNED)
 
 
 _flat: dict[bytes, dict[str, Any]] = {}

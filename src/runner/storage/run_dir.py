@@ -39,7 +39,7 @@ OURS = (
 )
 OF_SWEEPS = (
     *("job.json", "sweep.json", "summary.csv", "summary_long.csv", "summary.json", "study.journal", "study.json"),
-    ".submitit",
+    *(".submitit", "points.csv", "pruning.json", "history.jsonl"),
 )
 FOLDERS = (".hydra", "checkpoints", ".submitit", "tensorboard")
 _leases: dict[Path, Lease] = {}  # that this process holds, by file

@@ -122,8 +122,15 @@ def shapes() -> dict[str, Any]:
     sweep |= {"code": (facts | None, None), "working_directory": (str, ""), "command": (words, [])}
     sweep |= {"started": (str, ""), "own_code": (dict[str, dict[str, str]] | None, None), "jobs": (list[facts], [])}
     _shapes.update(summed=summed, run=run, whole=whole, never_began=never, job=job, sweep=sweep)
-    trial: Any = {"state": str, "value": (number, None), "params": (facts, {})}
-    _shapes.update(study={"history": types.GenericAlias(list, trial), "importances": (metrics, {})})
+    trial: Any = {"state": str, "value": (number, None), "params": (facts, {}), "by_seed": (metrics, {})}
+    study = {"history": types.GenericAlias(list, trial), "importances": (metrics, {}), "seeds": (words, [])}
+    _shapes.update(study=study)
+    direction: Any = Literal["minimize", "maximize"]
+    stage: Any = {"values": metrics, "rungs": metrics}
+    ended: Any = Literal["complete", "pruned", "fail"]
+    _shapes.update(trial={"state": ended, "stages": types.GenericAlias(list, stage)})
+    pruning = {"pruner": facts, "direction": direction, "study": str, "number": count, "first": count}
+    _shapes.update(pruning={**pruning, "stage": Annotated[int, Range(1)], "before": types.GenericAlias(list, metrics)})
     _shapes.update(listed={key: run[key] for key in (*LISTED, "config")})
     change: Any = {"at": str, "added": (words, []), "removed": (words, []), "notes": (str | None, UNSET)}
     _shapes.update(label={**change, "archived": (bool, UNSET)})

@@ -9,10 +9,13 @@ from omegaconf import OmegaConf, open_dict, read_write
 
 from runner.config import admission
 from runner.config.checks import check_composed, check_targets
+from runner.config.compose import COMPOSITION_ERRORS, one_line, set_up
 from runner.errors import InputError
 from runner.progress import shown
+from runner.storage.identity import NO_RESULT
 from runner.sweep import plan
 from runner.sweep.plan import Job
+from runner.sweep.points import Point, is_points, read_points, refuse_twice
 
 
 def compose_jobs(sweeper: Any, arguments: list[str]) -> tuple[list[Job], list[str], list[str]]:
@@ -29,13 +32,40 @@ def compose_jobs(sweeper: Any, arguments: list[str]) -> tuple[list[Job], list[st
     batch = combinations(parsed)
     if not batch:
         raise InputError(f"{' '.join(arguments)}: an empty list leaves no job to run")
+    points = read_points(sweeper.config.sweep.points)
+    refuse_twice(points, [override.get_key_element() for override in parsed])
+    swept = [*dict.fromkeys(key for point in points for key in point.settings), *swept]
+    several: list[tuple[Point | None, list[str]]] = [(p, [*words, *p.words]) for p in points for words in batch]
+    several = several or [(None, words) for words in batch]
     jobs = []
-    for number, overrides in enumerate(shown(batch, "planning jobs")):
+    for number, (point, overrides) in enumerate(shown(several, "planning jobs")):
         try:
-            jobs.append(compose_job(sweeper, list(overrides), swept))
+            jobs.append(compose_job(sweeper, overrides, swept))
         except InputError as error:
-            raise InputError(f"job {number} ({' '.join(overrides)}): {error}") from error
-    return plan.unique(jobs), [key.lstrip("+") for key in swept], plan.collapsed(jobs)
+            label = point.where if point is not None else f"job {number} ({' '.join(overrides)})"
+            raise InputError(f"{label}: {error}") from error
+        except COMPOSITION_ERRORS as error:
+            if point is None:
+                raise
+            raise InputError(f"{point.where}: {one_line(error)}") from error
+    return plan.unique(jobs), [key.lstrip("+") for key in swept], collapsed(jobs)
+
+
+def collapsed(jobs: Sequence[Job]) -> list[str]:
+    """What to say of combinations that are one job: which of the swept keys cannot change a result."""
+    first: dict[str, Job] = {}
+    differing: dict[str, None] = {}
+    for job in jobs:
+        kept = first.setdefault(job.identity, job).settings
+        differing |= {key: None for key in job.settings if job.settings[key] != kept.get(key)}
+    if len(first) == len(jobs):
+        return []
+    count = f"{len(jobs)} combinations are {len(first)} job{'s' if len(first) > 1 else ''}"
+    given = {key: dict.fromkeys(job.settings[key] for job in jobs if key in job.settings) for key in differing}
+    words = " ".join(f"{key}={','.join(values)}" for key, values in given.items())
+    if any(f"{key}.".startswith(NO_RESULT) for key in differing):
+        return [f"{words}: cannot change a result: {count}, run with the first value"]
+    return [f"{words or 'a value given twice'}: the same config: {count}"]
 
 
 def combinations(parsed: Sequence[Any]) -> list[list[str]]:
@@ -45,6 +75,8 @@ def combinations(parsed: Sequence[Any]) -> list[list[str]]:
     choices: dict[str, list[str]] = {}
     for override in parsed:
         key = override.get_key_element()
+        if is_points(override):
+            continue
         if not override.is_sweep_override():
             choices[key] = [f"{key}={override.get_value_element_as_str()}"]
         elif override.is_discrete_sweep():
@@ -65,8 +97,6 @@ def alternatives(words: list[str]) -> list[list[str]]:
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from runner.config.compose import COMPOSITION_ERRORS, one_line, set_up
-
     set_up()
     try:
         return combinations(OverridesParser.create().parse_overrides(words))
@@ -83,6 +113,8 @@ def compose_job(sweeper: Any, overrides: list[str], swept: Sequence[str]) -> Job
     from runner.job.modes import mode_of, monitoring
 
     cfg = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, overrides)
+    with read_write(cfg), open_dict(cfg):
+        cfg.sweep.points = None  # of all jobs: each has its own
     task = task_config(cfg)
     check_composed(task)
     check_targets(task)

@@ -16,12 +16,13 @@ from runner.config.compose import CONFIG_NAME, compose, make_hydra, own_hydra, q
 from runner.errors import InputError
 from runner.printable import say
 from runner.storage.records import flatten
+from runner.sweep import points
 
 # Of Hydra's own, what a sweep that was not written here may choose: how many at once and of what size, but no commands
 # (a cluster's `parameters` have some), no address, no folder and no database.
 STRANGERS_KEYS = re.compile(
     r"hydra/launcher|hydra\.launcher\.(jobs|jobs_per_gpu|cpus|gpus|memory|timeout|max_timeouts)"
-    r"|hydra/sweeper|hydra/sweeper/sampler|hydra\.sweeper\.(n_trials|at_once|sampler(\..+)?)"
+    r"|hydra/sweeper|hydra/sweeper/sampler|hydra\.sweeper\.(n_trials|at_once|sampler(\..+)?|pruner(\..+)?)"
 )
 
 
@@ -49,7 +50,10 @@ def resume(place: Path, record: Mapping[str, Any], overrides: Sequence[str]) -> 
     kept = kept_defaults(record)
     for word in kept:
         say(f"{word}: as this sweep was begun; the default has changed since")
-    words = [*record["arguments"], *record.get("hydra", []), quoted("hydra.sweep.dir", str(place)), *kept, *overrides]
+    if any(word.lstrip("+").startswith("trainer.epochs=") for word in overrides):
+        overrides = [*overrides, "sweep.lengthen=true"]
+    own = points.from_copy(record["arguments"], place)
+    words = [*own, *record.get("hydra", []), quoted("hydra.sweep.dir", str(place)), *kept, *overrides]
     return multirun(words, record["config_dir"])
 
 
@@ -61,7 +65,9 @@ def check_words(path: Path, record: Mapping[str, Any], is_mine: bool) -> None:
     """
     if is_mine or admission.granted()[1]:
         return
-    words = [str(word) for word in (*record["arguments"], *record.get("hydra", []))]
+    arguments = record["arguments"]  # of a CSV file the sweep's own copy is read
+    own = [word for word, kept in zip(arguments, points.from_copy(arguments, path.parent), strict=True) if word == kept]
+    words = [str(word) for word in (*own, *record.get("hydra", []))]
     wrong = [word for word in words if "${" in word or not is_strangers_word(word)]
     wrong += [f"{key}={value}" for key, value in record["base"].items() if "${" in str(value)]
     wrong += [f"trust={value}" for value in [record["base"].get("trust")] if value]
@@ -83,7 +89,7 @@ def is_strangers_word(word: str) -> bool:
     key, package = override.key_or_group, override.package or ""
     if package or re.split(r"[./]", key)[0] in ("hydra", "trust"):
         return STRANGERS_KEYS.fullmatch(key) is not None and not package
-    return True
+    return key != points.KEY or isinstance(override.value(), list)
 
 
 def kept_defaults(record: Mapping[str, Any]) -> list[str]:

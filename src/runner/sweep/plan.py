@@ -24,7 +24,7 @@ from runner.storage.identity import LATER, NO_RESULT
 from runner.storage.inside import refuse_link
 from runner.storage.provenance import code_changes
 from runner.storage.records import flatten
-from runner.storage.run_dir import RunDir
+from runner.storage.run_dir import RunDir, resume_command
 
 log = logging.getLogger("runner")
 
@@ -162,22 +162,6 @@ def unique(jobs: Sequence[Job]) -> list[Job]:
     return list({job.identity: job for job in reversed(jobs)}.values())[::-1]
 
 
-def collapsed(jobs: Sequence[Job]) -> list[str]:
-    """What to say of combinations that are one job: which of the swept keys cannot change a result."""
-    first: dict[str, Job] = {}
-    differing: dict[str, None] = {}
-    for job in jobs:
-        kept = first.setdefault(job.identity, job).settings
-        differing |= {key: None for key in job.settings if job.settings[key] != kept.get(key)}
-    if len(first) == len(jobs):
-        return []
-    count = f"{len(jobs)} combinations are {len(first)} job{'s' if len(first) > 1 else ''}"
-    words = " ".join(f"{key}={','.join(dict.fromkeys(job.settings[key] for job in jobs))}" for key in differing)
-    if any(f"{key}.".startswith(NO_RESULT) for key in differing):
-        return [f"{words}: cannot change a result: {count}, run with the first value"]
-    return [f"{words or 'a value given twice'}: the same config: {count}"]
-
-
 def place_jobs(jobs: Sequence[Job], place: Path) -> None:
     """Gives each job its folder: the one it has, or a new one by its name; a clash gets a hash."""
     known = known_jobs(place)
@@ -272,6 +256,8 @@ def check_same(place: Path, base: Mapping[str, Any], swept: Sequence[str], code:
     if differing:
         words = " ".join(f"{key}={json.dumps(old[key])}" for key in keys[:3] if key in old)
         go_on = f"give {words} to go on with it, " if words and len(keys) <= 3 else ""
+        if keys == ["trainer.epochs"]:
+            way_out = f"raise it for all jobs by: {resume_command(place)} trainer.epochs=N; or {way_out}"
         raise InputError(f"{place}: holds a sweep of another config; {'; '.join(differing[:3])}; {go_on}{way_out}")
     if changes := code_changes(old_code, code):
         raise InputError(f"{place}: holds a sweep of other code; {'; '.join(changes[:3])}; {way_out}")

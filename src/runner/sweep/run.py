@@ -16,11 +16,12 @@ from runner.processes import stop_signals
 from runner.storage import provenance, records, shapes, signature
 from runner.storage.run_dir import RunDir, now, resume_command
 from runner.storage.shapes import BadRecord
-from runner.sweep import plan, show, summary
+from runner.sweep import lengthen, plan, points, show, summary
 from runner.sweep.combine import compose_jobs
 from runner.sweep.plan import Job
 from runner.sweep.ready import check_launcher, check_new
 from runner.sweep.settings import members
+from runner.sweep.worker import is_shorter
 
 log = logging.getLogger("runner")
 
@@ -44,8 +45,12 @@ def sweep(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
     check_launcher(sweeper)
     jobs, swept, collapsed = compose_jobs(sweeper, arguments)
     base, code = plan.base_of(jobs[0].config, swept), code_of(jobs)
-    plan.check_same(place, base, swept, code, bool(options.force))
-    plan.place_jobs(jobs, place)
+    longer = [lengthen.EPOCHS] if options.lengthen else []
+    plan.check_same(place, base, [*swept, *longer], code, bool(options.force))
+    if options.lengthen:
+        jobs = lengthen.lengthened(sweeper, jobs, swept, place)
+    else:
+        plan.place_jobs(jobs, place)
     said = [*collapsed, *check_new(sweeper, jobs)]
     if options.dry_run:
         show_plan(jobs, place, said)
@@ -54,6 +59,9 @@ def sweep(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
         for line in said:
             log.warning(line)
         facts = sweep_facts(sweeper, arguments, swept, base, code, jobs)
+        points.keep_copy(options.points, place)
+        if options.lengthen:  # from here on it is a sweep of this length, whenever it is killed
+            write_record(place, facts)
         for job in jobs:
             plan.write_job(job)
         write_record(place, facts)
@@ -154,7 +162,7 @@ def finished_state(job: Job, code: Any) -> tuple[str | None, str | None]:
         record = run_dir.read_run()
     except BadRecord as error:
         return "failed", f"{error}; {way_out(job.folder)}"
-    if record["state"] == "done":
+    if record["state"] == "done" and not is_shorter(record, job.config["trainer"]["epochs"]):
         return "done", None
     diverged = record["state"] == "failed" and record.get("failure") == "diverged"
     if diverged and not provenance.code_changes(latest_code(record), code):

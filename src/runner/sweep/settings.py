@@ -19,9 +19,10 @@ from runner.storage.provenance import code_changes
 from runner.storage.run_dir import RunDir
 from runner.storage.shapes import BadRecord
 from runner.sweep import plan
+from runner.sweep.worker import is_shorter
 
 # Of two folders with one config and seed the first of these is counted.
-STATES = ("done", "failed", "running", "interrupted", "killed", "planned")
+STATES = ("done", "pruned", "failed", "running", "interrupted", "killed", "planned")
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,13 @@ def members(place: Path, failed: Mapping[str, str | None] | None = None) -> list
                 bare.append(guess)
                 continue
             state, error = records.state_of(run_dir, record), record.get("error")
+            state = "pruned" if state == "done" and records.is_pruned(record) else state
             if record.get("config_yaml", "") is not None and record.get("monitor") is not None:  # it was built
                 config = config_of(record, words)
+                epochs = (planned or {}).get("trainer.epochs")
+                if isinstance(epochs, int) and is_shorter(record, epochs):  # the sweep was lengthened
+                    config["trainer.epochs"], record = epochs, {**record, "epochs": epochs}
+                    state = "interrupted" if state == "done" else state
                 if code is not None and code_changes(record.get("code"), code):  # sweep.force=true
                     config["code"] = plan.digest(record["code"])[:8]
                 choices = {**{key: word for key, word in words.items() if f"{key}._target_" in config}, **choices}

@@ -11,7 +11,7 @@ from runner.printable import csv_row
 from runner.storage.files import write_atomically
 from runner.tables import table
 
-COUNTS = ("planned_in_all", "done", "diverged", "failed", "interrupted", "killed", "running", "not_begun")
+COUNTS = ("planned_in_all", "done", "diverged", "failed", "pruned", "interrupted", "killed", "running", "not_begun")
 FACTS = ("table", "monitor", "mode", "chosen_on", "epochs", "compared")
 MARK = " !"  # behind the name of a setting whose figures are of the survivors
 
@@ -93,7 +93,7 @@ def of_table(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> lis
         header += [name, "95 % interval"] if is_wide else ["last epoch"]
     cells = []
     for row in rows:
-        line = [row["name"] + ("" if row["is_whole"] else MARK), seeds(row)]
+        line = [row["name"] + mark(row), seeds(row)]
         for name, is_wide in shown:
             line += shown_figures(row["metrics"].get(name), row["n"], is_wide)
         cells.append(line)
@@ -107,9 +107,10 @@ def heading(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     examples = f", {facts['examples']:,} examples" if facts["examples"] is not None else ""
     epochs = f"{facts['epochs']} epoch{'s' if facts['epochs'] != 1 else ''}"
     epochs += f" ({facts['stopped']} stopped earlier)" if facts.get("stopped") else ""
-    done, planned = (sum(row["seeds"][key] for row in rows) for key in ("done", "planned_in_all"))
+    done, planned, pruned = (sum(row["seeds"][key] for row in rows) for key in ("done", "planned_in_all", "pruned"))
     monitor = facts["monitor"] or "nothing measured yet"
-    return f"{monitor}{better}{examples}, {epochs}; {done} of {planned} jobs done"
+    given_up = f", {pruned} of them pruned" if pruned else ""
+    return f"{monitor}{better}{examples}, {epochs}; {done + pruned} of {planned} jobs done{given_up}"
 
 
 def columns_of(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, bool]]:
@@ -124,6 +125,11 @@ def columns_of(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> l
     if facts["monitor"] is None:
         return []
     return [(f"best/{monitor}", True), (f"last/{monitor}", False), *[(name, True) for name in wanted[:1]]]
+
+
+def mark(row: Mapping[str, Any]) -> str:
+    """What stands behind the name of a setting that is not whole, and was not given up."""
+    return "" if row["is_whole"] or row["is_pruned"] else MARK
 
 
 def seeds(row: Mapping[str, Any]) -> str:
@@ -155,8 +161,10 @@ def survivors(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             said.append(f"{name}: {died} of {n} seeds failed; its figures are of the survivors only")
         elif died:
             said.append(f"{name}: no seed is done, {died} of {n} failed")
-        elif not row["is_whole"]:
+        elif not row["is_whole"] and not row["is_pruned"]:
             said.append(f"{name}: not finished, {counted['done']} of {n} seeds are done")
+    if pruned := sum(row["is_pruned"] for row in rows):
+        said.append(f"{pruned} of {len(rows)} settings were given up by the search (pruned): no figures, no rank")
     return said
 
 

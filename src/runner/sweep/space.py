@@ -1,35 +1,93 @@
-"""A search's space, from Hydra's grammar to Optuna's distributions, and the sampler that draws from it."""
+"""A search's space, from Hydra's grammar to Optuna's distributions."""
 
-import copy
-import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from runner.errors import InputError
+from runner.sweep.points import is_points
 
-TRIED = 12  # made-up trials: more than any sampler of Optuna's begins with at random
+ONE_OBJECTIVE = "a search has one objective; name one metric, and take more from `runner ls`"
 
 
-def search_space(sweeper: Any, arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """The overrides that are the same for each trial, and an Optuna distribution for each key that varies."""
+@dataclass
+class Space:
+    """What a search varies.
+
+    Args:
+        fixed: the overrides that are the same for each trial.
+        keys: an Optuna distribution for each key that varies, in the order of the command.
+        seeds: over which a trial's value is the mean; none: of the one seed that the config has.
+    """
+
+    fixed: list[str]
+    keys: dict[str, Any]
+    seeds: list[str]
+
+    @property
+    def swept(self) -> list[str]:
+        """What varies from job to job."""
+        return [*self.keys, *(["seed"] if self.seeds else [])]
+
+    def jobs(self, params: Mapping[str, Any]) -> list[list[str]]:
+        """The overrides of each of a trial's jobs."""
+        words = [*self.fixed, *(f"{key}={text_of(value)}" for key, value in params.items())]
+        return [[*words, f"seed={seed}"] for seed in self.seeds] or [words]
+
+    def settings(self, params: Mapping[str, Any], seed: str) -> dict[str, str]:
+        """What varies of a trial's job, as its job.json has it."""
+        return {**{key.lstrip("+"): text_of(value) for key, value in params.items()}, "seed": seed}
+
+
+def search_space(sweeper: Any, arguments: list[str]) -> Space:
+    """The space that a command's words say.
+
+    Raises:
+        InputError: what cannot be searched over, or nothing to search over.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parsed = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader).parse_overrides(arguments)
-    fixed, space = [], {}
+    fixed, space = [], dict[str, Any]()
+    seeds: list[str] = []
     for override in parsed:
         key = override.get_key_element()
+        if is_points(override):
+            continue
+        if key.lstrip("+") == "seed":
+            seeds = seeds_of(override)
         if not override.is_sweep_override():
             fixed.append(str(override.input_line))
+            space.pop(key, None)  # of two overrides of one key the later one counts
             continue
         if key.split(".")[0].lstrip("+") in ("hydra", "sweep"):
             raise InputError(f"{key}: cannot be searched over: it belongs to the sweep as a whole")
-        space[key] = distribution_of(override)
+        if key.lstrip("+") in ("trainer.monitor", "trainer.mode"):
+            raise InputError(f"{override.input_line}: {ONE_OBJECTIVE}")
+        if key.lstrip("+") != "seed":
+            space[key] = distribution_of(override)
     if not space:
+        seeds_alone = "; over seeds alone a plain sweep runs (without hydra/sweeper=optuna)" if seeds else ""
         raise InputError(
             "hydra/sweeper=optuna: there is nothing to search over; give a key a space, as in"
-            " 'optimizer.lr=tag(log, interval(0.01, 1))' or scheduler=step,cosine"
+            f" 'optimizer.lr=tag(log, interval(0.01, 1))' or scheduler=step,cosine{seeds_alone}"
         )
-    return fixed, space
+    return Space(fixed, space, seeds) if len(seeds) > 1 else Space([*fixed, *(f"seed={s}" for s in seeds)], space, [])
+
+
+def seeds_of(override: Any) -> list[str]:
+    """The seeds of `seed=1,2,3`, each once: a seed is nothing that a sampler could learn from."""
+    if not override.is_sweep_override():
+        return []
+    if not override.is_discrete_sweep():
+        raise InputError(
+            f"{override.input_line}: a seed is no hyperparameter; a list of seeds (seed=1,2,3) makes each trial's value"
+            " the mean over them"
+        )
+    found = list(dict.fromkeys(override.sweep_string_iterator()))
+    if not found:
+        raise InputError(f"{override.input_line}: an empty list leaves no seed to run")
+    return found
 
 
 def distribution_of(override: Any) -> Any:
@@ -76,68 +134,44 @@ def holds(distribution: Any, value: Any) -> bool:
     return type(value) in kinds and bool(distribution.low <= value <= distribution.high)
 
 
+def chosen(distribution: Any, value: Any) -> Any:
+    """What Optuna has for a value that was given; None where the distribution does not hold it."""
+    if hasattr(distribution, "choices"):
+        own = [choice for choice in distribution.choices if choice == value or is_same(as_value(choice), value)]
+        return next(iter(own), None)
+    if isinstance(distribution.low, int) and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not holds(distribution, value):
+        return None
+    steps = (value - distribution.low) / (distribution.step or 1)
+    if distribution.step is not None and abs(steps - round(steps)) > 1e-8:
+        return None
+    return float(value) if isinstance(distribution.low, float) else value
+
+
+def as_value(text: str) -> Any:
+    """What a word's value means to Hydra; the text itself where it is none."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        value = OverridesParser.create().parse_override(f"key={text}").value()
+    except HydraException:
+        return text
+    return text if isinstance(value, Mapping) else value
+
+
+def is_same(one: Any, two: Any) -> bool:
+    return bool(one == two) and isinstance(one, bool) == isinstance(two, bool)
+
+
+def in_words(distribution: Any) -> str:
+    """What a distribution holds."""
+    if hasattr(distribution, "choices"):
+        return f"one of {', '.join(distribution.choices)}"
+    step = distribution.step if distribution.step not in (None, 1) else None
+    return f"{distribution.low} to {distribution.high}" + (f" in steps of {step}" if step is not None else "")
+
+
 def text_of(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
-
-
-def try_sampler(sampler: Any, space: Mapping[str, Any]) -> None:
-    """Lets a sampler choose once, in a study in memory with some trials: several import what they need only then.
-
-    Raises:
-        InputError: a package that it needs is not there.
-    """
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    study.stop = lambda: None  # of one that has tried everything
-    for value in range(TRIED):
-        study.tell(study.ask(dict(space)), value)
-    study.sampler = sampler
-    try:
-        study.ask(dict(space))
-    except ImportError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"hydra.sweeper.sampler._target_={type(sampler).__name__}: {reason}") from error
-    except Exception:  # whatever else it thinks of made-up trials
-        return
-
-
-def make_sampler(node: Any, number: int, seed: int) -> Any:
-    """The sampler of one trial, with a seed from (seed, number). One whose seed chooses an order that all trials walk
-    along, a grid's or a quasi-random sequence's, keeps one seed throughout.
-    """
-    import warnings
-
-    import optuna
-    from omegaconf import OmegaConf
-
-    from runner.config.checks import locate
-    from runner.job.instantiate import instantiate
-    from runner.seeding import derive
-
-    plain = OmegaConf.to_container(copy.deepcopy(node), resolve=True)
-    assert isinstance(plain, dict)
-    one_order = (optuna.samplers.GridSampler, optuna.samplers.QMCSampler)
-
-    def give_seeds(node: Any) -> None:  # a sampler may hold others
-        if not isinstance(node, dict):
-            return
-        for inner in node.values():
-            give_seeds(inner)
-        kind = locate(node.get("_target_"), "hydra.sweeper.sampler")
-        if not isinstance(kind, type) or not issubclass(kind, optuna.samplers.BaseSampler):
-            return
-        takes_seed = "seed" in inspect.signature(kind).parameters
-        if node.get("seed", None) is None and (takes_seed or "seed" in node):
-            node["seed"] = derive(seed, "sampler", 0 if issubclass(kind, one_order) else number) % 2**32
-        if not takes_seed:
-            node.pop("seed", None)  # the default choice's key, which this one does not take
-
-    give_seeds(plain)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        made = instantiate(plain, "hydra.sweeper.sampler")
-    if not isinstance(made, optuna.samplers.BaseSampler):
-        raise InputError(f"hydra.sweeper.sampler: must be an optuna sampler, got {type(made).__name__}")
-    return made

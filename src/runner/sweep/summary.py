@@ -125,8 +125,10 @@ def facts_of(record: Mapping[str, Any] | None, kind: Mapping[str, Any]) -> dict[
 
 
 def row_of(setting: Setting, table: Mapping[str, Any]) -> dict[str, Any]:
-    """One setting: its counts, and the figures of its finished jobs."""
-    values = {member.seed: metrics_of(member.record) for member in setting.done if member.record is not None}
+    """One setting: its counts, and the figures of its finished jobs; none where a search has given it up."""
+    is_pruned = any(member.state == "pruned" for member in setting.members)
+    whole = [] if is_pruned else setting.done
+    values = {member.seed: metrics_of(member.record) for member in whole if member.record is not None}
     names = list(dict.fromkeys(name for metrics in values.values() for name in metrics))
     main = f"best/{table['monitor']}"
     return {
@@ -135,6 +137,7 @@ def row_of(setting: Setting, table: Mapping[str, Any]) -> dict[str, Any]:
         "n": len(values),
         "seeds": counts(setting),
         "is_whole": len(values) == len(setting.members),
+        "is_pruned": is_pruned,
         "metrics": {
             name: figures_of(name, [metrics[name] for metrics in values.values() if name in metrics], setting)
             for name in names
@@ -151,7 +154,7 @@ def counts(setting: Setting) -> dict[str, int]:
     diverged = sum(member.is_diverged for member in setting.members)
     found = {"planned_in_all": len(states), "done": states.count("done"), "diverged": diverged}
     found["failed"] = states.count("failed") - diverged
-    found |= {state: states.count(state) for state in ("interrupted", "killed", "running")}
+    found |= {state: states.count(state) for state in ("pruned", "interrupted", "killed", "running")}
     return {**found, "not_begun": states.count("planned")}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from runner.errors import InputError
 from runner.printable import printable
+from runner.storage.records import is_pruned
 from runner.storage.run_dir import RunDir, is_locked
 from runner.sweep.plan import Job
 
@@ -59,7 +60,8 @@ class Watch:
         record = RunDir(job.folder).read_run() if outcome["state"] == "done" else {}
         if record.get("best_value") is not None:
             best = f"{record['monitor']} {record['best_value']:.4f} in epoch {record['best_epoch']}"
-            log.info("%s: done, %s, %.1f s", place, best, record["seconds"])
+            how = f"pruned after epoch {record['epochs_done']} of {record['epochs']}" if is_pruned(record) else "done"
+            log.info("%s: %s, %s, %.1f s", place, how, best, record["seconds"])
         else:
             log.info("%s: %s", place, outcome["state"])
 

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,11 @@ def run_or_resume(
     run_dir = RunDir(folder)
     if run_dir.run_json.exists():
         record = run_dir.read_run()
-        if record["state"] == "done":
+        longer = [f"trainer.epochs={cfg.trainer.epochs}"] if is_shorter(record, cfg.trainer.epochs) else []
+        if record["state"] == "done" and not longer:
             return record
         if not never_began(record):
-            return resume(folder, [], is_shown=is_shown, stop_on=stop_on)
+            return resume(folder, longer, is_shown=is_shown, stop_on=stop_on)
         run_dir.run_json.unlink()  # it says only why the last start came to nothing
     run_dir.claim()
     try:
@@ -45,6 +46,13 @@ def run_or_resume(
         raise
     finally:
         run_dir.release()
+
+
+def is_shorter(record: Mapping[str, Any], epochs: int) -> bool:
+    """Whether a run is planned for fewer epochs than its sweep is now: the sweep was lengthened."""
+    trainer = record["config"].get("trainer")
+    planned = trainer.get("epochs") if isinstance(trainer, dict) else None
+    return isinstance(planned, int) and planned < epochs
 
 
 def work(
