@@ -105,6 +105,7 @@ def test_a_sweep_that_is_not_yet_longer_everywhere_says_so(place, monkeypatch):
     assert (row["n"], row["seeds"]["interrupted"], row["is_whole"]) == (1, 1, False)
 
 
+@pytest.mark.slow
 def test_what_cannot_go_on_is_refused_before_any_job_is_touched(place):
     multirun([*WORDS, "seed=1,2", "scheduler=cosine,step"], None)
     line = refusal(place, "trainer.epochs=3")

@@ -117,6 +117,7 @@ def test_a_wrong_key_or_value_of_a_row_is_named_with_its_line(tmp_path):
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_rows_times_seeds_are_the_jobs_and_a_lost_file_stops_nothing(tmp_path):
     (tmp_path / "a.csv").write_text('optimizer.lr,scheduler,notes\n0.1,step,"x, y"\n0.5,cosine,z\n')
     words = [*WORDS, "hydra/launcher=basic", "sweep.points=a.csv", "seed=1,2", "sweep.name=some"]

@@ -83,6 +83,6 @@ def keep_stages(study: Any, number: int, jobs: Sequence[Job]) -> None:
 def check_stages(trial: Any, where: str) -> None:
     """Refuses what no search of ours has written of a trial's values."""
     values = trial.intermediate_values.values()
-    if not all(isinstance(value, float) and not math.isinf(value) for value in values):
+    if not all(type(value) in (int, float) and not math.isinf(value) for value in values):
         raise InputError(f"{where}: trial {trial.number} has an intermediate value that is no number")
     shapes.checked(where, {"state": "fail", "stages": trial.user_attrs.get(STAGES, [])}, "trial")
