@@ -162,7 +162,7 @@ def finished_state(job: Job, code: Any) -> tuple[str | None, str | None]:
         record = run_dir.read_run()
     except BadRecord as error:
         return "failed", f"{error}; {way_out(job.folder)}"
-    if record["state"] == "done" and not is_shorter(record, job.config["trainer"]["epochs"]):
+    if record["state"] == "done" and not is_shorter(record, job.config.get("trainer", {}).get("epochs", 0)):
         return "done", None
     diverged = record["state"] == "failed" and record.get("failure") == "diverged"
     if diverged and not provenance.code_changes(latest_code(record), code):
