@@ -99,9 +99,10 @@ def lines(run_dir: RunDir, record: Mapping[str, Any], changes: Sequence[Any], li
         )
     if record["best_value"] is not None:
         better = {"max": "higher", "min": "lower"}.get(str(record["mode"]), "?")
+        step = f", step {record['best_step']}" if records.is_by_steps(record) else ""
         facts.add(
             "result",
-            f"{record['monitor']} {record['best_value']!r} in epoch {record['best_epoch']} ({better} is better)",
+            f"{record['monitor']} {record['best_value']!r} in epoch {record['best_epoch']}{step} ({better} is better)",
         )
     for which, values in record["test"].items():
         facts.add(f"test ({which})", figures(values))
@@ -147,13 +148,14 @@ def state(record: Mapping[str, Any]) -> str:
 
 def ends(record: Mapping[str, Any], limit: int) -> list[str]:
     """The figures of the best and the last epoch, as a table where there is room for it."""
-    pairs = [("best", record["best_epoch"], record["best"]), ("last", record["epochs_done"], record["last"])]
+    unit, done = ("step", "steps_done") if records.is_by_steps(record) else ("epoch", "epochs_done")
+    pairs = [("best", record[f"best_{unit}"], record["best"]), ("last", record[done], record["last"])]
     pairs = [pair for pair in pairs if pair[2]]
     names = list(dict.fromkeys(name for _, _, values in pairs for name in values))
     rows = [[which, epoch, *(values.get(name) for name in names)] for which, epoch, values in pairs]
-    text = table(["", "epoch", *names], rows).splitlines() if rows else []
+    text = table(["", unit, *names], rows).splitlines() if rows else []
     if text and max(map(len, text)) > limit:
-        return cut([f"{which} epoch {epoch}: {figures(values)}" for which, epoch, values in pairs], limit)
+        return cut([f"{which} {unit} {place}: {figures(values)}" for which, place, values in pairs], limit)
     return text
 
 

@@ -67,6 +67,12 @@ def state_of(run_dir: RunDir | Path, record: Mapping[str, Any]) -> str:
     return state if is_locked(run_dir if isinstance(run_dir, RunDir) else RunDir(run_dir)) else "killed"
 
 
+def is_by_steps(record: Mapping[str, Any]) -> bool:
+    """Whether a run is told of by its steps: it is as long as so many, or not evaluated after each epoch."""
+    trainer = record["config"].get("trainer")
+    return record.get("steps") is not None or (isinstance(trainer, dict) and trainer.get("evaluate_every") is not None)
+
+
 def done_of(record: Mapping[str, Any]) -> str:
     """How far a run is, in the unit of its length: `3 of 14 epochs`."""
     if record.get("steps") is not None:
