@@ -392,6 +392,29 @@ def test_a_search_shows_its_history_its_importances_and_what_was_pruned(tmp_path
     assert "in the order of their starts" in drawn["lines"][-1] and len(drawn["charts"]) == 1
 
 
+def test_a_trial_over_seeds_is_one_point_also_before_the_searchs_end(tmp_path):
+    reason = "pruned by its search (MedianPruner): val/accuracy is 0.5 after epoch 2"
+    settings = [{"optimizer__lr": lr} for lr in (0.01, 0.1, 1.0)]
+    bad = {3: {"stopped": reason, "rows": 2}, 4: {"state": "failed", "error": "it raised"}}
+    names = write_sweep(tmp_path, settings, seeds=(1, 2), arguments=["hydra/sweeper=optuna"], bad=bad)
+    drawn = block(found := data(tmp_path), "charts", "Search")
+    values = line(drawn["charts"][0], "trial")["y"]
+    first = [json.loads((tmp_path / name / "run.json").read_text().strip())["best_value"] for name in names[:2]]
+    assert values == [pytest.approx(sum(first) / 2), None, None]
+    assert drawn["lines"][0] == "3 trials: 1 complete, 1 pruned, 1 fail."
+    assert [found["runs"][run] for run in line(drawn["charts"][0], "trial")["runsAt"][1:]] == names[3:5]
+    by_seed = [{"1": first[0], "2": first[1]}, {"1": 0.5, "2": None}, {"1": None, "2": 0.5}]
+    history = [
+        {"state": state, "value": sum(first) / 2 if state == "complete" else None, "params": {"optimizer.lr": lr}}
+        for state, lr in zip(("complete", "pruned", "fail"), (0.01, 0.1, 1.0), strict=True)
+    ]
+    history = [{**trial, "by_seed": seeds} for trial, seeds in zip(history, by_seed, strict=True)]
+    (tmp_path / "study.json").write_text(json.dumps({"seeds": ["1", "2"], "importances": {}, "history": history}))
+    drawn = block(found := data(tmp_path), "charts", "Search")
+    assert drawn["charts"][0]["title"] == "value of each trial, the mean over seed=1,2"
+    assert line(drawn["charts"][0], "trial")["y"] == values and names[4] in drawn["lines"][2]
+
+
 def test_runs_from_anywhere_are_one_table_and_what_cannot_be_read_is_named(tmp_path):
     for at, lr in enumerate((0.1, 0.2)):
         rows = rows_of(2, 0.9 + at / 100, random.Random(at))
