@@ -53,7 +53,7 @@ def hand_epoch(built: Any) -> None:
         total += loss.detach() * len(target)
     model.eval()
     with torch.no_grad():
-        for data, target in trainer.eval_loaders["val"].batches(0):
+        for data, target in next(iter(trainer.eval_loaders.values())).batches(0):
             if channels_last:
                 data = data.to(memory_format=torch.channels_last)
             output = model(data)
