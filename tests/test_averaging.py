@@ -186,7 +186,7 @@ def test_a_new_run_begins_from_the_average(runs):
 
 
 @pytest.mark.parametrize("name", ["ema", "swa"])
-@pytest.mark.parametrize("saves", ["all", "last"])
+@pytest.mark.parametrize("saves", ["all", pytest.param("last", marks=pytest.mark.slow)])
 def test_killed_inside_epochs_it_goes_on_with_the_same_bits(runs, name, saves, monkeypatch):
     words = [*{"ema": EMA, "swa": SWA}[name], f"checkpoint.save={saves}", "checkpoint.every_batches=4"]
     runner.run(words, run_dir="whole")

@@ -43,11 +43,10 @@ def rows(path):
     return [json.loads(line) for line in Path(path, "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    place = tmp_path_factory.mktemp("parts") / "run"
-    runner.run(MORE, run_dir=place)
-    return place
+@pytest.fixture
+def run(tmp_path):
+    runner.run(MORE, run_dir=tmp_path / "first")
+    return tmp_path / "first"
 
 
 def test_each_part_has_rows_of_its_own_and_changes_no_other(run):

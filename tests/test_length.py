@@ -23,6 +23,11 @@ from test_listeners import FAST
 from test_tasks import assert_equal, final
 from test_trainer import assert_equal_states, make, rows_of
 
+
+def slow(words):
+    return pytest.param(words, marks=pytest.mark.slow)
+
+
 NORMED = ["model.batch_norm=true"]
 LONG = [word for word in FAST if "epochs" not in word]  # 36 batches an epoch
 
