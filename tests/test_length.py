@@ -10,7 +10,7 @@ import runner
 from conftest import killed_after
 from runner.config.compose import compose
 from runner.errors import InputError
-from runner.job.length import Length, every_of, length_of, said
+from runner.job.length import Length, evaluations, every_of, length_of, said
 from runner.job.preview import preview
 from runner.job.resuming import resume
 from runner.storage import checkpoint
@@ -285,3 +285,27 @@ def test_a_config_of_before_says_the_same_as_one_of_today():
 def test_a_preview_is_as_long_as_the_run():
     cfg = task_config(compose([*LONG, "trainer.steps=80", "scheduler=onecycle"], None)[1])
     assert len(preview(cfg).rates[0]) == 80
+
+
+@pytest.mark.slow
+def test_a_sweeps_sentences_are_of_steps(cli):
+    words = ["-m", *LONG, "trainer.steps=80", "trainer.evaluate_every=30", "seed=1,2", "sweep.name=s"]
+    done = cli(*words, "trainer.epochs=14")
+    assert done.returncode == 0, done.stderr
+    told = " ".join(cli("show", "outputs/sweeps/s").stdout.split())
+    assert ", 80 steps; 2 of 2 jobs done" in told and "is the maximum over 3 evaluations" in told
+    assert cli("report", "outputs/sweeps/s", "-o", "r.html").returncode == 0
+    assert "80/80 steps" in (cli.cwd / "r.html").read_text()
+    assert cli("-m", *words[1:], "scheduler=step,constant").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "count"),
+    [
+        ({"trainer": {"epochs": 3}}, 3),
+        ({"trainer": {"epochs": 3, "evaluate_every": 2}, "derived": {"batches_per_epoch": 10}}, 2),
+        ({"trainer": {"epochs": 3, "steps": 25, "evaluate_every": 4}, "derived": {"batches_per_epoch": 10}}, 7),
+    ],
+)
+def test_how_often_a_run_is_evaluated(config, count):
+    assert evaluations(config) == count

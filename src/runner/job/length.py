@@ -35,6 +35,14 @@ def length_of(trainer: Mapping[str, Any], batches: int) -> Length:
     return Length(epochs, epochs * batches if steps is None else steps, count * (batches if unit == "epochs" else 1))
 
 
+def evaluations(config: Mapping[str, Any]) -> int:
+    """How often a run of this config is evaluated; where nobody knows its batches yet, as if an epoch were one."""
+    derived = config.get("derived")
+    batches = derived.get("batches_per_epoch") if isinstance(derived, Mapping) else None
+    length = length_of(config["trainer"], batches if isinstance(batches, int) and batches > 0 else 1)
+    return math.ceil(length.steps / length.every)
+
+
 def every_of(trainer: Mapping[str, Any]) -> tuple[int, str]:
     """trainer.evaluate_every as a count and its unit: without one, that of the run's length.
 

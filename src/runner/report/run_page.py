@@ -43,6 +43,7 @@ def headline(run: Run) -> Block:
     if record["best_value"] is not None:
         part, _, metric = str(monitor).partition("/")
         note = f"epoch {record['best_epoch']} of {record['epochs']}"
+        note += f", step {record['best_step']}" if records.is_by_steps(record) else ""
         items.append(figure(run, f"best {monitor}", metric, record["best_value"], part, note))
     monitored = str(monitor).rpartition("/")[2]
     tests = [(metric, which, value) for which, values in record["test"].items() for metric, value in values.items()]
@@ -60,6 +61,7 @@ def headline(run: Run) -> Block:
             " of other seeds one run says nothing."
         )
     done = {"monitor": monitor, "mode": record["mode"], "epochs": record["epochs_done"], "compared": 1, "choice": None}
+    done["evaluations"] = len(run.rows) if records.is_by_steps(record) else None
     done |= {"chosen_on": record.get("chosen_on"), "is_dry_run": bool(words.at(record, "config.trainer.dry_run"))}
     if record["best_value"] is not None:
         said += show.caveats(done)

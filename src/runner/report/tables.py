@@ -78,7 +78,8 @@ def of_runs(runs: Sequence[Run], colour: Mapping[int, int]) -> Block:
         ]
         cells.append(whole(words.at(record, "config.seed")))
         done, epochs = record.get("epochs_done"), record.get("epochs")
-        cells.append({"t": "" if done is None else f"{done}/{epochs}", "v": done})
+        far = f"{done}/{epochs}" if record.get("steps") is None else f"{record['steps_done']}/{record['steps']} steps"
+        cells.append({"t": "" if done is None else far, "v": done})
         cells += [decimal(record.get("best_value") if record.get("monitor") == name else None) for name in monitors]
         cells.append(whole(record.get("best_epoch")))
         cells += [decimal(record.get("test", {}).get("best", {}).get(name)) for name in tests]

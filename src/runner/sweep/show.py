@@ -106,6 +106,7 @@ def heading(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     better = {"max": " (higher is better)", "min": " (lower is better)"}.get(facts["mode"], "")
     examples = f", {facts['examples']:,} examples" if facts["examples"] is not None else ""
     epochs = f"{facts['epochs']} epoch{'s' if facts['epochs'] != 1 else ''}"
+    epochs = epochs if facts.get("steps") is None else f"{facts['steps']:,} steps"
     epochs += f" ({facts['stopped']} stopped earlier)" if facts.get("stopped") else ""
     done, planned, pruned = (sum(row["seeds"][key] for row in rows) for key in ("done", "planned_in_all", "pruned"))
     monitor = facts["monitor"] or "nothing measured yet"
@@ -211,9 +212,10 @@ def caveats(facts: Mapping[str, Any]) -> list[str]:
     if facts["monitor"] is None or not facts["compared"]:
         return []
     said = []
-    epochs, compared, best = facts["epochs"], facts["compared"], f"best/{facts['monitor']}"
+    compared, best, several = facts["compared"], f"best/{facts['monitor']}", facts.get("evaluations")
+    count, unit = (facts["epochs"], "epochs") if several is None else (several, "evaluations")
     extreme = {"max": "maximum", "min": "minimum"}.get(str(facts["mode"]), "best")
-    over = [f"over {'up to ' if facts.get('stopped') else ''}{epochs} epochs"] if epochs != 1 else []
+    over = [f"over {'up to ' if facts.get('stopped') else ''}{count} {unit}"] if count != 1 else []
     over += [f"for the first over {compared} settings"] if compared > 1 else []
     if over:
         excess = facts["choice"]["excess"] if facts["choice"] is not None else None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
+from runner.job.length import evaluations
 from runner.job.pruning import FILE, HISTORY, judge_of, mean_of, values_of
 from runner.storage import records, shapes
 from runner.storage.files import write_atomically
@@ -49,7 +50,7 @@ def write_facts(study: Any, pruner: dict[str, Any], number: int, jobs: Sequence[
 
 
 def values_in(job: Job) -> dict[int, float | None]:
-    """A job's monitored values, by epoch."""
+    """A job's monitored values, by evaluation."""
     record = RunDir(job.folder).read_run()
     return values_of(list(records.epochs(job.folder)), record["monitor"])
 
@@ -68,9 +69,9 @@ def keep_stages(study: Any, number: int, jobs: Sequence[Job]) -> None:
     stages = []
     for job, mean in zip(jobs, means, strict=True):
         judge, _ = judge_of(job.folder)
-        last = job.config["trainer"]["epochs"]  # nothing is decided after it
-        for epoch, value in mean.items():
-            if epoch >= last or judge.is_pruned(epoch, value):
+        last = evaluations(RunDir(job.folder).read_run()["config"])  # nothing is decided after it
+        for nth, value in mean.items():
+            if nth >= last or judge.is_pruned(nth, value):
                 break
         stages.append({"values": in_json(mean), "rungs": judge.rungs})
     storage = study._storage  # a trial that was asked for by another process cannot be written to in public

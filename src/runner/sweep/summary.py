@@ -9,7 +9,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from runner.errors import InputError
+from runner.job import length
 from runner.progress import bar
+from runner.storage import records
 from runner.storage.identity import LATER
 from runner.sweep import statistics
 from runner.sweep.settings import Member, Setting, settings, text
@@ -79,6 +82,7 @@ def like(setting: Setting) -> dict[str, Any]:
     metric = monitor.rpartition("/")[2]
     measured = "loss." if metric == "loss" else f"metrics.{metric}."
     kind = {f"trainer.{key}": config.get(f"trainer.{key}") for key in ("limit_batches", "dry_run", "epochs")}
+    kind |= {key: config[key] for key in ("trainer.steps", "trainer.evaluate_every") if config.get(key) is not None}
     if (same := config.get("trainer.overfit_batches")) is not None:
         kind |= {"trainer.overfit_batches": same, "dataloader.batch_size": config.get("dataloader.batch_size")}
     if metric == "loss":  # what it is of an evaluation is for the task to say
@@ -120,8 +124,20 @@ def facts_of(record: Mapping[str, Any] | None, kind: Mapping[str, Any]) -> dict[
         "chosen_on": kind.get("evaluated part"),
         "examples": kind.get("evaluated examples"),
         "epochs": record["epochs"] if record else kind.get("trainer.epochs"),
+        "steps": record.get("steps") if record else None,
+        "evaluations": evaluations_of(record),
         "is_dry_run": bool(kind.get("trainer.dry_run")),
     }
+
+
+def evaluations_of(record: Mapping[str, Any] | None) -> int | None:
+    """How often a run is evaluated, where that is not after each epoch."""
+    if record is None or not records.is_by_steps(record):
+        return None
+    try:
+        return length.evaluations(record["config"])
+    except (InputError, KeyError, TypeError, ZeroDivisionError):
+        return None  # by other hands: no run was built of that
 
 
 def row_of(setting: Setting, table: Mapping[str, Any]) -> dict[str, Any]:
