@@ -314,3 +314,24 @@ def test_a_config_of_before_has_no_average():
 def test_a_dry_run_ends_before_its_average_begins():
     record = runner.run([*SMALL, "averaging=ema", "averaging.start=3", "trainer.dry_run=true"], run_dir="run")
     assert record["state"] == "done" and final("run")[0]["averaging_state_dict"]["count"] == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "lines"),
+    [
+        ({}, []),
+        (
+            {"type": "ema", "decay": 0.9, "start": 2},
+            ["average of the weights (ema, exponential, decay 0.9): from epoch 2 on; it is what is evaluated"],
+        ),
+        (
+            {"type": "swa", "evaluate": "beside"},
+            [
+                "average of the weights (swa, at the ends of epochs): from epoch 1 on; it has rows of its own,"
+                " val_swa/* beside val/*"
+            ],
+        ),
+    ],
+)
+def test_a_line_says_what_is_evaluated(settings, lines):
+    assert averaging(nn.Linear(1, 1), **settings).described() == lines

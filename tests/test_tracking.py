@@ -225,7 +225,10 @@ def test_names_and_times_for_mlflow():
     assert allowed("epoch/val/f1@5 (macro)") == "epoch/val/f1_5 _macro_"
     epochs = [{"step": 1, "seconds": 1.5}, {"step": 2, "seconds": None}, {"step": 3, "seconds": 2}]
     times = Times("2026-11-26T00:00:00.000+00:00")
-    assert [times.of({"step": step}, epochs) - times.began for step in (1, 2, 3)] == [1500, 1500, 3500]
+    epochs = [{**one, "step": 10 * one["step"]} for one in epochs]
+    assert [times.of({"step": step}, epochs) - times.began for step in (1, 10, 11, 20, 21, 30)] == [
+        *(1500, 1500, 1500, 1500, 3500, 3500),
+    ]
 
 
 class Confused:

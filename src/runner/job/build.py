@@ -275,7 +275,7 @@ def describe(built: Built) -> list[str]:
     lines.append(f"batches from {built.placement.where}: {built.placement.reason}")
     counts = {name: "a stream" if isinstance(part, Stream) else f"{len(part):,}" for name, part in parts.all.items()}
     lines.append("examples: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
-    lines += said(built.config["trainer"], len(trainer.train_loader))
+    lines += trainer.averaging.described() + said(built.config["trainer"], len(trainer.train_loader))
     return lines + (overfitting(trainer) if isinstance(parts, Overfit) else [])
 
 

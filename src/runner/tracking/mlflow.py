@@ -169,13 +169,19 @@ def one_at_a_time(uri: str) -> Iterator[None]:
 
 
 class Times:
-    """When rows were written that are told later: an epoch ended once all had taken their time, a step with it."""
+    """When rows were written that are told later: an evaluation was done once all had taken their time, and the steps
+    before it with it.
+    """
 
     def __init__(self, started: str) -> None:
         self.began = round(datetime.fromisoformat(started).timestamp() * 1000)
 
     def of(self, row: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]]) -> int:
-        seconds = sum(one.get("seconds") or 0 for one in epochs if one["step"] <= row["step"])
+        seconds = 0.0
+        for one in epochs:
+            seconds += one.get("seconds") or 0
+            if one["step"] >= row["step"]:
+                break
         return self.began + round(seconds * 1000)
 
 

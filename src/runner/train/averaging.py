@@ -57,7 +57,7 @@ class Averaging:
             raise ValueError(f"decay={decay}: must be at least 0 and below 1")
         if not 0 <= start <= epochs or (start > 1 and start != int(start)):
             raise ValueError(f"start={start}: must be an epoch from 1 to {epochs}, or a share of them below 1")
-        self.task, self.type, self.every = task, type, every
+        self.task, self.type, self.every, self.decay = task, type, every, decay
         self.start = int(start) if start >= 1 else math.floor(start * epochs) + 1
         self.is_beside = evaluate == "beside" and type != "none"
         of_average = monitor.partition("/")[0].endswith(f"_{type}")
@@ -80,6 +80,15 @@ class Averaging:
         else:
             self.averages = [parameter.detach().clone() for parameter in self.parameters]
         self.count += 1
+
+    def described(self) -> list[str]:
+        """A line for a person: what the average is, and which figures are of it."""
+        if self.type == "none":
+            return []
+        own = f"has rows of its own, val_{self.type}/* beside val/*"
+        of = own if self.is_beside else "is what is evaluated"
+        what = f"exponential, decay {self.decay}" if self.type == "ema" else "at the ends of epochs"
+        return [f"average of the weights ({self.type}, {what}): from epoch {self.start} on; it {of}"]
 
     def splits(self, split: str) -> list[tuple[str, bool]]:
         """What is evaluated each epoch: its name in the rows, and whether by the average."""
