@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 import runner
 from conftest import killed_after
+from runner.cli.preview import lines
 from runner.config.compose import compose
 from runner.errors import InputError
 from runner.job.length import Length, evaluations, every_of, length_of, said
@@ -285,6 +286,11 @@ def test_a_config_of_before_says_the_same_as_one_of_today():
 def test_a_preview_is_as_long_as_the_run():
     cfg = task_config(compose([*LONG, "trainer.steps=80", "scheduler=onecycle"], None)[1])
     assert len(preview(cfg).rates[0]) == 80
+    of_epochs = preview(task_config(compose([*LONG, "trainer.steps=80", "scheduler=step"], None)[1]))
+    assert (len(of_epochs.rates[0]), of_epochs.epochs, of_epochs.batches) == (80, 3, 36)
+    assert lines([("scheduler=step", of_epochs)], 80)[-1].startswith(
+        "scheduler=step: 80 steps, in epochs of 36; first 1"
+    )
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.cli import one_run
 from runner.cli.columns import width
 from runner.errors import InputError
 from runner.plot import plot
@@ -24,9 +25,7 @@ def parser() -> argparse.ArgumentParser:
         " scheduler; several values (scheduler=cosine,step) in one picture. Nothing trains, and no data is read where"
         " the config says how much there is.",
     )
-    made.add_argument("words", nargs="*", metavar="WORDS", help="overrides as for a run or a sweep")
-    made.add_argument("--config-dir", metavar="DIR", help="YAML files of your own")
-    made.add_argument("--trust", action="append", default=[], help="a package whose code a `_target_` may name")
+    one_run.add_flags(made, "overrides as for a run or a sweep")
     made.add_argument("-o", "--output", type=Path, metavar="FILE.html", help="also writes a page with the picture")
     made.add_argument("--json", action="store_true", help="the rates, as JSON")
     return made
@@ -37,8 +36,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     if arguments.output is not None:
         preview_page.check_free(arguments.output)
-    trust = [f"trust=[{','.join(arguments.trust)}]"] if arguments.trust else []
-    named = composed([*arguments.words, *trust], arguments.config_dir)
+    named = composed(one_run.words_of(arguments), arguments.config_dir)
     found = walked(named)
     if len({made.unit for _, made in found}) > 1:  # one axis for all of them
         found = walked(named, by_step=True)
@@ -95,6 +93,8 @@ def lines(found: "list[tuple[str, Preview]]", limit: int) -> list[str]:
     for label, made in found:
         rates = made.rates[0]
         steps = f"{made.epochs} epochs" if made.batches is None else f"{made.epochs} x {made.batches:,} steps"
+        if made.batches is not None and len(rates) > 1 and len(rates) % made.batches:  # trainer.steps
+            steps = f"{len(rates):,} steps, in epochs of {made.batches:,}"
         rest = f", highest {max(rates):.4g}, last {rates[-1]:.4g}" if len(rates) > 1 else ""
         said += [f"{label}: {steps}; first {rates[0]:.4g}{rest}", *(f"  note: {line}" for line in made.said)]
     longest = max(len(rates) for _, rates in drawn)

@@ -11,13 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.batches.stream import check_stream
 from runner.config.checks import locate
+from runner.config.names import part_of
 from runner.errors import InputError
 from runner.job.instantiate import containers, instantiate, make
 from runner.parts import Part, Parts, Stream, count_classes, integer_targets, is_stream, split, whole
 
 SETS = ("train", "val", "test")  # the keys of the dataset group that are datasets
 TAKEN = (*SETS, "overfit", "best", "last", "choices", "config")  # what the names of other columns begin with
-AVERAGED = ("_ema", "_swa")
 
 
 def make_parts(cfg: DictConfig, is_new: bool = False) -> Parts:
@@ -49,7 +49,7 @@ def further(cfg: DictConfig, is_new: bool) -> dict[str, Part | Stream]:
         raise InputError(f"dataset.evaluate={node}: must be {{NAME: {{_target_: your.Dataset}}, ...}}, or null")
     found = {}
     for name, each in node.items():
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or name.endswith(AVERAGED):
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or part_of(name) != name:
             raise InputError(f"dataset.evaluate.{name}: must be letters, digits and _, and not end in _ema or _swa")
         if name in TAKEN:
             raise InputError(f"dataset.evaluate.{name}: is taken, as {', '.join(TAKEN)} are; choose another name")

@@ -106,14 +106,15 @@ def made(cfg: DictConfig, found: Any, by_step: bool) -> Preview:
     if walk.needs_metric(schedule.scheduler):
         said.append(f"follows {schedule.monitor}: what comes after the first step is not known before training")
         rates = [[rate] for rate in schedule.rates[0]]
-        return Preview(distinct(rates), "step" if batches else "epoch", given.epochs, batches, said)
+        return Preview(distinct(rates), "step" if batches else "epoch", length.epochs, batches, said)
     intervals = length.steps if schedule.interval == "batch" else length.epochs
     by_interval = list(schedule.rates)[:intervals]
     if len(by_interval) < intervals:
         said.append(f"only the first {len(by_interval):,} of {intervals:,} steps are walked")
     repeat = batches if batches and schedule.interval == "epoch" else 1
     groups = [[rate for rate in group for _ in range(repeat)] for group in zip(*by_interval, strict=True)]
-    return Preview(distinct(groups), "step" if batches else "epoch", given.epochs, batches, said)
+    groups = [group[: length.steps] for group in groups] if batches else groups  # the last epoch may end early
+    return Preview(distinct(groups), "step" if batches else "epoch", length.epochs, batches, said)
 
 
 def distinct(groups: Sequence[list[float]]) -> list[list[float]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from runner.config.names import part_of
 from runner.errors import Diverged, InputError, Interrupted
 from runner.job.logs import RESULT
 from runner.storage import identity, provenance
@@ -49,7 +50,7 @@ def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
         "monitor": trainer.monitor,
         "mode": trainer.mode,
         "modes": modes(built.config),  # of every metric of which it is known
-        "chosen_on": trainer.monitor.partition("/")[0].removesuffix(f"_{trainer.averaging.type}"),
+        "chosen_on": part_of(trainer.monitor.partition("/")[0]),
         "seconds": 0.0,  # of all epochs
         "best_epoch": None,
         "best_step": None,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.config.names import AVERAGES
 from runner.errors import InputError
 from runner.job import own_code
 from runner.job.mending import WEIGHTS, check_keys, check_owner, whole_config
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from runner.job.build import Built
 
 
-KINDS = ("ema", "swa", "raw")  # of the last weights
+KINDS = (*AVERAGES, "raw")  # of the last weights
 
 
 @dataclass

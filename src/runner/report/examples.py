@@ -1,11 +1,11 @@
 """The part of a run's page that takes its model and its data: made where that is safe and quick, else the reason."""
 
-import difflib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
 
+from runner.config.names import guess
 from runner.errors import InputError
 from runner.job.confusion import TooLong, confusion
 from runner.report.confusion import blocks as blocks_of
@@ -92,9 +92,8 @@ def part_of(built: Any, split: str) -> tuple[Any, Any]:
     loaders = {**built.trainer.eval_loaders, "test": built.test_loader}
     known = [name for name, loader in loaders.items() if loader is not None]
     if split not in known:
-        near = difflib.get_close_matches(split, known, 1)
-        guess = f"did you mean {near[0]}? " if near else ""
-        raise InputError(f"--split {split}: this run has no such part; {guess}choices: {', '.join(known) or 'none'}")
+        choices = f"{guess(split, known)}choices: {', '.join(known) or 'none'}"
+        raise InputError(f"--split {split}: this run has no such part; {choices}")
     return built.parts.part(split), loaders[split]
 
 

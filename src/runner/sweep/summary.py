@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from runner.config.names import part_of
 from runner.errors import InputError
 from runner.job import length
 from runner.progress import bar
@@ -199,7 +200,7 @@ def evaluated(record: Mapping[str, Any], part: str) -> int | None:
     """How many examples of a part an evaluation sees; None where the record does not tell, and of those that were
     trained on: they are no sample of others.
     """
-    part = part.removesuffix("_ema").removesuffix("_swa")  # by an average of the weights
+    part = part_of(part)
     if part == "train":
         return None
     whole, config = record.get("examples", {}).get(part), record.get("config", {})
