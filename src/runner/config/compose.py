@@ -97,16 +97,14 @@ def _apply_checked(overrides: list[Override], cfg: DictConfig) -> None:
         admission.check_hydra(cfg.hydra)
     for override, kind in expected.values():
         given = _kind(cfg, override.key_or_group, must_resolve=True)
-        if not _fits(given, kind) and not (given is None and _takes_null(override.key_or_group)):
+        if not _fits(given, kind):
+            from runner.config.own_values import takes_null  # here: a wrong key or choice is answered without it
+
+            if given is None and takes_null(override.key_or_group):
+                continue
             raise InputError(
                 f"{override.input_line}: must be {kind}, got {given or 'null'}{_kind_hint(override, kind)}"
             )
-
-
-def _takes_null(key: str) -> bool:
-    from runner.config.own_values import takes_null  # here: a wrong key or choice is answered before it is needed
-
-    return takes_null(key)
 
 
 def _has(cfg: DictConfig, key: str) -> bool:
