@@ -102,9 +102,8 @@ def _apply_checked(overrides: list[Override], cfg: DictConfig) -> None:
 
             if given is None and takes_null(override.key_or_group):
                 continue
-            raise InputError(
-                f"{override.input_line}: must be {kind}, got {given or 'null'}{_kind_hint(override, kind)}"
-            )
+            said = f"must be {kind}, got {given or 'null'}{_kind_hint(override, kind)}"
+            raise InputError(f"{override.input_line}: {said}")
 
 
 def _has(cfg: DictConfig, key: str) -> bool:
