@@ -9,6 +9,7 @@ from runner.cli import trust
 from runner.cli.verify import check_length, differences
 from runner.errors import InputError
 from runner.job import own_code
+from runner.job.record import unbegun
 from runner.job.saved import check_targets_of
 from runner.printable import say
 from runner.storage import identity, provenance, signature
@@ -80,14 +81,13 @@ def prepare(first: RunDir, record: dict[str, Any], again: RunDir) -> list[str]:
         changes += [f"the run was continued after {event['epoch']} epochs; then {c}" for c in event["changes"]]
     environment = {**provenance.environment(), "working_directory": folder}
     begun: dict[str, Any] = {
+        **unbegun(),
         "id": identity.new_id(),
         "started": now(),
         "command": provenance.command_line(),
         "git": git,
         "code": code,
     }
-    begun |= {"state": "running", "epochs_done": 0, "resumed": [], "best_epoch": None, "best_value": None, "test": {}}
-    begun |= {"known": {}, "best": {}, "last": {}, "seconds": 0.0, "ended": None}
     begun["replay_of"] = {"path": str(first.path.absolute()), "id": record.get("id")}
     again.path.mkdir(parents=True)
     if diff:

@@ -16,6 +16,7 @@ from runner.config import admission
 from runner.errors import InputError
 from runner.job import own_code
 from runner.job.places import progress_of
+from runner.job.record import unbegun
 from runner.job.saved import check_targets_of
 from runner.printable import say
 from runner.progress import bar
@@ -91,9 +92,8 @@ def main(arguments: argparse.Namespace) -> int:
 def train_again(record: dict[str, Any], is_mine: bool, again: RunDir, kills: int, rng: random.Random) -> None:
     """Trains the record's config in `again`, in processes that die at `kills` different steps."""
     again.path.mkdir(parents=True)
-    fresh = {"state": "running", "epochs_done": 0, "resumed": [], "best_epoch": None, "best_value": None, "test": {}}
     foreign = {} if is_mine else {signature.FOREIGN: True}  # the copy is as much the user's own as the run is
-    again.write_run({**record, **fresh, **foreign})
+    again.write_run({**record, **unbegun(), **foreign})
     total = steps_of(record)
     if not isinstance(total, int) or not 0 <= total < 2**53:
         raise InputError(f"derived.run_length.batch={total}: this run does not say how many batches it had")

@@ -77,6 +77,14 @@ def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def unbegun() -> dict[str, Any]:
+    """What a record says of a run that has not begun: another training of a run starts from its record with this."""
+    counts = {"epochs_done": 0, "steps_done": 0, "seconds": 0.0}
+    nothing = dict.fromkeys(("ended", "stopped", "best_epoch", "best_step", "best_value"))
+    of_epochs: dict[str, Any] = {key: {} for key in ("best", "last", "test", "known", "known_steps")}
+    return {"state": "running", "resumed": [], **counts, **nothing, **of_epochs}
+
+
 def count_of(part: Any) -> int | None:
     """The examples of a part; None: a stream's are not known."""
     return len(part) if hasattr(part, "__len__") else None
