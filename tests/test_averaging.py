@@ -15,8 +15,9 @@ from runner.config.compose import compose
 from runner.errors import InputError
 from runner.job.build import build
 from runner.job.model_parts import make_averaging
+from runner.job.rebuilding import rebuilt
 from runner.job.resuming import resume
-from runner.job.saved import open_saved, rebuilt
+from runner.job.saved import open_saved
 from runner.parts import Stream
 from runner.storage import checkpoint
 from runner.storage.run_dir import RunDir

@@ -13,9 +13,11 @@ from conftest import killed_after
 from runner.cli import evaluate as verb
 from runner.config.compose import compose
 from runner.errors import InputError
-from runner.job.build import build, describe
+from runner.job.build import build
+from runner.job.built import describe
+from runner.job.rebuilding import rebuilt
 from runner.job.resuming import resume
-from runner.job.saved import open_saved, rebuilt
+from runner.job.saved import open_saved
 from runner.storage.run_dir import RunDir
 from runner.sweep.combine import task_config
 from runner.sweep.plan import result_config

@@ -12,8 +12,9 @@ from runner.config.compose import compose
 from runner.data import Digits
 from runner.errors import InputError
 from runner.job.data_parts import make_parts
+from runner.job.rebuilding import rebuilt
 from runner.job.resuming import resume
-from runner.job.saved import open_saved, rebuilt
+from runner.job.saved import open_saved
 from runner.parts import Part, hold_out, split
 from runner.seeding import derive
 

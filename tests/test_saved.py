@@ -10,8 +10,9 @@ from omegaconf import OmegaConf
 import runner
 from runner.errors import InputError
 from runner.job import saved
+from runner.job.rebuilding import rebuilt
 from runner.job.resuming import resume
-from runner.job.saved import Saved, fitting, keep_placement, open_saved, rebuilt, refuse_interpolations, saved_config
+from runner.job.saved import Saved, fitting, keep_placement, open_saved, refuse_interpolations, saved_config
 from runner.storage import checkpoint, shapes
 from runner.storage.run_dir import RunDir
 

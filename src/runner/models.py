@@ -210,6 +210,10 @@ class Block(nn.Module):
         return x + self.dense(self.norm2(x))  # type: ignore[no-any-return]
 
 
+def count_parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
 def layer_table(model: nn.Module) -> list[dict[str, Any]]:
     """One row a layer that holds parameters or has no layers inside: name, type and number of parameters."""
     rows = []

@@ -17,7 +17,7 @@ from runner.report.page import check_target, page
 from runner.storage.files import write_atomically
 
 if TYPE_CHECKING:
-    from runner.job.build import Built
+    from runner.job.built import Built
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +43,8 @@ def main(arguments: argparse.Namespace) -> int:
     trust.grant(arguments)
     if arguments.html is not None:
         check_target(arguments.html, "--html")
-    from runner.job.saved import open_saved, rebuilt
+    from runner.job.rebuilding import rebuilt
+    from runner.job.saved import open_saved
 
     with bar("reading the checkpoint"):
         saved = open_saved(arguments.run_dir, arguments.which)

@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from runner.config import admission
 from runner.errors import InputError
-from runner.job.build import Built, build, settings
+from runner.job.build import build, settings
+from runner.job.built import Built
 from runner.job.process_state import as_if_alone
 from runner.parts import Overfit, Parts
 from runner.progress import bar

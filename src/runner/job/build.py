@@ -8,20 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import nn
 
-from runner import device, models
-from runner.batches.loaders import Loader
+from runner import device
 from runner.batches.own_state import check_own_state
 from runner.batches.same import SameBatches, overfit
-from runner.batches.settings import LoaderSettings, Placement
+from runner.batches.settings import LoaderSettings
 from runner.config import admission
 from runner.config.checks import check_targets
 from runner.errors import InputError
+from runner.job.built import Built
 from runner.job.data_parts import fill_classes, make_parts
 from runner.job.instantiate import call, containers, make
 from runner.job.lazy import initialise
-from runner.job.length import Length, every_of, length_of, said
+from runner.job.length import Length, every_of, length_of
 from runner.job.mistakes import check_data, check_outputs, check_shape
 from runner.job.model_parts import (
     check_accumulate,
@@ -34,8 +33,9 @@ from runner.job.model_parts import (
     prepare_model,
 )
 from runner.job.modes import mode_of, monitoring
-from runner.job.parameters import described, frozen, make_freezing
+from runner.job.parameters import make_freezing
 from runner.job.process_state import importing, targets_in
+from runner.job.saved import open_model
 from runner.job.shared_examples import check_shared
 from runner.job.task_parts import check_smallest_batch, is_supervised, make_loss, make_task, probe
 from runner.parts import Overfit, Part, Parts, Stream
@@ -46,24 +46,6 @@ from runner.train.events import Listeners
 from runner.train.steps import StepOptions
 from runner.train.stopping import Stopping
 from runner.train.trainer import Trainer
-
-
-@dataclass
-class Built:
-    """All the objects of one run, and the config that made them, resolved."""
-
-    trainer: Trainer
-    parts: Parts
-    test_loader: Loader | None
-    device: device.Device
-    placement: Placement
-    config: dict[str, Any]
-
-    def close(self) -> None:
-        """Ends the loaders' workers: no batch is asked for afterwards."""
-        for loader in (self.trainer.train_loader, *self.trainer.eval_loaders.values(), self.test_loader):
-            if loader is not None:
-                loader.close()
 
 
 @dataclass(frozen=True)
@@ -160,7 +142,7 @@ def _build(
     if is_new:
         check_shape(resolved["dataset"].get("input_shape"), train_loader)
     model = make_model(cfg, where.torch)
-    task = make_task(cfg, model, make_loss(cfg, where.torch), parts.train.dataset, where.torch)
+    task = make_task(cfg, model, make_loss(cfg, where.torch), parts.train.dataset, where.torch, open_model)
     initialise(task, train_loader, options, where.torch, cfg.seed)
     prepare_model(cfg, model)
     freezing = make_freezing(cfg, task)
@@ -255,42 +237,3 @@ def fill_derived(cfg: DictConfig, eval_split: str, length: Length, batches_per_e
 def resolve(cfg: DictConfig) -> dict[str, Any]:
     """The config as plain containers, every interpolation resolved."""
     return containers({"config": cfg}, "config")  # type: ignore[no-any-return]
-
-
-def describe(built: Built) -> list[str]:
-    """The lines that a person sees before the first epoch."""
-    trainer, parts = built.trainer, built.parts
-    task, model = trainer.task, trainer.model
-    rows = models.layer_table(model)
-    width = max(len(row["name"]) for row in rows)
-    lines = [f"{row['name']:{width}}  {row['type']:18}{row['parameters']:>12,}" for row in rows]
-    of_task = count_parameters(task) - count_parameters(model)
-    more = f", and {of_task:,} of the {'loss' if is_supervised(task) else 'task'}" if of_task else ""
-    lines.append(f"{count_parameters(model):,} parameters{more}")
-    lines += described(trainer.optimizer) + frozen(trainer.freezing)
-    precision_type = trainer.options.precision.type
-    lines.append(
-        f"device {built.device.name}, {precision_type}, {built.device.threads} CPU threads, seed {trainer.seed}"
-    )
-    lines.append(f"batches from {built.placement.where}: {built.placement.reason}")
-    counts = {name: "a stream" if isinstance(part, Stream) else f"{len(part):,}" for name, part in parts.all.items()}
-    lines.append("examples: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
-    lines += trainer.averaging.described() + said(built.config["trainer"], len(trainer.train_loader))
-    return lines + (overfitting(trainer) if isinstance(parts, Overfit) else [])
-
-
-def overfitting(trainer: Trainer) -> list[str]:
-    """What trainer.overfit_batches makes of a run."""
-    count, rates = len(trainer.train_loader), trainer.schedule.rates
-    batches = "1 batch" if count == 1 else f"{count:,} batches"
-    lines = [
-        f"overfitting: each epoch trains on the same {batches}, as the first epoch draws them; overfit/* is measured on"
-        " these examples too, in eval mode; nothing is validated or tested"
-    ]
-    if trainer.schedule.interval == "epoch" and any(rate != rates[0] for rate in rates):
-        lines.append(f"overfitting: the learning rate changes by epochs, of {batches} now; scheduler=constant keeps it")
-    return lines
-
-
-def count_parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())

@@ -10,7 +10,7 @@ from runner.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from runner.job.build import Built
+    from runner.job.built import Built
 
 WORST = 10  # how many of the worst mistakes are shown
 UNUSABLE = "the confusion matrix needs scores (N, C) and integer targets (N,)"

@@ -24,7 +24,7 @@ from runner.train.hidden import untouched
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from runner.job.build import Built
+    from runner.job.built import Built
 
 log = logging.getLogger("runner")
 

@@ -24,6 +24,7 @@ from runner.job.lazy import lazy_parts
 from runner.job.length import length_of
 from runner.job.model_parts import make_model, make_optimizer, make_schedule, prepare_model
 from runner.job.modes import mode_of, monitoring
+from runner.job.saved import open_model
 from runner.job.task_parts import make_loss, make_task
 from runner.parts import Parts, Stream, split
 
@@ -100,7 +101,7 @@ def made(cfg: DictConfig, found: Any, by_step: bool) -> Preview:
     if not lazy_parts(model):
         prepare_model(cfg, model)
     dataset = None if parts is None else parts.train.dataset
-    optimizer = make_optimizer(cfg, make_task(cfg, model, make_loss(cfg, where), dataset, where))
+    optimizer = make_optimizer(cfg, make_task(cfg, model, make_loss(cfg, where), dataset, where, open_model))
     schedule = make_schedule(cfg, optimizer, is_new=True)
     said = list(found.lines)
     if walk.needs_metric(schedule.scheduler):

@@ -23,7 +23,8 @@ from runner.config import admission
 from runner.config.checks import check_composed, check_targets
 from runner.errors import Diverged, InputError
 from runner.job.beforehand import quietly
-from runner.job.build import Built, build
+from runner.job.build import build
+from runner.job.built import Built
 from runner.job.peak import Peak, counted, matmul_peak, sizes_of
 from runner.job.stopwatch import Stopwatch, watched_steps
 from runner.progress import bar

@@ -19,7 +19,8 @@ from runner.config import admission
 from runner.config.checks import check_composed, check_targets
 from runner.errors import InputError
 from runner.job.beforehand import quietly
-from runner.job.build import Built, build
+from runner.job.build import build
+from runner.job.built import Built
 from runner.job.model_parts import make_optimizer
 from runner.job.suggestion import Suggestion, has_diverged, next_mean, suggest
 from runner.progress import bar

@@ -18,7 +18,7 @@ from runner.train.events import EpochEnd
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from runner.job.build import Built
+    from runner.job.built import Built
 
 log = logging.getLogger("runner")
 
@@ -27,9 +27,8 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
     """The first version of run.json."""
-    from runner.job.build import count_parameters
     from runner.job.modes import modes
-    from runner.models import layer_table
+    from runner.models import count_parameters, layer_table
 
     trainer = built.trainer
     return {

@@ -24,7 +24,7 @@ from runner.train.events import Listeners, Progress
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from runner.job.build import Built
+    from runner.job.built import Built
     from runner.job.listening import Listening
     from runner.train.trainer import Trainer
 
@@ -107,7 +107,8 @@ def prepare(
 ) -> tuple["Built", dict[str, Any], "Listening"]:
     """Builds the run's objects and its record, and says who is told what."""
     from runner.config.checks import check_composed
-    from runner.job.build import build, describe
+    from runner.job.build import build
+    from runner.job.built import describe
     from runner.job.listening import make_listeners
     from runner.job.pruning import with_pruning
 

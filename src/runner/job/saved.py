@@ -1,4 +1,4 @@
-"""A finished run, opened again from its directory: its model, and its evaluation with the same numbers."""
+"""A run, opened again from its directory: its record, a checkpoint, its config, and its model."""
 
 import json
 import logging
@@ -25,8 +25,6 @@ log = logging.getLogger("runner")
 if TYPE_CHECKING:
     from omegaconf import DictConfig
     from torch.nn import Module
-
-    from runner.job.build import Built
 
 
 KINDS = (*AVERAGES, "raw")  # of the last weights
@@ -138,19 +136,6 @@ def check_targets_of(run_dir: RunDir, record: dict[str, Any]) -> None:
     is_mine = run_dir.is_mine()
     with as_it_was_started(record, is_mine):
         check_targets(saved_config(record, is_mine), is_new=False)
-
-
-def rebuilt(saved: Saved) -> "Built":
-    """The run's objects, made again from its resolved config, with the checkpoint's weights."""
-    from runner.job.build import build
-    from runner.train.weights import load_weights
-
-    with as_it_was_started(saved.record, saved.is_mine):
-        say_changes(saved.record)
-        built = build(saved_config(saved.record, saved.is_mine))
-    with fitting(saved):
-        load_weights(built.trainer.task, saved.state)
-    return built
 
 
 def say_changes(record: Mapping[str, Any]) -> None:

@@ -40,11 +40,19 @@ def make_loss(cfg: DictConfig, where: torch.device) -> Any:
     return criterion
 
 
-def make_task(cfg: DictConfig, model: nn.Module, criterion: Any, dataset: Any, where: torch.device) -> nn.Module:
+def make_task(
+    cfg: DictConfig,
+    model: nn.Module,
+    criterion: Any,
+    dataset: Any,
+    where: torch.device,
+    open_model: Callable[[Path, str], nn.Module],
+) -> nn.Module:
     """The task, on the device: its constructor gets what it asks for of GIVEN by name, and the keys of its group.
 
     Args:
         dataset: the training set.
+        open_model: the model of the run in a folder, with its weights "best": what a task's own models are.
 
     Raises:
         InputError: it is no task, or the loss group does not go with it.
@@ -60,7 +68,7 @@ def make_task(cfg: DictConfig, model: nn.Module, criterion: Any, dataset: Any, w
         raise InputError(f"loss=none: {name} needs a loss; choose one with loss=CHOICE")
     if not takes_loss and criterion is not None:
         raise InputError(f"loss: {name} has a loss of its own and takes none; choose loss=none")
-    node = {key: opened(key, value, hints_of(target).get(key)) for key, value in node.items()}
+    node = {key: opened(key, value, hints_of(target).get(key), open_model) for key, value in node.items()}
     factory = instantiate({**node, "_partial_": True}, "task")
     try:
         task = factory(**{key: given[key] for key in GIVEN if key in takes})
@@ -75,12 +83,10 @@ def make_task(cfg: DictConfig, model: nn.Module, criterion: Any, dataset: Any, w
     return task.to(where)
 
 
-def opened(key: str, value: Any, hint: Any) -> Any:
+def opened(key: str, value: Any, hint: Any, open_model: Callable[[Path, str], nn.Module]) -> Any:
     """A key of the task; where its constructor declares a module, the model of the run in the folder that is given."""
     if hint is not nn.Module or value is None:
         return value
-    from runner.job.saved import open_model  # it builds runs, too
-
     if not isinstance(value, str):
         raise InputError(f"task.{key}={shown(value)}: must be the folder of a run, whose model is taken")
     try:

@@ -72,7 +72,8 @@ def quiet(is_quiet: bool) -> Iterator[None]:
 def computed(run: Run, seconds: float) -> list[dict[str, Any]]:
     """By the machinery of `runner evaluate`: the record's own config, judged by what is admissible."""
     from runner.job.own_code import as_it_was_started
-    from runner.job.saved import open_saved, rebuilt
+    from runner.job.rebuilding import rebuilt
+    from runner.job.saved import open_saved
 
     which = "best" if (run.path / "checkpoints" / "best.pt").exists() else "last"
     saved = open_saved(run.path, which)

@@ -1,0 +1,68 @@
+"""The objects of a run, together, and what is said of them before the first epoch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from runner import models
+from runner.batches.loaders import Loader
+from runner.batches.settings import Placement
+from runner.device import Device
+from runner.job.length import said
+from runner.job.parameters import described, frozen
+from runner.job.task_parts import is_supervised
+from runner.models import count_parameters
+from runner.parts import Overfit, Parts, Stream
+from runner.train.trainer import Trainer
+
+
+@dataclass
+class Built:
+    """All the objects of one run, and the config that made them, resolved."""
+
+    trainer: Trainer
+    parts: Parts
+    test_loader: Loader | None
+    device: Device
+    placement: Placement
+    config: dict[str, Any]
+
+    def close(self) -> None:
+        """Ends the loaders' workers: no batch is asked for afterwards."""
+        for loader in (self.trainer.train_loader, *self.trainer.eval_loaders.values(), self.test_loader):
+            if loader is not None:
+                loader.close()
+
+
+def describe(built: Built) -> list[str]:
+    """The lines that a person sees before the first epoch."""
+    trainer, parts = built.trainer, built.parts
+    task, model = trainer.task, trainer.model
+    rows = models.layer_table(model)
+    width = max(len(row["name"]) for row in rows)
+    lines = [f"{row['name']:{width}}  {row['type']:18}{row['parameters']:>12,}" for row in rows]
+    of_task = count_parameters(task) - count_parameters(model)
+    more = f", and {of_task:,} of the {'loss' if is_supervised(task) else 'task'}" if of_task else ""
+    lines.append(f"{count_parameters(model):,} parameters{more}")
+    lines += described(trainer.optimizer) + frozen(trainer.freezing)
+    precision_type = trainer.options.precision.type
+    lines.append(
+        f"device {built.device.name}, {precision_type}, {built.device.threads} CPU threads, seed {trainer.seed}"
+    )
+    lines.append(f"batches from {built.placement.where}: {built.placement.reason}")
+    counts = {name: "a stream" if isinstance(part, Stream) else f"{len(part):,}" for name, part in parts.all.items()}
+    lines.append("examples: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+    lines += trainer.averaging.described() + said(built.config["trainer"], len(trainer.train_loader))
+    return lines + (overfitting(trainer) if isinstance(parts, Overfit) else [])
+
+
+def overfitting(trainer: Trainer) -> list[str]:
+    """What trainer.overfit_batches makes of a run."""
+    count, rates = len(trainer.train_loader), trainer.schedule.rates
+    batches = "1 batch" if count == 1 else f"{count:,} batches"
+    lines = [
+        f"overfitting: each epoch trains on the same {batches}, as the first epoch draws them; overfit/* is measured on"
+        " these examples too, in eval mode; nothing is validated or tested"
+    ]
+    if trainer.schedule.interval == "epoch" and any(rate != rates[0] for rate in rates):
+        lines.append(f"overfitting: the learning rate changes by epochs, of {batches} now; scheduler=constant keeps it")
+    return lines
