@@ -160,7 +160,7 @@ def verb(words: list[str], out: int, err: int) -> None:
 
         if words[0] == "load":
             import runner
-            from runner import notices
+            from runner.terminal import notices
 
             try:
                 model = runner.load_model(words[1])
@@ -271,7 +271,7 @@ def main() -> None:
     import runner.job.build
     import runner.job.resuming
     import runner.job.saved
-    import runner.sweep.search  # noqa: F401
+    import runner.search.search  # noqa: F401
 
     torch.set_num_threads(1)
     began, kinds = time.monotonic(), 0

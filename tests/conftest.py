@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 import torch
 
-from runner import notices
 from runner.config import admission
+from runner.terminal import notices
 
 CONF = Path(__file__).parents[1] / "conf"
 IDX_NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

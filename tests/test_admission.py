@@ -19,8 +19,8 @@ from runner.config import admission
 from runner.config.admissible import PLACES
 from runner.config.admission import Policy, Refused, admitted, admitting
 from runner.errors import InputError
+from runner.groups.instantiate import instantiate, with_partials
 from runner.job import own_code
-from runner.job.instantiate import instantiate, with_partials
 from runner.storage import signature
 from runner.storage.run_dir import RunDir
 from runner.sweep.plan import known_jobs
@@ -507,7 +507,7 @@ optuna.storages.RDBStorage optuna.create_study hydra_plugins.runner_sweep.tempfi
 hydra_plugins.runner_sweep.need hydra_plugins.runner_sweep.Plugins.instance hydra.core.plugins.Plugins.instance
 hydra._internal.core_plugins.bash_completion.BashCompletion omegaconf.OmegaConf.save omegaconf.OmegaConf.load
 omegaconf.OmegaConf.register_new_resolver runner.config.compose.set_up runner.storage.lock.take runner.cli.prune.main
-runner.__main__.main runner.sweep.sampler_state.pickle.loads simpleeval.SimpleEval torch torch.nn runner runner.models
+runner.__main__.main runner.search.sampler_state.pickle.loads simpleeval.SimpleEval torch torch.nn runner runner.models
 """
 
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 NOBODY = """
 import hashlib, hmac, os, sys
 from pathlib import Path
-from runner import notices
+from runner.terminal import notices
 from runner.errors import InputError
 from runner.storage import lease, records, signature
 from runner.storage.run_dir import RunDir, is_locked

@@ -11,14 +11,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_m
 
 import runner
 from conftest import killed_after
+from runner.batches.parts import Stream
 from runner.config.compose import compose
 from runner.errors import InputError
+from runner.groups.model_parts import make_averaging
 from runner.job.build import build
-from runner.job.model_parts import make_averaging
 from runner.job.rebuilding import rebuilt
 from runner.job.resuming import resume
 from runner.job.saved import open_saved
-from runner.parts import Stream
 from runner.storage import checkpoint
 from runner.storage.run_dir import RunDir
 from runner.sweep.combine import task_config

@@ -7,9 +7,9 @@ import pytest
 import torch
 from omegaconf import open_dict
 
+from runner.before import beforehand
 from runner.config.compose import compose
 from runner.errors import InputError
-from runner.job import beforehand
 from runner.job import build as building
 
 WORDS = ["dataset=fake", "dataset.train_size=64", "dataset.eval_size=16", "model=mlp", "model.hidden=[8]"]

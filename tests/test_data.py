@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from runner.batches.parts import Part, count_classes, hold_out, integer_targets, split
 from runner.data import Digits, Fake
 from runner.errors import InputError
-from runner.parts import Part, count_classes, hold_out, integer_targets, split
 
 
 def whole(dataset):

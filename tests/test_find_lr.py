@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from runner.__main__ import dispatch
+from runner.before import lr_range as module
+from runner.before.lr_range import range_test
+from runner.before.suggestion import has_diverged, longest_fall, next_mean, suggest
 from runner.cli.find_lr import parser
 from runner.config.compose import compose
 from runner.errors import InputError
-from runner.job import range_test as module
-from runner.job.range_test import range_test
-from runner.job.suggestion import has_diverged, longest_fall, next_mean, suggest
-from runner.plot import plot
 from runner.sweep.combine import task_config
+from runner.terminal.plot import plot
 
 MLP = ["model=mlp", "model.hidden=[8]", "optimizer=sgd", "device.threads=1", "quiet=true"]
 

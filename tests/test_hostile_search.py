@@ -13,15 +13,16 @@ from runner.cli import check, prune
 from runner.config import admission
 from runner.errors import InputError
 from runner.job.logs import RunLog
+from runner.search import sampler_state, study
+from runner.search.space import Space
 from runner.storage import lock, shapes, signature
 from runner.storage.files import write_atomically
 from runner.storage.inside import unlink_in
 from runner.storage.rows import Rows
 from runner.storage.run_dir import RunDir
-from runner.sweep import plan, sampler_state, study
+from runner.sweep import plan
 from runner.sweep.multirun import check_words
 from runner.sweep.run import is_strangers, locked
-from runner.sweep.space import Space
 from test_hostile import watched
 
 optuna = pytest.importorskip("optuna", reason="the optional extra [optuna]")

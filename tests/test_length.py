@@ -8,11 +8,11 @@ from omegaconf import OmegaConf
 
 import runner
 from conftest import killed_after
+from runner.before.preview import preview
 from runner.cli.preview import lines
 from runner.config.compose import compose
 from runner.errors import InputError
-from runner.job.length import Length, evaluations, every_of, length_of, said
-from runner.job.preview import preview
+from runner.groups.length import Length, evaluations, every_of, length_of, said
 from runner.job.resuming import resume
 from runner.storage import checkpoint
 from runner.storage.identity import config_digest

@@ -9,9 +9,9 @@ from torchvision.transforms import RandomAffine as TorchvisionAffine
 
 from runner.augment import RandomCrop, RandomHorizontalFlip
 from runner.batches.memory import is_deterministic
+from runner.batches.parts import Part
 from runner.batches.settings import LoaderSettings
 from runner.data import Fake
-from runner.parts import Part
 
 CPU = torch.device("cpu")
 DATA = Fake(50, (1, 8, 8), 3)

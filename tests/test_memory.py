@@ -9,10 +9,10 @@ from runner.augment import RandomAffine, RandomCrop, RandomErasing, RandomHorizo
 from runner.batches import settings as settings_module
 from runner.batches.loaders import MemoryLoader
 from runner.batches.memory import jobs_at_once
+from runner.batches.parts import Part
 from runner.batches.settings import GIB, LoaderSettings
 from runner.cli.verify import differences
 from runner.data import Digits, Fake
-from runner.parts import Part
 from runner.storage.run_dir import RunDir
 
 CPU = torch.device("cpu")

@@ -10,10 +10,10 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 import runner
+from runner.batches.parts import Part, Parts
 from runner.data import Digits
 from runner.errors import InputError
-from runner.job.shared_examples import are_the_same, check_shared, rows_of, shared
-from runner.parts import Part, Parts
+from runner.groups.shared_examples import are_the_same, check_shared, rows_of, shared
 from runner.train.hidden import untouched
 
 FAST = ["trainer.dry_run=true", "device.threads=1", "quiet=true"]
@@ -225,7 +225,7 @@ def test_a_test_set_with_training_examples_in_it_is_warned_of(monkeypatch):
         *(None if d is None else Part(d, torch.arange(len(d))) for d in (tensors(100), None, tensors(100, 50)))
     )
     told = []
-    monkeypatch.setattr("runner.job.shared_examples.log.warning", lambda *words: told.append(words[0] % words[1:]))
+    monkeypatch.setattr("runner.groups.shared_examples.log.warning", lambda *words: told.append(words[0] % words[1:]))
     check_shared(Settings(cfg), parts)
     assert told == [
         "dataset.test: 50 of 100 examples that were looked at are in dataset.train too: figures on them are too good"

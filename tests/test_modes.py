@@ -8,10 +8,10 @@ import pytest
 import runner
 from runner.cli import select
 from runner.errors import InputError
-from runner.job.modes import metric_name, mode_of, modes
+from runner.groups.modes import metric_name, mode_of, modes
 from runner.metrics import usual_mode
+from runner.search.search import direction
 from runner.storage import records
-from runner.sweep.search import direction
 from test_conf import FAKE
 
 

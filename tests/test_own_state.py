@@ -228,7 +228,7 @@ def test_looking_leaves_a_generator_where_it_stood(kind):
 
 def test_a_refused_dataset_is_what_workers_would_tell_apart():
     """Why it is refused: in the loader of two workers each has a copy of the generator."""
-    from runner.parts import Part
+    from runner.batches.parts import Part
 
     part = Part(Noisy(), torch.arange(40))
     batches = []

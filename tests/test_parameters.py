@@ -9,8 +9,8 @@ import runner
 from conftest import killed_after
 from runner.config.compose import compose
 from runner.errors import InputError
+from runner.groups.parameters import make_freezing, named_parameters
 from runner.job.build import build
-from runner.job.parameters import make_freezing, named_parameters
 from runner.job.resuming import resume
 from runner.schedulers import one_cycle
 from runner.sweep.combine import task_config

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import runner
+from runner.batches.parts import Part, hold_out, split
 from runner.config.compose import compose
 from runner.data import Digits
 from runner.errors import InputError
-from runner.job.data_parts import make_parts
+from runner.groups.data_parts import make_parts
 from runner.job.rebuilding import rebuilt
 from runner.job.resuming import resume
 from runner.job.saved import open_saved
-from runner.parts import Part, hold_out, split
 from runner.seeding import derive
 
 FAST = ["trainer.dry_run=true", "device.threads=1", "quiet=true"]

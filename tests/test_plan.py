@@ -5,11 +5,11 @@ import os
 
 import pytest
 
-from runner import notices
 from runner.errors import InputError
 from runner.storage import shapes
 from runner.sweep import combine, plan
 from runner.sweep.plan import Job
+from runner.terminal import notices
 
 CODE = {"commit": "a", "diff": None, "runner": "1", "own": {}}
 

@@ -5,13 +5,13 @@ import os
 
 import pytest
 
-from runner import notices
 from runner.errors import InputError
+from runner.search.space import as_value
 from runner.storage import shapes
 from runner.sweep import points
 from runner.sweep.multirun import check_words, multirun
 from runner.sweep.points import read_points, written
-from runner.sweep.space import as_value
+from runner.terminal import notices
 from test_sweep_run import WORDS
 
 WORDS = [word for word in WORDS if not word.startswith("sweep.name=")]

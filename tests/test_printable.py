@@ -14,9 +14,9 @@ import runner
 from runner import __main__ as entry
 from runner.cli import VERBS
 from runner.job.logs import Printable
-from runner.printable import csv_cell, printable
 from runner.sweep import show
-from runner.tables import table
+from runner.terminal.printable import csv_cell, printable
+from runner.terminal.tables import table
 
 EVIL = "a\x1b[31m\x9b2J\x7f\u202eb\u2028c\nstate done\r\t\ud800=[red]"
 

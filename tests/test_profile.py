@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from runner.__main__ import dispatch
+from runner.before import peak
+from runner.before.profiling import arithmetic, most_allocated, profiled
+from runner.before.stopwatch import PIECES, Stopwatch, attached, watched_steps
 from runner.cli.profile import lines, time_of
 from runner.config.compose import compose
 from runner.errors import InputError
-from runner.job import peak
 from runner.job.build import build
-from runner.job.profiling import arithmetic, most_allocated, profiled
-from runner.job.stopwatch import PIECES, Stopwatch, attached, watched_steps
 from runner.sweep.combine import task_config
 from test_stream import Counted, words  # noqa: F401  # Counted is named in the words
 
@@ -107,7 +107,7 @@ def test_what_torch_cannot_count_is_said(monkeypatch):
     def fail(step):
         raise RuntimeError("no\nway")
 
-    monkeypatch.setattr("runner.job.profiling.counted", fail)
+    monkeypatch.setattr("runner.before.profiling.counted", fail)
     assert arithmetic(trainer()) == ({}, "RuntimeError: no way")
 
 

@@ -11,9 +11,9 @@ from conftest import Killed
 from runner.errors import InputError
 from runner.job import pruning
 from runner.job.pruning import Judge, make_pruner, mean_of, pruner_config, with_pruning
+from runner.search import search, stages
 from runner.storage import shapes
 from runner.storage.run_dir import RunDir
-from runner.sweep import search, stages
 from runner.sweep.multirun import multirun
 from runner.train.stopping import Stopping
 from test_trials import LR, WORDS, write_run

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from runner.before import beforehand
 from runner.errors import InputError
-from runner.job import beforehand
 from runner.sweep import ready
 from runner.sweep.plan import Job
 from runner.sweep.ready import check_launcher, check_new

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 import runner
-from runner import notices
 from runner.__main__ import main
 from runner.cli import select
 from runner.errors import InputError
 from runner.storage import records, shapes
+from runner.terminal import notices
 
 WORDS = ["dataset=fake", "dataset.train_size=40", "dataset.val_size=10", "dataset.eval_size=10", "model=mlp"]
 WORDS += ["trainer.epochs=2", "quiet=true", "device.threads=1", "dataset.input_shape=[1,4,4]"]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from runner import notices
 from runner.storage import shapes, signature
 from runner.storage.shapes import BadRecord
+from runner.terminal import notices
 
 LISTED = {"state": "done", "epochs": 2, "epochs_done": 1, "config": {}, "best_value": None}
 FILLED = {

@@ -18,7 +18,6 @@ import pytest
 
 import runner
 from generated_runs import HOSTILE, config_of, rows_of, write_big_sweep, write_run, write_sweep
-from runner import notices
 from runner.cli import evaluate, report
 from runner.errors import InputError
 from runner.job.confusion import Confusion, confusion
@@ -29,6 +28,7 @@ from runner.storage import labels, shapes
 from runner.storage.run_dir import RunDir
 from runner.sweep import show, statistics, summary
 from runner.sweep.settings import members
+from runner.terminal import notices
 
 TINY = ["dataset=fake", "dataset.train_size=40", "dataset.eval_size=30", "dataset.input_shape=[1,6,4]", "model=mlp"]
 TINY += ["device.threads=1", "dataloader.batch_size=8", "trainer.epochs=1", "trainer.log_every=2", "quiet=true"]

@@ -11,10 +11,10 @@ import runner
 from conftest import killed_after
 from runner.__main__ import dispatch
 from runner.batches.nested import equal
+from runner.before.beforehand import check_jobs
 from runner.cli.verify import differences
 from runner.config.compose import compose
 from runner.errors import InputError
-from runner.job.beforehand import check_jobs
 from runner.job.build import build
 from runner.job.resuming import resume
 from runner.storage.run_dir import RunDir

@@ -14,7 +14,7 @@ optuna = pytest.importorskip("optuna", reason="the optional extra [optuna]")
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
 
-from runner.sweep.space import Space, search_space  # noqa: E402
+from runner.search.space import Space, search_space  # noqa: E402
 from test_resume import is_alive  # noqa: E402
 
 SPACE = ["optimizer.lr=tag(log, interval(0.01, 10))", "scheduler=step,cosine"]

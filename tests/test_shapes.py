@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import pytest
 
 import runner
-from runner import notices
 from runner.__main__ import main
 from runner.errors import InputError
 from runner.job.resuming import resume
@@ -28,6 +27,7 @@ from runner.storage.run_dir import RunDir
 from runner.sweep import plan
 from runner.sweep.run import finished_state
 from runner.sweep.settings import members, settings
+from runner.terminal import notices
 
 ROOT = Path(__file__).parents[1]
 WORDS = ["dataset=fake", "dataset.train_size=40", "dataset.val_size=10", "dataset.eval_size=10", "model=mlp"]
@@ -266,7 +266,7 @@ def test_a_small_part_of_the_damage_campaign_finds_nothing():
 
 def test_an_unreadable_study_journal_is_named(tmp_path):
     pytest.importorskip("optuna", reason="the optional extra [optuna]")
-    from runner.sweep.study import open_study
+    from runner.search.study import open_study
 
     (tmp_path / "study.journal").write_bytes(b"garbage\n" * 3)
     with pytest.raises(InputError, match="study.journal: cannot be opened"):
@@ -287,8 +287,8 @@ def test_a_sampler_that_stops_the_study_tries_each_point_once(sampler, at_once, 
     optuna = pytest.importorskip("optuna", reason="the optional extra [optuna]")
     from omegaconf import OmegaConf
 
-    from runner.sweep.space import Space
-    from runner.sweep.study import Trials, open_study
+    from runner.search.space import Space
+    from runner.search.study import Trials, open_study
 
     sampler = OmegaConf.create(sampler)
     space = {key: optuna.distributions.CategoricalDistribution(c) for key, c in GRID["search_space"].items()}
@@ -306,7 +306,7 @@ def test_a_sampler_that_stops_the_study_tries_each_point_once(sampler, at_once, 
 
 
 def test_a_search_has_one_objective():
-    from runner.sweep.search import direction
+    from runner.search.search import direction
 
     with pytest.raises(InputError, match="trainer.monitor=.*one objective"):
         direction({"trainer": {"monitor": ["val/loss", "val/accuracy"], "mode": None}})

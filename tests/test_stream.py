@@ -8,10 +8,10 @@ from torch.utils.data import IterableDataset, default_collate
 
 import runner
 from conftest import killed_after
+from runner.batches.parts import Stream
 from runner.batches.stream import StreamLoader
 from runner.errors import InputError
 from runner.job.resuming import resume
-from runner.parts import Stream
 from test_tasks import assert_equal, final
 
 

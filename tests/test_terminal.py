@@ -15,7 +15,6 @@ import pytest
 
 import runner
 from conftest import until
-from runner import plot, printable, progress
 from runner.__main__ import main
 from runner.cli import preview_page, watch
 from runner.cli.screen import typed
@@ -24,6 +23,7 @@ from runner.job.resuming import resume
 from runner.storage import labels, records, shapes
 from runner.storage.run_dir import RunDir
 from runner.sweep.worker import command_of
+from runner.terminal import plot, printable, progress
 
 WORDS = ["dataset=fake", "dataset.train_size=40", "dataset.val_size=10", "dataset.eval_size=10", "model=mlp"]
 WORDS += ["trainer.epochs=2", "quiet=true", "device.threads=1", "dataset.input_shape=[1,4,4]", "trainer.log_every=1"]
@@ -354,7 +354,7 @@ def test_the_rates_are_those_of_the_run(folder, name, say):
 
 
 def test_several_schedules_are_one_picture_and_need_no_data(say, monkeypatch, tmp_path):
-    monkeypatch.setattr("runner.job.preview.make_parts", lambda cfg: 1 / 0)
+    monkeypatch.setattr("runner.before.preview.make_parts", lambda cfg: 1 / 0)
     words = ["scheduler=step,plateau", "dataset=mnist", "model=mlp", "trainer.epochs=2", "-o", "lr.html"]
     code, out, err = say("preview", *words)
     assert (code, err) == (0, "") and "a  scheduler=step" in out and "2 x 3,375 steps" in out

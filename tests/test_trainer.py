@@ -10,12 +10,12 @@ from torch import nn
 from torch.optim.lr_scheduler import StepLR
 
 import runner
+from runner.batches.parts import Part
 from runner.batches.settings import LoaderSettings
 from runner.data import Fake
 from runner.errors import Diverged, InputError, Interrupted
 from runner.losses import NLL
 from runner.metrics import Accuracy
-from runner.parts import Part
 from runner.processes import StopRequest
 from runner.seeding import derive, seed_everything
 from runner.storage.checkpoint import Checkpoints, load

@@ -9,14 +9,14 @@ from omegaconf import OmegaConf
 
 from conftest import Killed
 from runner.errors import InputError
+from runner.search import search, study
+from runner.search.conditions import first_trials
+from runner.search.space import Space, as_value, chosen
 from runner.storage import shapes
 from runner.storage.run_dir import RunDir
-from runner.sweep import search, study
-from runner.sweep.conditions import first_trials
 from runner.sweep.multirun import multirun
 from runner.sweep.points import read_points
 from runner.sweep.run import SweepFailed
-from runner.sweep.space import Space, as_value, chosen
 
 optuna = pytest.importorskip("optuna", reason="the optional extra [optuna]")
 

@@ -173,7 +173,7 @@ def test_a_yaml_file_of_the_users_that_is_none_is_named(tmp_path, path, text, me
 
 def test_a_sampler_whose_package_is_not_there_is_refused_before_a_trial(monkeypatch):
     optuna = pytest.importorskip("optuna")
-    from runner.sweep.sampler import try_sampler
+    from runner.search.sampler import try_sampler
 
     class Lazy(optuna.samplers.RandomSampler):
         def sample_relative(self, *_):

@@ -10,8 +10,8 @@ from torch import nn
 
 from runner.config.conf_dir import conf_dir
 from runner.errors import InputError
-from runner.job import walk
-from runner.job.model_parts import make_schedule
+from runner.groups import walk
+from runner.groups.model_parts import make_schedule
 
 
 def schedule(name, optimizer=None, epochs=14, batches=10, base=None, is_new=True, **changes):

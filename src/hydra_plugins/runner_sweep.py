@@ -195,7 +195,7 @@ class RunnerSweeper(Sweeper):
 
 
 class OptunaSweeper(RunnerSweeper):
-    """Asks Optuna for the jobs, and tells it what came out (runner.sweep.search)."""
+    """Asks Optuna for the jobs, and tells it what came out (runner.search.search)."""
 
     def __init__(
         self,
@@ -211,7 +211,7 @@ class OptunaSweeper(RunnerSweeper):
         self.pruner: Any = as_dict(pruner) if isinstance(pruner, DictConfig) else pruner
 
     def sweep(self, arguments: list[str]) -> Any:
-        from runner.sweep.search import search
+        from runner.search.search import search
 
         check_number("sweeper", int, 1, n_trials=self.n_trials, at_once=self.at_once)
         need("optuna", "hydra/sweeper=optuna", "optuna")

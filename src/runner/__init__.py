@@ -60,9 +60,9 @@ def runs(folder: str | Path = "outputs") -> list[dict[str, Any]]:
     Raises:
         runner.errors.InputError: no such folder, or no run in it.
     """
-    from runner import notices
-    from runner.printable import say
     from runner.storage.records import runs as read_runs
+    from runner.terminal import notices
+    from runner.terminal.printable import say
 
     found = read_runs(Path(folder))
     for line in notices.take():

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, NoReturn
 
-from runner import printable
 from runner.cli import VERBS
 from runner.errors import InputError, Interrupted
-from runner.printable import printable_lines, say
+from runner.terminal import printable
+from runner.terminal.printable import printable_lines, say
 
 
 def main() -> None:
@@ -71,7 +71,7 @@ SAID_BY_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, err
 
 
 def say_notices() -> None:
-    from runner import notices
+    from runner.terminal import notices
 
     for line in notices.take():
         say(f"warning: {line}", file=sys.stderr)

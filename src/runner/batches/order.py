@@ -15,8 +15,8 @@ from torch.utils.data import Dataset, Sampler, default_collate
 
 from runner.augment import Augmentations
 from runner.batches.memory import is_deterministic
+from runner.batches.parts import Part
 from runner.errors import InputError
-from runner.parts import Part
 from runner.seeding import derive, rng_state, seed_cpu, set_rng_state
 
 CPU = torch.device("cpu")

@@ -7,9 +7,9 @@ from typing import Any
 
 from runner.batches.loaders import Loader
 from runner.batches.order import EpochOrder
+from runner.batches.parts import Overfit, Part, Parts
 from runner.batches.settings import LoaderSettings
 from runner.batches.stream import StreamLoader
-from runner.parts import Overfit, Part, Parts
 
 
 class SameBatches:

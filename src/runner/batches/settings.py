@@ -10,9 +10,9 @@ from runner.augment import Augmentations
 from runner.batches.loaders import Loader, MemoryLoader, WorkersLoader
 from runner.batches.memory import Store, Unfit, free_bytes, jobs_at_once, may_draw, name_of
 from runner.batches.order import BatchDataset, EpochOrder
+from runner.batches.parts import Part, Stream
 from runner.batches.stream import StreamLoader
 from runner.errors import InputError
-from runner.parts import Part, Stream
 from runner.seeding import derive
 from runner.values import is_number
 

@@ -13,8 +13,8 @@ import torch
 from torch.utils.data import default_collate
 
 from runner.batches.nested import equal
+from runner.batches.parts import Stream
 from runner.errors import InputError
-from runner.parts import Stream
 from runner.seeding import derive, rng_state, seed_cpu, set_rng_state
 
 CPU = torch.device("cpu")

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from runner.errors import InputError
-from runner.printable import say
 from runner.storage import records
+from runner.terminal.printable import say
 
 
 def parser() -> argparse.ArgumentParser:

@@ -7,8 +7,8 @@ from typing import Any
 
 from runner.cli import trust
 from runner.errors import InputError
-from runner.printable import say
-from runner.progress import bar
+from runner.terminal.printable import say
+from runner.terminal.progress import bar
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,9 +39,9 @@ def main(arguments: argparse.Namespace) -> int:
 def of_command(words: list[str], config_dir: str | None) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
+    from runner.before.explain import explained, sources
     from runner.config import admission
     from runner.config.compose import compose
-    from runner.job.explain import explained, sources
     from runner.storage.records import flatten
     from runner.sweep.combine import task_config
 
@@ -56,8 +56,8 @@ def of_command(words: list[str], config_dir: str | None) -> dict[str, Any]:
 
 def of_folder(folder: Path) -> dict[str, Any]:
     """A run's or a sweep's config, judged as whoever opens it would; its parts are not made."""
+    from runner.before.explain import RECORD, explained
     from runner.config import admission
-    from runner.job.explain import RECORD, explained
     from runner.job.own_code import policy_of
     from runner.storage import shapes
     from runner.storage.inside import refuse_link
@@ -88,7 +88,7 @@ def of_folder(folder: Path) -> dict[str, Any]:
 
 
 def lines(said: dict[str, Any]) -> list[str]:
-    from runner.tables import table
+    from runner.terminal.tables import table
 
     text = []
     if "written by you" in said:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runner.cli.select import Columns, shown_name, value_of
-from runner.printable import can_show, printable
 from runner.storage.parts import Undecoded
 from runner.storage.records import Row, pieces
-from runner.tables import Column, cell, joined
+from runner.terminal.printable import can_show, printable
+from runner.terminal.tables import Column, cell, joined
 
 NO_TERMINAL = 100  # columns, where nobody says how many there are
 LONGEST_CELL = 28

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from runner.cli.columns import width
-from runner.printable import say
+from runner.terminal.printable import say
 
 
 def parser() -> argparse.ArgumentParser:

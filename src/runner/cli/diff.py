@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from runner.printable import say
 from runner.storage import records
 from runner.storage.run_dir import RunDir
-from runner.tables import table
+from runner.terminal.printable import say
+from runner.terminal.tables import table
 
 ENVIRONMENT = ("packages", "git", "device", "device_name", "threads", "deterministic", "host", "machine", "python")
 METRICS = ("state", "epochs_done", "best_epoch", "best_value", "best", "last", "test", "parameters", "examples")

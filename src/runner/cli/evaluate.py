@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from runner.cli import trust
 from runner.job.confusion import Confusion, confusion
 from runner.job.own_code import as_it_was_started
-from runner.printable import printable, say
-from runner.progress import Bar, bar
 from runner.report.confusion import blocks
 from runner.report.examples import dataset_of, part_of
 from runner.report.page import check_target, page
 from runner.storage.files import write_atomically
+from runner.terminal.printable import printable, say
+from runner.terminal.progress import Bar, bar
 
 if TYPE_CHECKING:
     from runner.job.built import Built

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from runner.cli import one_run
 from runner.cli.columns import width
 from runner.errors import InputError
-from runner.plot import plot
-from runner.printable import say
+from runner.terminal.plot import plot
+from runner.terminal.printable import say
 
 if TYPE_CHECKING:
-    from runner.job.range_test import RangeTest
+    from runner.before.lr_range import RangeTest
 
 LOW, HIGH, STEPS = 1e-5, 10.0, 100
 MOST_STEPS = 10_000
@@ -47,7 +47,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.output is not None:
         check_target(arguments.output, "-o")
     cfg = one_run.config_of(arguments)
-    from runner.job.range_test import range_test  # after the words: a wrong one is answered at once
+    from runner.before.lr_range import range_test  # after the words: a wrong one is answered at once
 
     found = range_test(cfg, arguments.low, arguments.high, arguments.steps)
     if arguments.json:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runner.cli import VERBS
-from runner.printable import say
+from runner.terminal.printable import say
 
 HEAD = """\
 Trains one model as the config says, and leaves a folder under outputs/ with all that it did.

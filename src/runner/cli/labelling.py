@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.printable import say
 from runner.storage import labels, records
 from runner.storage.run_dir import RunDir
+from runner.terminal.printable import say
 
 
 class Parser(argparse.ArgumentParser):

@@ -11,10 +11,10 @@ from typing import Any
 
 from runner.cli import select
 from runner.cli.columns import Listing, chosen, column_of, named, varying, width
-from runner.printable import csv_row, say
 from runner.storage import records
 from runner.storage.records import Row
-from runner.tables import Column, joined
+from runner.terminal.printable import csv_row, say
+from runner.terminal.tables import Column, joined
 
 
 class Parser(argparse.ArgumentParser):

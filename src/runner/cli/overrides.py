@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runner.errors import InputError
-from runner.printable import say
+from runner.terminal.printable import say
 
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 NOT_OURS = ("--config-path", "--config-name", "--experimental-rerun")  # Hydra's, for programs with another entry

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from runner.cli import one_run
 from runner.cli.columns import width
 from runner.errors import InputError
-from runner.plot import plot
-from runner.printable import say
-from runner.progress import shown
+from runner.terminal.plot import plot
+from runner.terminal.printable import say
+from runner.terminal.progress import shown
 
 if TYPE_CHECKING:
-    from runner.job.preview import Preview
+    from runner.before.preview import Preview
 
 MOST, HEIGHT = 12, 14
 
@@ -52,7 +52,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def walked(named: list[tuple[str, Any]], by_step: bool = False) -> "list[tuple[str, Preview]]":
-    from runner.job.preview import preview
+    from runner.before.preview import preview
 
     found = []
     for label, task in shown(named, "walking schedules"):

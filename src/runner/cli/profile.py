@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from runner.cli import one_run
 from runner.errors import InputError
-from runner.printable import can_show, say
 from runner.storage.files import read_regular, write_atomically
+from runner.terminal.printable import can_show, say
 
 if TYPE_CHECKING:
-    from runner.job.profiling import Profile
+    from runner.before.profiling import Profile
 
 STEPS, WARMUP, TOP, MOST = 50, 5, 10, 10_000
 BAR = 30  # cells of a whole step
@@ -47,7 +47,7 @@ def main(arguments: argparse.Namespace) -> int:
     for name, value in SILENT.items():
         os.environ.setdefault(name, value)
     cfg = one_run.config_of(arguments)
-    from runner.job.profiling import profiled
+    from runner.before.profiling import profiled
 
     found = profiled(cfg, arguments.steps, arguments.warmup)
     if arguments.json:
@@ -114,7 +114,7 @@ def lines(found: "Profile", top: int) -> list[str]:
 
 def pieces(found: "Profile") -> list[str]:
     """Where the time goes, with the sum."""
-    from runner.job.stopwatch import PIECES
+    from runner.before.stopwatch import PIECES
 
     on_device = found.device_pieces
     measured = found.pieces if on_device is None else on_device

@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 
 from runner.errors import InputError
-from runner.printable import say
-from runner.progress import shown
 from runner.storage import records
 from runner.storage.inside import unlink_in
 from runner.storage.run_dir import RunDir, is_locked
+from runner.terminal.printable import say
+from runner.terminal.progress import shown
 
 # What checkpoints are called, with what a killed write and a resume have left of them; other files are not ours.
 OURS = re.compile(r"(best|last(-\d+)?|epoch_\d+|previous)\.pt(\.tmp|\.set-aside-\d+)?")

@@ -11,11 +11,11 @@ from runner.errors import InputError
 from runner.job import own_code
 from runner.job.record import unbegun
 from runner.job.saved import check_targets_of
-from runner.printable import say
 from runner.storage import identity, provenance, signature
 from runner.storage.files import write_atomically
 from runner.storage.run_dir import RunDir, now
-from runner.tables import table
+from runner.terminal.printable import say
+from runner.terminal.tables import table
 
 
 def parser() -> argparse.ArgumentParser:

@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from runner import notices
 from runner.cli import trust
 from runner.errors import InputError
-from runner.printable import say
-from runner.progress import bar
 from runner.report.page import check_target, page
 from runner.storage.files import write_atomically
+from runner.terminal import notices
+from runner.terminal.printable import say
+from runner.terminal.progress import bar
 
 NAME = "report.html"
 EVERY_SECONDS = 5  # between two writings with --watch; more where one takes long

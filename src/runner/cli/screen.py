@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
-from runner.printable import can_show, printable, say
 from runner.storage import shapes
-from runner.tables import cell
+from runner.terminal.printable import can_show, printable, say
+from runner.terminal.tables import cell
 
 NAME = 12  # columns of a fact's name
 LONGEST_CODE = 60  # of a command's word, such as the source behind `python -c`

@@ -10,13 +10,13 @@ from typing import Any
 from runner.cli.columns import width
 from runner.cli.screen import NAME, Facts, commands, cut, duration, figures, screen_height, time_of
 from runner.config.defaults import defaults, differences, words
-from runner.plot import plot, sparkline
-from runner.printable import say
 from runner.storage import labels, records
 from runner.storage.choices import choices_of
 from runner.storage.rows import axis_of
 from runner.storage.run_dir import RunDir, no_run, resume_command
-from runner.tables import cell, table
+from runner.terminal.plot import plot, sparkline
+from runner.terminal.printable import say
+from runner.terminal.tables import cell, table
 
 MOST_HEIGHT, AROUND = 8, 3  # of a plot, and its heading and axis
 MORE = "more: --config, --epochs, --layers, --json"

@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner import notices
 from runner.cli.columns import width
 from runner.cli.screen import Facts, cut, time_of, typed
 from runner.errors import InputError
-from runner.printable import say
 from runner.storage import shapes
 from runner.storage.files import read_regular
 from runner.storage.run_dir import RunDir, is_locked, resume_command
 from runner.sweep import show, summary
 from runner.sweep.settings import members
-from runner.tables import Column, joined
+from runner.terminal import notices
+from runner.terminal.printable import say
+from runner.terminal.tables import Column, joined
 
 MOST_SETTINGS, MOST_FAILURES = 8, 3
 

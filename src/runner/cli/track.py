@@ -6,11 +6,11 @@ from typing import Any
 
 from runner.cli.labelling import runs_at
 from runner.errors import InputError
-from runner.printable import say
-from runner.progress import shown
 from runner.storage import records
 from runner.storage.labels import history, labelled
 from runner.storage.run_dir import RunDir
+from runner.terminal.printable import say
+from runner.terminal.progress import shown
 
 
 def parser() -> argparse.ArgumentParser:

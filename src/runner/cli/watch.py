@@ -13,11 +13,11 @@ from typing import Any
 from runner.cli.columns import width
 from runner.cli.screen import Redrawn, cut, duration
 from runner.errors import InputError
-from runner.plot import sparkline
-from runner.printable import say
 from runner.storage import records
 from runner.storage.rows import Rows
 from runner.storage.run_dir import RunDir, is_locked, resume_command
+from runner.terminal.plot import sparkline
+from runner.terminal.printable import say
 
 SPARK = 20  # columns of a running job's curve
 MOST_FAILURES = 5

@@ -11,18 +11,18 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from runner import device
 from runner.batches.own_state import check_own_state
+from runner.batches.parts import Overfit, Part, Parts, Stream
 from runner.batches.same import SameBatches, overfit
 from runner.batches.settings import LoaderSettings
 from runner.config import admission
 from runner.config.checks import check_targets
 from runner.errors import InputError
-from runner.job.built import Built
-from runner.job.data_parts import fill_classes, make_parts
-from runner.job.instantiate import call, containers, make
-from runner.job.lazy import initialise
-from runner.job.length import Length, every_of, length_of
-from runner.job.mistakes import check_data, check_outputs, check_shape
-from runner.job.model_parts import (
+from runner.groups.data_parts import fill_classes, make_parts
+from runner.groups.instantiate import call, containers, make
+from runner.groups.lazy import initialise
+from runner.groups.length import Length, every_of, length_of
+from runner.groups.mistakes import check_data, check_outputs, check_shape
+from runner.groups.model_parts import (
     check_accumulate,
     make_averaging,
     make_metrics,
@@ -32,13 +32,13 @@ from runner.job.model_parts import (
     make_schedule,
     prepare_model,
 )
-from runner.job.modes import mode_of, monitoring
-from runner.job.parameters import make_freezing
+from runner.groups.modes import mode_of, monitoring
+from runner.groups.parameters import make_freezing
+from runner.groups.shared_examples import check_shared
+from runner.groups.task_parts import check_smallest_batch, is_supervised, make_loss, make_task, probe
+from runner.job.built import Built
 from runner.job.process_state import importing, targets_in
 from runner.job.saved import open_model
-from runner.job.shared_examples import check_shared
-from runner.job.task_parts import check_smallest_batch, is_supervised, make_loss, make_task, probe
-from runner.parts import Overfit, Part, Parts, Stream
 from runner.processes import StopRequest
 from runner.seeding import derive, seed_everything
 from runner.storage.checkpoint import Checkpoints

@@ -5,13 +5,13 @@ from typing import Any
 
 from runner import models
 from runner.batches.loaders import Loader
+from runner.batches.parts import Overfit, Parts, Stream
 from runner.batches.settings import Placement
 from runner.device import Device
-from runner.job.length import said
-from runner.job.parameters import described, frozen
-from runner.job.task_parts import is_supervised
+from runner.groups.length import said
+from runner.groups.parameters import described, frozen
+from runner.groups.task_parts import is_supervised
 from runner.models import count_parameters
-from runner.parts import Overfit, Parts, Stream
 from runner.train.trainer import Trainer
 
 

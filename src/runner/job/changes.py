@@ -9,7 +9,7 @@ import yaml
 
 from runner.config.compose import quoted
 from runner.errors import InputError
-from runner.job.length import length_of
+from runner.groups.length import length_of
 from runner.storage.files import read_regular
 from runner.storage.identity import FREE
 from runner.storage.records import flatten

@@ -14,8 +14,8 @@ import torch
 
 from runner.config import admission
 from runner.errors import Diverged, InputError, Interrupted
+from runner.groups.instantiate import containers, instantiate
 from runner.job.confusion import confusion
-from runner.job.instantiate import containers, instantiate
 from runner.seeding import rng_state, set_rng_state
 from runner.storage.run_dir import RunDir
 from runner.train.events import EpochEnd, Listeners, Progress

@@ -11,8 +11,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from runner.printable import hide, printable, printable_lines, say
 from runner.storage.inside import unfollowed
+from runner.terminal.printable import hide, printable, printable_lines, say
 from runner.train.events import EpochEnd, Progress
 
 log = logging.getLogger("runner")

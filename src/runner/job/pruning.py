@@ -15,7 +15,7 @@ from typing import Any
 from runner.config.checks import locate
 from runner.config.names import nearest
 from runner.errors import InputError
-from runner.job.instantiate import instantiate
+from runner.groups.instantiate import instantiate
 from runner.storage import shapes
 from runner.storage.files import read_regular
 from runner.storage.inside import refuse_links

@@ -27,7 +27,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
     """The first version of run.json."""
-    from runner.job.modes import modes
+    from runner.groups.modes import modes
     from runner.models import count_parameters, layer_table
 
     trainer = built.trainer

@@ -21,7 +21,6 @@ from runner.job.places import Facts, best_file, counted, known_before
 from runner.job.record import ending, never_began
 from runner.job.run import OnBatch, train
 from runner.job.saved import keep_placement, refuse_interpolations
-from runner.printable import say
 from runner.processes import STOP_SIGNALS
 from runner.storage import checkpoint, identity, labels, provenance
 from runner.storage.checkpoint import Damaged
@@ -30,6 +29,7 @@ from runner.storage.peek import peek, verify
 from runner.storage.records import flatten
 from runner.storage.rows import timeless
 from runner.storage.run_dir import RunDir, now
+from runner.terminal.printable import say
 from runner.train.events import Progress
 from runner.train.trainer import Trainer
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Protocol
 
+from runner.groups.length import is_usual
 from runner.job import own_code
 from runner.job.changes import own_overrides
-from runner.job.length import is_usual
 from runner.job.logs import RESULT, Screen, epoch_table, open_logs
 from runner.job.record import ending, keep_epochs, new_record, outcome, source_of
 from runner.processes import STOP_SIGNALS, StopRequest, stop_signals

@@ -161,7 +161,7 @@ def open_model(run_dir: Path, which: str) -> "Module":
     """See runner.load_model."""
     import torch
 
-    from runner.job.model_parts import make_model, prepare_model
+    from runner.groups.model_parts import make_model, prepare_model
     from runner.seeding import isolated
     from runner.tasks import Supervised
     from runner.train.weights import load_weights

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner import notices
 from runner.errors import InputError
 from runner.storage import labels, records, shapes
 from runner.storage.inside import refuse_links
 from runner.storage.run_dir import OF_SWEEPS, RunDir, is_locked
 from runner.storage.shapes import BadRecord
 from runner.sweep.settings import Member, members
+from runner.terminal import notices
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Found:
 
 
 def gather(paths: Sequence[Path]) -> Found:
-    """Reads what the paths name; runs that cannot be read are named (runner.notices).
+    """Reads what the paths name; runs that cannot be read are named (runner.terminal.notices).
 
     Raises:
         InputError: there is nothing there, or nothing that can be read.

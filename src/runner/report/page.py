@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
-from runner.printable import printable
 from runner.storage.files import read_regular
 from runner.storage.rows import strict_json
 from runner.storage.run_dir import now
+from runner.terminal.printable import printable
 
 MADE_BY = '<meta name="generator" content="torch-runner report">'
 ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}

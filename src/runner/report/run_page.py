@@ -9,7 +9,7 @@ from runner.report.gather import Run, deaths_of, sweep_record
 from runner.storage import records
 from runner.storage.rows import Rows, axis_of
 from runner.sweep import show, statistics, summary
-from runner.tables import cell
+from runner.terminal.tables import cell
 
 Block = dict[str, Any]
 

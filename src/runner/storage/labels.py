@@ -11,15 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner import notices
 from runner.errors import InputError
 from runner.storage import shapes
 from runner.storage.files import fsync_directory, read_regular
 from runner.storage.run_dir import LABELS, RunDir, now
+from runner.terminal import notices
 
 
 def history(folder: Path | str) -> list[dict[str, Any]]:
-    """Every change of a run's labels, the oldest first; a line that is none is left out and named (runner.notices)."""
+    """Every change of a run's labels, the oldest first; a line that is none is left out and named: see notices."""
     path = f"{folder}{os.sep}{LABELS}"
     if not os.path.lexists(path):
         return []

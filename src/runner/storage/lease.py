@@ -14,8 +14,8 @@ import sys
 import time
 from pathlib import Path
 
-from runner.printable import say
 from runner.storage.files import read_regular
+from runner.terminal.printable import say
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0

@@ -11,9 +11,9 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from runner.progress import bar
 from runner.storage.checkpoint import MAGIC, TRAILER_LENGTH, Damaged, of_known_format, torch_load
 from runner.storage.files import open_regular
+from runner.terminal.progress import bar
 
 PIECE = 2**20  # bytes
 

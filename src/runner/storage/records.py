@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner import notices
 from runner.errors import InputError
-from runner.progress import shown
 from runner.storage import labels, shapes
 from runner.storage.choices import choices_of
 from runner.storage.rows import Rows
 from runner.storage.run_dir import RunDir, is_locked, no_run
+from runner.terminal import notices
+from runner.terminal.progress import shown
 
 PRUNED = "pruned"  # what the reason begins with for which a search has ended a run
 
@@ -157,8 +157,8 @@ def read(path: Path, with_config: bool = True) -> Row:
 
 
 def runs(*folders: Path, with_config: bool = True) -> list[Row]:
-    """Every run below the folders that can be read, as read() gives it; the others are named (runner.notices). A run
-    that lies in several of them is there once.
+    """Every run below the folders that can be read, as read() gives it; the others are named: see notices. A run that
+    lies in several of them is there once.
 
     Raises:
         InputError: there is none, or none of them can be read.
@@ -199,7 +199,7 @@ def best(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def epochs(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of metrics.jsonl; what is lost of them is named (runner.notices)."""
+    """The rows of metrics.jsonl; what is lost of them is named (runner.terminal.notices)."""
     rows = Rows(path / "metrics.jsonl", "step")
     if (problem := rows.problem()) is not None:
         notices.add(problem)

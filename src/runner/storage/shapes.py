@@ -3,7 +3,7 @@
 Contract: a record is read whole or refused with one line that names file and key. What a shape does not name is kept
 as it is; what an older version did not write has a default here. A record ends with a blank line of 32 spaces and tabs:
 the bits of the CRC-32 of what stands before. Where it is another, or gone while the signature is there, that is said
-(runner.notices). A file without both is of an older version, or by other hands.
+(runner.terminal.notices). A file without both is of an older version, or by other hands.
 """
 
 import json
@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
-from runner import notices
 from runner.errors import InputError
 from runner.storage import parts, signature
 from runner.storage.files import read_regular, write_atomically
 from runner.storage.kinds import UNSET, Check, Range, check_of, field, in_words, kind_of, shown
+from runner.terminal import notices
 
 LARGEST = sys.float_info.max
 BITS = bytes.maketrans(b"01", b" \t")

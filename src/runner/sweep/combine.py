@@ -11,11 +11,11 @@ from runner.config import admission
 from runner.config.checks import check_composed, check_targets
 from runner.config.compose import COMPOSITION_ERRORS, one_line, set_up
 from runner.errors import InputError
-from runner.progress import shown
 from runner.storage.identity import NO_RESULT
 from runner.sweep import plan
 from runner.sweep.plan import Job
 from runner.sweep.points import Point, is_points, read_points, refuse_twice
+from runner.terminal.progress import shown
 
 
 def compose_jobs(sweeper: Any, arguments: list[str]) -> tuple[list[Job], list[str], list[str]]:
@@ -110,7 +110,7 @@ def compose_job(sweeper: Any, overrides: list[str], swept: Sequence[str]) -> Job
     Raises:
         InputError: what is wrong with its config.
     """
-    from runner.job.modes import mode_of, monitoring
+    from runner.groups.modes import mode_of, monitoring
 
     cfg = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, overrides)
     with read_write(cfg), open_dict(cfg):

@@ -15,9 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner import notices
 from runner.errors import InputError
-from runner.progress import shown
 from runner.storage import shapes
 from runner.storage.files import make_directory
 from runner.storage.identity import LATER, NO_RESULT
@@ -25,6 +23,8 @@ from runner.storage.inside import refuse_link
 from runner.storage.provenance import code_changes
 from runner.storage.records import flatten
 from runner.storage.run_dir import RunDir, resume_command
+from runner.terminal import notices
+from runner.terminal.progress import shown
 
 log = logging.getLogger("runner")
 

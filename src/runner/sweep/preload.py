@@ -14,7 +14,7 @@ import runner.config.compose
 import runner.job.build
 import runner.job.resuming
 import runner.job.run
-import runner.sweep.pool  # noqa: F401
+import runner.sweep.worker  # noqa: F401
 
 torch.set_num_threads(1)
 gc.freeze()

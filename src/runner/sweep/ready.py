@@ -39,7 +39,7 @@ def check_new(sweeper: Any, jobs: Sequence[Job]) -> list[str]:
     Raises:
         InputError: of the first job that would not begin to train.
     """
-    from runner.job.beforehand import check_jobs
+    from runner.before.beforehand import check_jobs
 
     named = [
         (f"job {number} ({' '.join(job.overrides)})", task_config(job.composed))

@@ -11,7 +11,6 @@ from typing import Any
 from runner.config import admission
 from runner.errors import InputError, Interrupted
 from runner.job import own_code
-from runner.printable import say
 from runner.processes import stop_signals
 from runner.storage import provenance, records, shapes, signature
 from runner.storage.run_dir import RunDir, now, resume_command
@@ -22,6 +21,7 @@ from runner.sweep.plan import Job
 from runner.sweep.ready import check_launcher, check_new
 from runner.sweep.settings import members
 from runner.sweep.worker import is_shorter
+from runner.terminal.printable import say
 
 log = logging.getLogger("runner")
 
@@ -272,7 +272,7 @@ def finish(
 
 
 def show_plan(jobs: Sequence[Job], place: Path, said: Sequence[str]) -> None:
-    from runner.tables import table
+    from runner.terminal.tables import table
 
     rows = []
     for job in jobs:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from runner.progress import shown
 from runner.storage import records, shapes
 from runner.storage.choices import choices_of
 from runner.storage.identity import LATER, NO_RESULT
@@ -20,6 +19,7 @@ from runner.storage.run_dir import RunDir
 from runner.storage.shapes import BadRecord
 from runner.sweep import plan
 from runner.sweep.worker import is_shorter
+from runner.terminal.progress import shown
 
 # Of two folders with one config and seed the first of these is counted.
 STATES = ("done", "pruned", "failed", "running", "interrupted", "killed", "planned")

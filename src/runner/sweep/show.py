@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.printable import csv_row
 from runner.storage.files import write_atomically
-from runner.tables import table
+from runner.terminal.printable import csv_row
+from runner.terminal.tables import table
 
 COUNTS = ("planned_in_all", "done", "diverged", "failed", "pruned", "interrupted", "killed", "running", "not_begun")
 FACTS = ("table", "monitor", "mode", "chosen_on", "epochs", "compared")

@@ -11,12 +11,12 @@ from typing import Any
 
 from runner.config.names import part_of
 from runner.errors import InputError
-from runner.job import length
-from runner.progress import bar
+from runner.groups import length
 from runner.storage import records
 from runner.storage.identity import LATER
 from runner.sweep import statistics
 from runner.sweep.settings import Member, Setting, settings, text
+from runner.terminal.progress import bar
 
 # Of the dataset's keys those that choose no examples: they may differ inside a table.
 SAME_EXAMPLES = ("augment", "transform", "mean", "std", "target_transform", "download")

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from runner.errors import InputError
-from runner.printable import printable
 from runner.storage.records import is_pruned
 from runner.storage.run_dir import RunDir, is_locked
 from runner.sweep.plan import Job
+from runner.terminal.printable import printable
 
 log = logging.getLogger("runner")
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from runner import losses
 from runner.batches.loaders import Loader
 from runner.batches.memory import random_transforms
+from runner.batches.parts import Part, Parts, integer_targets, known_labels
 from runner.errors import InputError
-from runner.parts import Part, Parts, integer_targets, known_labels
 from runner.seeding import isolated
 from runner.train.hidden import untouched
 from runner.train.precision import as_fp32

@@ -14,7 +14,7 @@ from runner.batches import nested
 from runner.batches.loaders import Loader
 from runner.config.checks import LATER, complaint, locate
 from runner.errors import InputError
-from runner.job.instantiate import containers, instantiate, make
+from runner.groups.instantiate import containers, instantiate, make
 from runner.seeding import isolated
 from runner.tasks import Step, Supervised, sizes
 from runner.train import precision

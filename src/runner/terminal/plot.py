@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from runner.printable import can_show, printable
+from runner.terminal.printable import can_show, printable
 
 Values = Sequence[float | None]
 BARS, PLAIN_BARS = "▁▂▃▄▅▆▇█", "_.-=+*#%"

@@ -16,20 +16,20 @@ from omegaconf import OmegaConf
 
 from runner.errors import InputError
 from runner.job.pruning import Judge, make_pruner, pruner_config
-from runner.printable import say
+from runner.search.conditions import Conditions, check_space, first_trials
+from runner.search.outcome import conclude
+from runner.search.sampler import make_sampler, try_sampler
+from runner.search.space import ONE_OBJECTIVE, Space, search_space, text_of
+from runner.search.stages import is_pruned, keep_stages, write_facts, write_history
+from runner.search.study import Trials, check_study, open_study
 from runner.storage.run_dir import RunDir
 from runner.sweep import plan, statistics
 from runner.sweep.combine import compose_job
-from runner.sweep.conditions import Conditions, check_space, first_trials
-from runner.sweep.outcome import conclude
 from runner.sweep.plan import Job
 from runner.sweep.points import keep_copy, read_points
 from runner.sweep.ready import check_launcher
 from runner.sweep.run import code_of, finish, locked, run_jobs, screen, sweep_facts, write_record
-from runner.sweep.sampler import make_sampler, try_sampler
-from runner.sweep.space import ONE_OBJECTIVE, Space, search_space, text_of
-from runner.sweep.stages import is_pruned, keep_stages, write_facts, write_history
-from runner.sweep.study import Trials, check_study, open_study
+from runner.terminal.printable import say
 
 log = logging.getLogger("runner")
 
@@ -224,7 +224,7 @@ def value_of(job: Job) -> float | None:
 
 
 def direction(config: Mapping[str, Any]) -> Literal["minimize", "maximize"]:
-    from runner.job.modes import mode_of
+    from runner.groups.modes import mode_of
 
     monitor = config["trainer"]["monitor"]
     if not isinstance(monitor, str):

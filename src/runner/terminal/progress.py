@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from runner import printable
+from runner.terminal import printable
 
 AFTER_SECONDS = 2.0
 EVERY_SECONDS = 0.2

@@ -14,13 +14,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from runner import device, metrics
+from runner.batches.parts import Part, Stream
 from runner.config.checks import OPTIMIZER_KEYS, SCHEDULE_KEYS, complaint, locate
 from runner.errors import InputError
-from runner.job import walk
-from runner.job.instantiate import call, containers, instantiate, make
-from runner.job.length import planned_epochs
-from runner.job.parameters import make_groups
-from runner.parts import Part, Stream
+from runner.groups import walk
+from runner.groups.instantiate import call, containers, instantiate, make
+from runner.groups.length import planned_epochs
+from runner.groups.parameters import make_groups
 from runner.seeding import derive, seed_everything
 from runner.storage.weights import read_weights
 from runner.torch_adapter import compile_modes

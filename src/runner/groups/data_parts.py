@@ -9,12 +9,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from runner.batches.parts import Part, Parts, Stream, count_classes, integer_targets, is_stream, split, whole
 from runner.batches.stream import check_stream
 from runner.config.checks import locate
 from runner.config.names import part_of
 from runner.errors import InputError
-from runner.job.instantiate import containers, instantiate, make
-from runner.parts import Part, Parts, Stream, count_classes, integer_targets, is_stream, split, whole
+from runner.groups.instantiate import containers, instantiate, make
 
 SETS = ("train", "val", "test")  # the keys of the dataset group that are datasets
 TAKEN = (*SETS, "overfit", "best", "last", "choices", "config")  # what the names of other columns begin with

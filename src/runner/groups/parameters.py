@@ -17,8 +17,8 @@ from torch.optim import Optimizer
 
 from runner.config.checks import complaint
 from runner.errors import InputError
-from runner.job.instantiate import containers
-from runner.job.length import planned_epochs
+from runner.groups.instantiate import containers
+from runner.groups.length import planned_epochs
 from runner.train.freezing import Freezing, has_running_statistics
 from runner.train.weights import as_written
 

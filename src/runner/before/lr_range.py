@@ -15,16 +15,16 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.optim import Adadelta, Optimizer
 
+from runner.before.beforehand import quietly
+from runner.before.suggestion import Suggestion, has_diverged, next_mean, suggest
 from runner.config import admission
 from runner.config.checks import check_composed, check_targets
 from runner.errors import InputError
-from runner.job.beforehand import quietly
+from runner.groups.model_parts import make_optimizer
 from runner.job.build import build
 from runner.job.built import Built
-from runner.job.model_parts import make_optimizer
-from runner.job.suggestion import Suggestion, has_diverged, next_mean, suggest
-from runner.progress import bar
 from runner.seeding import alone, derive, seed_everything
+from runner.terminal.progress import bar
 from runner.train.steps import to_device, train_step
 from runner.values import is_number
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
-from runner.job.length import evaluations
+from runner.groups.length import evaluations
 from runner.job.pruning import FILE, HISTORY, judge_of, mean_of, values_of
 from runner.storage import records, shapes
 from runner.storage.files import write_atomically

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
+from runner.search.space import Space, text_of
+from runner.search.study import Trials
 from runner.storage.files import write_atomically
 from runner.storage.run_dir import RunDir, now
 from runner.sweep import plan, statistics
-from runner.sweep.space import Space, text_of
-from runner.sweep.study import Trials
 
 log = logging.getLogger("runner")
 

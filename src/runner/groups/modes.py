@@ -10,7 +10,7 @@ from typing import Any
 
 from runner.config.checks import locate
 from runner.errors import InputError
-from runner.job.instantiate import make
+from runner.groups.instantiate import make
 from runner.metrics import usual_mode
 
 log = logging.getLogger("runner")

@@ -16,7 +16,7 @@ FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the la
 
 
 class Drawn(Protocol):
-    """What stands on the terminal's last line for a while: see runner.progress."""
+    """What stands on the terminal's last line for a while: see runner.terminal.progress."""
 
     def clear(self) -> None: ...
 
@@ -65,7 +65,7 @@ def printable_lines(text: str) -> str:
 
 
 def hide() -> None:
-    """Takes what runner.progress has drawn off the terminal, before something is written there."""
+    """Takes what runner.terminal.progress has drawn off the terminal, before something is written there."""
     if drawn is not None:
         drawn.clear()
 

@@ -70,7 +70,7 @@ def made(task: DictConfig) -> dict[str, Any]:
     Raises:
         InputError: what would keep it from training.
     """
-    from runner.job.beforehand import examined
+    from runner.before.beforehand import examined
     from runner.job.record import count_of
 
     check_composed(task)

@@ -43,7 +43,7 @@ def make_sampler(node: Any, number: int, seed: int) -> Any:
     from omegaconf import OmegaConf
 
     from runner.config.checks import locate
-    from runner.job.instantiate import instantiate
+    from runner.groups.instantiate import instantiate
     from runner.seeding import derive
 
     plain = OmegaConf.to_container(copy.deepcopy(node), resolve=True)

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner.errors import InputError, UnknownKey
+from runner.search.space import Space, chosen, ends, in_words
 from runner.sweep.combine import compose_job
 from runner.sweep.plan import Job
 from runner.sweep.points import Point, written
 from runner.sweep.ready import check_new
-from runner.sweep.space import Space, chosen, ends, in_words
 
 Choices = tuple[str, ...]
 

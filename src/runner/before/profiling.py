@@ -19,17 +19,17 @@ import torch
 from omegaconf import DictConfig
 from torch.profiler import ProfilerActivity
 
+from runner.before.beforehand import quietly
+from runner.before.peak import Peak, counted, matmul_peak, sizes_of
+from runner.before.stopwatch import Stopwatch, watched_steps
 from runner.config import admission
 from runner.config.checks import check_composed, check_targets
 from runner.errors import Diverged, InputError
-from runner.job.beforehand import quietly
 from runner.job.build import build
 from runner.job.built import Built
-from runner.job.peak import Peak, counted, matmul_peak, sizes_of
-from runner.job.stopwatch import Stopwatch, watched_steps
-from runner.progress import bar
 from runner.seeding import alone
 from runner.storage.checkpoint import Checkpoints
+from runner.terminal.progress import bar
 from runner.train.precision import AUTOCAST
 from runner.train.steps import to_device, train_step
 from runner.train.trainer import Trainer

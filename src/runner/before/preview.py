@@ -13,20 +13,20 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from runner.batches.order import EpochOrder
+from runner.batches.parts import Parts, Stream, split
+from runner.before.beforehand import quietly, without_device
 from runner.config import admission
 from runner.config.checks import check_composed, check_targets
-from runner.job import walk
-from runner.job.beforehand import quietly, without_device
+from runner.groups import walk
+from runner.groups.data_parts import fill_classes, make_parts
+from runner.groups.instantiate import call
+from runner.groups.lazy import lazy_parts
+from runner.groups.length import length_of
+from runner.groups.model_parts import make_model, make_optimizer, make_schedule, prepare_model
+from runner.groups.modes import mode_of, monitoring
+from runner.groups.task_parts import make_loss, make_task
 from runner.job.build import fill_derived, resolve, settings
-from runner.job.data_parts import fill_classes, make_parts
-from runner.job.instantiate import call
-from runner.job.lazy import lazy_parts
-from runner.job.length import length_of
-from runner.job.model_parts import make_model, make_optimizer, make_schedule, prepare_model
-from runner.job.modes import mode_of, monitoring
 from runner.job.saved import open_model
-from runner.job.task_parts import make_loss, make_task
-from runner.parts import Parts, Stream, split
 
 # How many training examples a data set has that cannot have another number.
 SIZES = {

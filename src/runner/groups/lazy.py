@@ -8,7 +8,7 @@ from torch import nn
 from runner.batches.loaders import Loader
 from runner.config.checks import complaint
 from runner.errors import InputError
-from runner.job.task_parts import is_supervised
+from runner.groups.task_parts import is_supervised
 from runner.seeding import derive, isolated
 from runner.train.steps import StepOptions, to_device
 

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runner.errors import InputError
+from runner.search import sampler_state
+from runner.search.conditions import Conditions
+from runner.search.sampler import make_sampler
+from runner.search.space import Space, holds
+from runner.search.stages import FIRST, check_stages
 from runner.storage.files import read_regular
-from runner.sweep import sampler_state
-from runner.sweep.conditions import Conditions
-from runner.sweep.sampler import make_sampler
-from runner.sweep.space import Space, holds
-from runner.sweep.stages import FIRST, check_stages
 
 OURS = "torch-runner"  # the study's attribute that says which search it is
 SEEDS = "seeds"  # ... and over which seeds a trial's value is the mean

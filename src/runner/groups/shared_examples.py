@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 from torch.utils.data import TensorDataset
 
 from runner.batches.nested import equal
+from runner.batches.parts import Part, Parts
 from runner.errors import InputError
-from runner.parts import Part, Parts
 from runner.seeding import derive, isolated
 
 log = logging.getLogger("runner")

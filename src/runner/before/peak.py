@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from runner.job.stopwatch import wait
+from runner.before.stopwatch import wait
 
 SIZES = (256, 512, 1024, 2048)  # of the square matrices
 LARGER = (4096, 8192)  # ... that a GPU needs to be busy

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from runner.printable import printable
+from runner.terminal.printable import printable
 
 
 def cell(value: Any) -> str:

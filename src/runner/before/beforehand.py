@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from runner.batches.parts import Overfit, Parts
 from runner.config import admission
 from runner.errors import InputError
 from runner.job.build import build, settings
 from runner.job.built import Built
 from runner.job.process_state import as_if_alone
-from runner.parts import Overfit, Parts
-from runner.progress import bar
 from runner.seeding import isolated
+from runner.terminal.progress import bar
 
 CPU = torch.device("cpu")
 SAY_NOTHING = ("seed", "name", "tags", "notes", "quiet", "sweep")  # of a config: what its objects do not depend on

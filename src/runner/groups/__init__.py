@@ -1,0 +1,1 @@
+"""What each group of the config becomes, and what is checked of it."""

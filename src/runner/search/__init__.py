@@ -1,0 +1,1 @@
+"""A search by Optuna: a sweep whose jobs follow from what came out."""
