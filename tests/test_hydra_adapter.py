@@ -175,3 +175,11 @@ def test_yaml_is_read_by_libyaml_with_the_same_values():
         for loader in loaders:
             with pytest.raises(yaml.YAMLError):
                 yaml.load(text, Loader=loader)
+
+
+def test_file_is_a_local_name_of_omegaconf_load(tmp_path):
+    path = tmp_path / "five.yaml"
+    path.write_text("5\n")
+    with pytest.raises(OSError) as caught:
+        OmegaConf.load(path)
+    assert hydra_adapter.file_of(caught.value) == path.name

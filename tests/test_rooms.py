@@ -35,7 +35,7 @@ ROOMS = {
     "batches": "errors values torch_adapter processes seeding augment",
     "train": "errors values torch_adapter processes seeding metrics tasks storage batches",
     "groups": "errors values torch_adapter seeding device losses schedulers metrics tasks config storage batches train",
-    "job": "errors terminal processes seeding device models tasks config storage batches train groups",
+    "job": "errors terminal torch_adapter processes seeding device models tasks config storage batches train groups",
     "before": "errors values terminal seeding config storage batches train groups job",
     "sweep": "errors terminal processes batches config storage groups job before",
     "search": "errors terminal seeding config storage groups job sweep",
@@ -173,16 +173,74 @@ def test_hydra_is_imported_by_the_entry_of_configs_instantiate_and_the_sweep_onl
     assert users == HYDRA_USERS
 
 
-PRIVATE = {  # a private name of a library -> the one file that may touch it
-    r"hydra\._internal": "config/hydra_adapter.py",
-    r"_apply_overrides_to_config|_return_value|_locate\b|\.repo\b|_get_node": "config/hydra_adapter.py",
-    r"get_gh_backup|create_main_hydra2": "config/hydra_adapter.py",
-    r"_opt_called|_inductor\.list|_shutdown_workers|\._workers\b": "torch_adapter.py",
-    r"\._config\b": "processes.py",
+PRIVATE = {  # the private names of libraries, and the one file that may touch each; its own test fails by its name
+    "config/hydra_adapter.py": {
+        *("_apply_overrides_to_config", "hydra._internal.callbacks.Callbacks", "omegaconf._utils"),
+        *("hydra._internal.config_loader_impl.ConfigLoaderImpl", "hydra._internal.hydra.Hydra"),
+        *("hydra._internal.utils.create_config_search_path", "hydra._internal.core_plugins.basic_launcher"),
+        "hydra._internal.core_plugins.basic_sweeper",
+    },
+    "metrics.py": {"_update_count"},
+    "processes.py": {"_config"},
+    "search/optuna_adapter.py": {"optuna.samplers._cmaes", "_storage", "_study_id"},
+    "search/sampler_state.py": {  # what a pickle says, in which no more than these is made
+        *("cmaes._cma", "cmaes._cmawm", "cmaes._sepcma", "numpy._core.multiarray", "numpy._core.numeric"),
+        *("numpy.random._pickle", "numpy.random._mt19937"),
+    },
+    "torch_adapter.py": {
+        *("_foreach_copy_", "_inductor", "_opt_called", "_shutdown_workers", "_workers", "torch._dynamo"),
+    },
+}
+DOCUMENTED = {"_fields", "_target_", "_partial_", "_args_", "_recursive_", "_convert_"}  # of namedtuple, and Hydra's
+UNDOCUMENTED = {  # names without an underscore that no manual has
+    r"\.repo\b|get_gh_backup|create_main_hydra2|f_locals": "config/hydra_adapter.py",
+    r"_inductor\.list_mode_options": "torch_adapter.py",
 }
 
 
-@pytest.mark.parametrize("pattern", PRIVATE)
-def test_a_private_name_of_a_library_is_touched_in_one_file(pattern):
+def private_names(text):
+    """Each name with an underscore in front that the source takes from something which is not its own object."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls"):
+            yield from [node.attr] if is_private(node.attr) else []
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if is_private(alias.name))
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from filter(is_private, names)
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"[a-z]\w*(\.\w+)+", str(node.value)):
+            yield from filter(is_private, [node.value])
+    for node in ast.walk(tree):  # getattr(x, "_name"), and a name kept for it
+        if isinstance(node, (ast.Call, ast.Assign)):
+            values = node.args if isinstance(node, ast.Call) else [node.value]
+            for value in values:
+                if isinstance(value, ast.Constant) and isinstance(value.value, str) and value.value.isidentifier():
+                    yield from [value.value] if is_private(value.value) else []
+
+
+def is_private(name):
+    parts = [part for part in name.split(".") if part not in DOCUMENTED]
+    return any(re.match(r"_[^_]", part) for part in parts)
+
+
+def test_a_private_name_of_a_library_is_touched_in_one_file():
+    found = {
+        str(p.relative_to(SRC / "runner")): set(private_names(p.read_text())) for p in (SRC / "runner").rglob("*.py")
+    }
+    assert {file: names for file, names in found.items() if names} == PRIVATE
+    for path in (SRC / "hydra_plugins").glob("*.py"):
+        assert not set(private_names(path.read_text()))
+
+
+def test_what_counts_as_a_private_name():
+    text = (
+        "import a._b\nfrom c import _d\nx._e\nself._f\ngetattr(x, '_g', None)\nN = '_h'\n'i._j'\n'_target_'\nx.__k__\n"
+    )
+    assert sorted(private_names(text)) == ["_e", "_g", "_h", "a._b", "c._d", "i._j"]
+
+
+@pytest.mark.parametrize("pattern", UNDOCUMENTED)
+def test_an_undocumented_name_of_a_library_is_touched_in_one_file(pattern):
     users = {str(p.relative_to(SRC / "runner")) for p in module_files() if re.search(pattern, p.read_text())}
-    assert users == {PRIVATE[pattern]}
+    assert users == {UNDOCUMENTED[pattern]}

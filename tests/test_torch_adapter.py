@@ -1,6 +1,8 @@
 """torch's and multiprocessing's names that are not public: each has a test that fails by its name if it moves."""
 
 import multiprocessing
+import subprocess
+import sys
 import time
 import warnings
 
@@ -81,3 +83,33 @@ def test_current_process_config_lets_a_daemon_have_children():
     process.start()
     assert queue.get(timeout=60) == 0
     process.join()
+
+
+def test_foreach_copy_copies_each_source_into_its_tensor():
+    tensors, sources = [torch.zeros(2), torch.zeros(3)], [torch.ones(2), torch.full((3,), 2.0)]
+    torch_adapter.copy_all(tensors, tuple(sources))
+    assert all(torch.equal(tensor, source) for tensor, source in zip(tensors, sources, strict=True))
+
+
+def test_dynamo_is_where_a_compiled_model_leads():
+    code = "import torch\nfrom runner.torch_adapter import may_have_compiled as may\nbefore = may()\n"
+    code += "torch.compile(torch.nn.Linear(1, 1), backend='eager')(torch.ones(1, 1))\nprint(before, may())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ["False", "True"], done.stderr
+
+
+def test_update_count_tells_torchmetrics_that_an_update_has_come_before():
+    torchmetrics = pytest.importorskip("torchmetrics", reason="the optional extra [metrics]")
+    from runner.metrics import load_metric, prepare
+
+    def metric():
+        return prepare(torchmetrics.SumMetric(), torch.device("cpu"))
+
+    updated, again = metric(), metric()
+    updated.update(2.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_metric(again, updated.state_dict(), torch.device("cpu"))
+        assert again.compute() == 2
+        with pytest.raises(UserWarning, match="update"):
+            metric().compute()

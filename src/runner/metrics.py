@@ -218,6 +218,7 @@ def prepare(metric: Any, device: torch.device) -> Any:
 def load_metric(metric: Any, state: dict[str, Any], device: torch.device) -> None:
     """Puts a saved running state back, on the device."""
     metric.load_state_dict(state)
-    if hasattr(metric, "_update_count"):  # torchmetrics would warn that compute() comes before update()
+    # A private name of torchmetrics: if it moves, a run that goes on warns that compute() comes before update().
+    if hasattr(metric, "_update_count"):
         metric._update_count = max(1, metric._update_count)
     prepare(metric, device)

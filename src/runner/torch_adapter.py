@@ -3,10 +3,13 @@
 Each entry says what breaks if torch moves it; tests/test_torch_adapter.py has a test that fails by its name.
 """
 
+import sys
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 
@@ -20,6 +23,20 @@ def mark_as_stepped(optimizer: Optimizer) -> None:
 def compile_modes() -> list[str]:
     """The modes of torch.compile, for an error's choices. If it moves, a wrong mode ends in torch's traceback."""
     return list(torch._inductor.list_mode_options())
+
+
+def may_have_compiled() -> bool:
+    """Whether torch's compiler is imported, which takes a second: else nothing was compiled. If its module moves, the
+    jobs of one process share a compiler that gives up after a few models, and runs them uncompiled.
+    """
+    return "torch._dynamo" in sys.modules
+
+
+def copy_all(tensors: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copies each source into its tensor, in one call for all: a loop takes several times as long. If it moves, a run
+    with averaging fails at its first evaluation.
+    """
+    torch._foreach_copy_(list(tensors), list(sources))
 
 
 def end_loader_workers(iterator: Any, grace: float = 1.0) -> None:

@@ -111,8 +111,13 @@ def fits(value: Any, hint: Any) -> bool:
             return len(value) == len(parts) and all(map(fits, value, parts))
         return not parts or all(fits(item, parts[0]) for item in value)
     if isinstance(value, bool) and isinstance(hint, type) and hint is not object:
-        return issubclass(bool, hint) if not getattr(hint, "_is_protocol", False) else True
+        return True if is_protocol(hint) else issubclass(bool, hint)
     return True
+
+
+def is_protocol(hint: type) -> bool:
+    """As typing.is_protocol, which Python has from 3.13 on."""
+    return any(base.__name__ == "Protocol" for base in hint.__bases__)
 
 
 def hints_of(target: Any) -> dict[str, Any]:

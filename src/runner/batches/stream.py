@@ -55,7 +55,7 @@ class StreamLoader:
         """The first `count` samples from here; the stream is put back."""
         kept = copy.deepcopy(self.state_dict())
         try:
-            return self._batch(count)
+            return self.batch(count)
         finally:
             self.load_state_dict(kept)
 
@@ -63,14 +63,14 @@ class StreamLoader:
         if self.is_restarted:
             self.load_state_dict({"taken": 0, "dataset": self.beginning})
         for _ in range(start, self.num_batches):
-            batch = self._batch(self.batch_size)
+            batch = self.batch(self.batch_size)
             self.taken += 1
             yield batch
 
     def close(self) -> None:
         """Nothing runs."""
 
-    def _batch(self, count: int) -> Any:
+    def batch(self, count: int) -> Any:
         before = rng_state(CPU)
         seed_cpu(derive(self.seed, "stream", self.taken))
         try:
@@ -132,11 +132,11 @@ def check_stream(key: str, dataset: Any) -> None:
     runs = []
     for _ in range(2):  # from the beginning, and again from a state inside
         loader.load_state_dict({"taken": 0, "dataset": loader.beginning})
-        whole = [loader._batch(1) for _ in range(2 * LOOKED_AT)]
+        whole = [loader.batch(1) for _ in range(2 * LOOKED_AT)]
         loader.load_state_dict({"taken": 0, "dataset": loader.beginning})
-        first = [loader._batch(1) for _ in range(LOOKED_AT)]
+        first = [loader.batch(1) for _ in range(LOOKED_AT)]
         loader.load_state_dict(copy.deepcopy(loader.state_dict()))
-        runs.append((whole, [*first, *(loader._batch(1) for _ in range(LOOKED_AT))]))
+        runs.append((whole, [*first, *(loader.batch(1) for _ in range(LOOKED_AT))]))
     loader.load_state_dict({"taken": 0, "dataset": loader.beginning})
     if not all(equal(whole, parted) for whole, parted in runs) or not equal(runs[0][0], runs[1][0]):
         raise InputError(

@@ -97,7 +97,7 @@ LOSSES = (
     Rule("a module of torch.nn", ("torch.nn",), a("torch.nn.Module")),
     Rule(
         "a loss function of torch.nn.functional",
-        ("torch.nn.functional", "torch._C._nn"),
+        ("torch.nn.functional",),
         lambda found: LOSS_FUNCTIONS.fullmatch(getattr(found, "__name__", "")) is not None,
     ),
 )

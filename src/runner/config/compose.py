@@ -49,16 +49,9 @@ def own_hydra() -> Iterator[None]:
     except OSError as error:
         if not str(error).startswith("Invalid loaded object type"):
             raise
-        raise InputError(f"{opened(error)}: must hold a group of keys (KEY: VALUE), not a single value") from error
-
-
-def opened(error: BaseException) -> str:
-    """The YAML file that was being read when an error was raised, which OmegaConf does not name."""
-    traceback, found = error.__traceback__, "a YAML file"
-    while traceback is not None:
-        found = str(getattr(traceback.tb_frame.f_locals.get("file_"), "name", found))
-        traceback = traceback.tb_next
-    return found
+        raise InputError(
+            f"{hydra_adapter.file_of(error)}: must hold a group of keys (KEY: VALUE), not a single value"
+        ) from error
 
 
 def _sweep_folder(name: str | None) -> str:

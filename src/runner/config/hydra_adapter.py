@@ -58,6 +58,17 @@ def read_yaml_by_libyaml() -> None:
 read_yaml_by_libyaml()
 
 
+def file_of(error: BaseException) -> str:
+    """The YAML file that OmegaConf was reading when it raised an error, which its message does not name: a local name
+    of OmegaConf.load. If that is renamed, the message says "a YAML file".
+    """
+    traceback, found = error.__traceback__, "a YAML file"
+    while traceback is not None:
+        found = str(getattr(traceback.tb_frame.f_locals.get("file_"), "name", found))
+        traceback = traceback.tb_next
+    return found
+
+
 @contextmanager
 def own_hydra(apply: Callable[[list[Override], DictConfig], None]) -> Iterator[None]:
     """Hydra for us alone: in the body it applies overrides by apply(overrides, config), and GlobalHydra, which is

@@ -117,7 +117,7 @@ def check_values(cfg: DictConfig) -> None:
                 rule.check(key, plain)
             except ValueError as error:
                 raise InputError(str(error)) from error
-    for key, value, is_foreign in values_of(cfg):
+    for key, value, is_foreign in values_of(cfg, cfg):
         if isinstance(value, float) and (math.isnan(value) or (math.isinf(value) and not is_foreign)):
             raise InputError(f"{key}={value}: must be a finite number")
     check_channels(cfg)
@@ -133,7 +133,7 @@ def check_values(cfg: DictConfig) -> None:
             raise InputError(f"dataloader.{key}={shown(collate)}: must be {{_target_: your.function}}, or null")
 
 
-def values_of(node: Any, key: str = "", is_foreign: bool = False) -> Iterator[tuple[str, Any, bool]]:
+def values_of(node: Any, whole: DictConfig, key: str = "", is_foreign: bool = False) -> Iterator[tuple[str, Any, bool]]:
     """(dotted key, resolved value, whether it is for a `_target_` that is neither torch's nor ours) of each value.
 
     Raises:
@@ -146,9 +146,9 @@ def values_of(node: Any, key: str = "", is_foreign: bool = False) -> Iterator[tu
         try:
             value = node[name]
         except OmegaConfBaseException as error:
-            raise InputError(f"{path}={written(node, name)}: {_unresolved(error, node)}") from error
+            raise InputError(f"{path}={written(node, name)}: {_unresolved(error, whole)}") from error
         if isinstance(value, (DictConfig, ListConfig)):
-            yield from values_of(value, path, is_foreign)
+            yield from values_of(value, whole, path, is_foreign)
         else:
             yield path, value, is_foreign
 
@@ -158,13 +158,13 @@ def written(node: Any, name: Any) -> str:
     return str(plain[name])  # type: ignore[index]
 
 
-def _unresolved(error: Exception, node: Any) -> str:
+def _unresolved(error: Exception, whole: DictConfig) -> str:
     message = str(error).splitlines()[0]
     found = re.search(r"key '([\w.]+)' not found", message)
     if not found:
         return message
-    whole: Any = OmegaConf.to_container(node._get_root(), resolve=False)
-    known = [key for key in _keys(whole) if not key.startswith(("hydra", "derived"))]
+    plain: Any = OmegaConf.to_container(whole, resolve=False)
+    known = [key for key in _keys(plain) if not key.startswith(("hydra", "derived"))]
     near = difflib.get_close_matches(found[1], known, 1)
     return f"there is no key {found[1]}" + (f"; did you mean {near[0]}?" if near else "")
 

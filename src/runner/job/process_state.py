@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from runner.torch_adapter import may_have_compiled
+
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"  # set by device.set_deterministic
 PRECISIONS = (  # the general ones first: they set the others too
     *("", "cudnn.", "mkldnn.", "cuda.matmul.", "cudnn.conv.", "cudnn.rnn."),
@@ -100,7 +102,7 @@ def put(wanted: Mapping[str, Any]) -> None:
 @contextmanager
 def as_if_alone() -> Iterator[None]:
     """Around a whole job: nothing of an earlier one is in its way, and nothing of it in a later one's."""
-    if "torch._dynamo" in sys.modules:  # else nothing was compiled; its import takes a second
+    if may_have_compiled():
         torch.compiler.reset()  # else the recompile limit is soon met, and the model runs eagerly
     before = switches()
     try:

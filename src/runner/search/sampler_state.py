@@ -6,7 +6,6 @@ an object of `cmaes`, numpy's arrays and its generator; whatever else it names i
 
 import io
 import pickle
-import types
 from typing import Any
 
 # What each of these makes is data; no function of numpy's that loads or runs anything is among them.
@@ -32,10 +31,3 @@ class DataOnly(pickle.Unpickler):
 
 def loads(text: bytes) -> Any:
     return DataOnly(io.BytesIO(text)).load()
-
-
-def read_as_data() -> None:
-    """Lets Optuna's CMA-ES read its state by loads(). Optuna has no public way in."""
-    from optuna.samplers import _cmaes
-
-    _cmaes.pickle = types.SimpleNamespace(loads=loads, dumps=pickle.dumps)

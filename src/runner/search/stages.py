@@ -13,6 +13,7 @@ from typing import Any
 from runner.errors import InputError
 from runner.groups.length import evaluations
 from runner.job.pruning import FILE, HISTORY, judge_of, mean_of, values_of
+from runner.search.optuna_adapter import storage_of
 from runner.storage import records, shapes
 from runner.storage.files import write_atomically
 from runner.storage.run_dir import RunDir
@@ -74,8 +75,8 @@ def keep_stages(study: Any, number: int, jobs: Sequence[Job]) -> None:
             if nth >= last or judge.is_pruned(nth, value):
                 break
         stages.append({"values": in_json(mean), "rungs": judge.rungs})
-    storage = study._storage  # a trial that was asked for by another process cannot be written to in public
-    trial = storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+    storage, of_study = storage_of(study)
+    trial = storage.get_trial_id_from_study_id_trial_number(of_study, number)
     storage.set_trial_user_attr(trial, STAGES, stages)
     for epoch, value in means[-1].items():
         storage.set_trial_intermediate_value(trial, epoch, math.nan if value is None else value)

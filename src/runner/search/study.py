@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runner.errors import InputError
-from runner.search import sampler_state
+from runner.search import optuna_adapter, sampler_state
 from runner.search.conditions import Conditions
 from runner.search.sampler import make_sampler
 from runner.search.space import Space, holds
@@ -146,7 +146,7 @@ def open_study(storage: str | None, place: Path, mode: Literal["minimize", "maxi
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sampler_state.read_as_data()
+    optuna_adapter.read_states_by(sampler_state.loads)
     journal = place / "study.journal"
     where = f"hydra.sweeper.storage={storage}" if storage is not None else str(journal)
     if storage is None and journal.exists():

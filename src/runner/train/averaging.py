@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import swa_utils
 
+from runner.torch_adapter import copy_all
 from runner.train.freezing import has_running_statistics
 from runner.train.hidden import untouched
 from runner.train.weights import weights_of
@@ -110,12 +111,12 @@ class Averaging:
         tensors = [*self.parameters, *buffers]
         own = [tensor.detach().clone() for tensor in tensors]
         with torch.no_grad():
-            torch._foreach_copy_(tensors, [*self.averages, *self.statistics.values()])
+            copy_all(tensors, [*self.averages, *self.statistics.values()])
         try:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(tensors, own)
+                copy_all(tensors, own)
 
     @property
     def tested(self) -> list[tuple[str, bool]]:
