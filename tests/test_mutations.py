@@ -20,7 +20,7 @@ from torch import nn
 from mutations import MUTATIONS
 from runner.config.compose import compose
 from runner.errors import Diverged, InputError, Interrupted
-from runner.job.places import Facts, best_file
+from runner.job.places import FileFacts, best_file
 from runner.losses import NLL
 from runner.storage import checkpoint, files, lease, lock
 from runner.storage.checkpoint import Checkpoints, Damaged, load
@@ -373,12 +373,12 @@ def test_an_owner_whose_lease_is_anothers_ends_at_once(tmp_path, monkeypatch, ca
 
 @pytest.mark.parametrize(("mode", "later", "expected"), [("max", 0.5, False), ("max", 0.6, True), ("min", 0.5, False)])
 def test_a_lost_best_epoch_is_made_up_for_only_by_one_that_is_better(mode, later, expected):
-    facts = Facts(Progress(2, 18, 0, 1, 0.5, 9, 18), holds_best=False)
+    facts = FileFacts(Progress(2, 18, 0, 1, 0.5, 9, 18), holds_best=False)
     assert best_file(facts, {Path("last.pt"): facts}, {9: 0.5, 18: 0.4, 27: later}, mode) == (None, expected)
 
 
 def test_only_a_later_epoch_makes_up_for_a_lost_best_one():
-    facts = Facts(Progress(2, 18, 0, 1, 0.5, 9, 18), holds_best=False)
+    facts = FileFacts(Progress(2, 18, 0, 1, 0.5, 9, 18), holds_best=False)
     assert best_file(facts, {Path("last.pt"): facts}, {9: 0.9, 18: 0.9, 27: None}, "max") == (None, False)
 
 

@@ -16,6 +16,7 @@ from runner.errors import InputError
 from runner.job import own_code
 from runner.storage import shapes
 from runner.storage.run_dir import RunDir
+from runner.values import targets_in
 
 MODEL = """
 import torch
@@ -204,7 +205,7 @@ def imported(projects, monkeypatch):
 
 
 def test_the_own_modules_of_a_config_are_what_it_names_and_what_these_import(imported):
-    assert own_code.targets({"a": {"_target_": "x.Y", "b": [{"_target_": "z"}]}, "c": ({"_target_": 5}, 1)}) == {
+    assert targets_in({"a": {"_target_": "x.Y", "b": [{"_target_": "z"}]}, "c": ({"_target_": 5}, 1)}) == {
         "x.Y",
         "z",
     }

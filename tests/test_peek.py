@@ -10,7 +10,7 @@ import torch
 import runner
 from runner.errors import InputError
 from runner.job import resuming
-from runner.job.resuming import Facts, choose, resume
+from runner.job.resuming import FileFacts, choose, resume
 from runner.storage import checkpoint
 from runner.storage.checkpoint import Damaged
 from runner.storage.peek import peek, verify
@@ -31,7 +31,7 @@ def saved(tmp_path):
 
 
 def test_what_is_peeked_at_is_what_is_loaded(saved):
-    assert Facts.of(peek(saved)) == Facts.of(checkpoint.load(saved))
+    assert FileFacts.of(peek(saved)) == FileFacts.of(checkpoint.load(saved))
     assert torch.equal(peek(saved)["model_state_dict"]["weight"], STATE["model_state_dict"]["weight"])
     assert verify(saved).encode() == saved.read_bytes()[-64:]
 
@@ -46,7 +46,7 @@ def test_a_flipped_bit_anywhere_is_seen_or_changes_nothing_that_is_peeked_at(sav
         with pytest.raises(Damaged):
             verify(saved)
         try:
-            assert Facts.of(peek(saved)) == Facts(Progress(3, 100, 7, 2, 0.25, 62, 93), False)
+            assert FileFacts.of(peek(saved)) == FileFacts(Progress(3, 100, 7, 2, 0.25, 62, 93), False)
         except Damaged:
             refused += 1
     assert refused > 20

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 import runner
 from runner.errors import InputError
 from runner.job.launch import launch
-from runner.job.resuming import KEPT, Facts, choose, resume
+from runner.job.resuming import KEPT, FileFacts, choose, resume
 from runner.job.run import train
 from runner.storage import checkpoint, shapes
 from runner.storage.run_dir import RunDir
@@ -100,8 +100,8 @@ def test_a_file_that_holds_the_best_weights_itself_needs_no_other(place):
     path = saved(place, "last", 3, best_epoch=1, holds_best=True)
     resumed, notes = choose(place, RECORD)
     assert (resumed.path, resumed.best, notes) == (path, None, [])
-    assert Facts.of(checkpoint.load(path)) == Facts(Progress(3, 27, 0, 1, 0.5, 9, 27), holds_best=True)
-    assert not Facts.of(checkpoint.load(saved(place, "last", 3))).holds_best
+    assert FileFacts.of(checkpoint.load(path)) == FileFacts(Progress(3, 27, 0, 1, 0.5, 9, 27), holds_best=True)
+    assert not FileFacts.of(checkpoint.load(saved(place, "last", 3))).holds_best
     path = saved(place, "last", 3, best_epoch=None)  # the metric was NaN in every epoch
     assert (choose(place, RECORD)[0].path, choose(place, RECORD)[0].best) == (path, None)
 

@@ -28,22 +28,23 @@ ROOMS = {
     "augment": "seeding",
     "data": "errors seeding",
     "tasks": "errors losses",
-    "tracking": "errors",
+    "tracking": "errors values",
     # the rooms; what a target may be, config knows by name
     "config": "errors values models losses schedulers metrics augment data tasks tracking",
     "storage": "errors values terminal",
-    "batches": "errors values torch_adapter processes seeding augment",
+    "batches": "errors values terminal torch_adapter processes seeding augment",
     "train": "errors values torch_adapter processes seeding metrics tasks storage batches",
     "groups": "errors values torch_adapter seeding device losses schedulers metrics tasks config storage batches train",
-    "job": "errors terminal torch_adapter processes seeding device models tasks config storage batches train groups",
+    "job": "errors values terminal torch_adapter processes seeding device models tasks config storage batches train"
+    " groups",
     "before": "errors values terminal seeding config storage batches train groups job",
-    "sweep": "errors terminal processes batches config storage groups job before",
+    "sweep": "errors values terminal processes batches config storage groups job before",
     "search": "errors terminal seeding config storage groups job sweep",
-    "report": "errors terminal config storage job sweep",
-    "cli": "errors terminal config storage job before sweep report",
+    "report": "errors values terminal config storage job sweep",
+    "cli": "errors values terminal config storage job before sweep report",
     "__init__": "errors terminal config storage job",
     "__main__": "errors terminal cli",
-    "hydra_plugins": "errors sweep search",
+    "hydra_plugins": "errors terminal sweep search",
 }
 
 

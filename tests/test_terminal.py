@@ -17,13 +17,13 @@ import runner
 from conftest import until
 from runner.__main__ import main
 from runner.cli import preview_page, watch
-from runner.cli.screen import typed
 from runner.errors import InputError
 from runner.job.resuming import resume
 from runner.storage import labels, records, shapes
 from runner.storage.run_dir import RunDir
 from runner.sweep.worker import command_of
 from runner.terminal import plot, printable, progress
+from runner.terminal.words import duration, size, typed
 
 WORDS = ["dataset=fake", "dataset.train_size=40", "dataset.val_size=10", "dataset.eval_size=10", "model=mlp"]
 WORDS += ["trainer.epochs=2", "quiet=true", "device.threads=1", "dataset.input_shape=[1,4,4]", "trainer.log_every=1"]
@@ -190,7 +190,15 @@ def test_a_folder_of_runs_is_no_run(folder, say):
 def test_commands_are_shown_as_they_are_typed():
     assert typed(["/x/bin/python3.11", "-m", "runner", "notes=a b"]) == "python -m runner 'notes=a b'"
     assert typed(["/x/python", "/x/bin/runner", "seed=1"]) == "runner seed=1"
-    assert typed(["/x/python", "train.py"]) == "python train.py" and typed(None) is None
+    assert typed(["/x/python", "train.py"]) == "python train.py" and typed([]) == ""
+    code = "import torch; " + "x = 1; " * 20
+    assert typed(["python", "-c", code]) == f"python -c '{code}'"
+    assert typed(["python", "-c", code], 30) == f"python -c '{code[:27]}...'"
+
+
+def test_durations_and_sizes_as_a_person_reads_them():
+    assert [duration(x) for x in (2.14, 59.4, 185, 7800)] == ["2.1 s", "59 s", "3 min 05 s", "2 h 10 min"]
+    assert [size(x) for x in (2**20 * 20.5, 1.5 * 2**30)] == ["20.5 MiB", "1.50 GiB"]
 
 
 # ----------------------------------------------------------------------------------------------------------- compare
@@ -335,7 +343,7 @@ def test_what_runs_is_watched_until_it_ends(folder, say, monkeypatch):
 
 
 def pictured(folder):
-    watched = watch.Watched(folder)
+    watched = watch.Live(folder)
     jobs = watched.look()
     lines = watch.picture(watched, jobs, 20)
     assert len(lines) <= 20
@@ -413,7 +421,7 @@ def terminal():
 
 def test_a_bar_comes_after_a_while_and_goes_without_a_trace(monkeypatch):
     with terminal() as read:
-        for _ in progress.shown([1, 2, 3], "quick"):
+        for _ in progress.with_bar([1, 2, 3], "quick"):
             pass
         assert printable.drawn is None
         time.sleep(0.05)
@@ -441,7 +449,7 @@ def test_work_that_fails_leaves_no_bar(monkeypatch):
 
 def test_an_error_in_a_loop_is_said_after_the_bar_is_gone(monkeypatch):
     def dispatch(argv):
-        for _ in progress.shown([1], "looping"):
+        for _ in progress.with_bar([1], "looping"):
             until(lambda: printable.drawn._is_drawn)
             raise InputError("wrong")
 
@@ -463,7 +471,7 @@ def test_a_bar_says_how_far_it_is():
 
 def test_no_bar_where_nobody_looks(capsys, monkeypatch):
     monkeypatch.setattr(progress, "AFTER_SECONDS", 0.0)
-    for _ in progress.shown([1, 2], "quietly"):
+    for _ in progress.with_bar([1, 2], "quietly"):
         time.sleep(0.02)
     assert capsys.readouterr() == ("", "")
 

@@ -105,7 +105,8 @@ class RayLauncher(OurLauncher):
         check_cluster(self.address, self.settings, self.cpus, self.gpus)
 
     def engine(self, place: Path, jobs: Sequence[Any]) -> Any:
-        from runner.sweep.ray_pool import GIB, RayEngine
+        from runner.sweep.ray_pool import RayEngine
+        from runner.terminal.words import GIB
 
         resources: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": self.gpus}
         if self.memory is not None:

@@ -1,4 +1,4 @@
-"""Whether a plain value of a config is of a kind and in a range: the one rule for our own keys and for signatures."""
+"""Plain values: by their dotted keys, and whether one is of a kind and in a range, by a rule or by a type hint."""
 
 import collections.abc
 import inspect
@@ -141,3 +141,33 @@ def hints_of(target: Any) -> dict[str, Any]:
         if name in hints and (default is parameter.empty or default is None or fits(default, hints[name])):
             found[name] = hints[name]
     return found
+
+
+def flatten(config: Any, before: str = "") -> dict[str, Any]:
+    """{"optimizer.lr": 1.0, ...}; lists count as values.
+
+    Args:
+        before: the dotted key of the whole.
+    """
+    if not isinstance(config, Mapping):
+        return {before: config}
+    flat: dict[str, Any] = {}
+    flatten_into(flat, config, f"{before}." if before else "")
+    return flat
+
+
+def flatten_into(flat: dict[str, Any], config: Mapping[Any, Any], before: str) -> None:
+    for name, value in config.items():
+        if type(value) is dict or isinstance(value, Mapping):
+            flatten_into(flat, value, f"{before}{name}.")
+        else:
+            flat[f"{before}{name}"] = value
+
+
+def targets_in(config: Any) -> set[str]:
+    """Every `_target_`."""
+    if isinstance(config, Mapping):
+        named = config.get("_target_")
+        found = {named} if isinstance(named, str) else set()
+        return found.union(*(targets_in(value) for value in config.values()))
+    return set().union(*(targets_in(value) for value in config)) if isinstance(config, (list, tuple)) else set()

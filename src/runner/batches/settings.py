@@ -14,9 +14,9 @@ from runner.batches.parts import Part, Stream
 from runner.batches.stream import StreamLoader
 from runner.errors import InputError
 from runner.seeding import derive
+from runner.terminal import words
 from runner.values import is_number
 
-GIB = 2**30
 PLACEMENTS = ("auto", "memory", "workers")
 WORKERS_ONLY = (
     *("num_workers", "pin_memory", "collate_fn", "eval_collate_fn", "persistent_workers", "prefetch_factor"),
@@ -113,11 +113,11 @@ class LoaderSettings:
                 raise Unfit(f"{name_of(unknown[0])} may draw random numbers, or differ from one time to the next")
             free = free_bytes(device)
             jobs = jobs_at_once(device)
-            limit = free / 4 / jobs if self.memory_limit is None else self.memory_limit * GIB
+            limit = free / 4 / jobs if self.memory_limit is None else self.memory_limit * words.GIB
             stores = [stored(dataset, device) for dataset in datasets]
             size = sum(store.num_bytes for store in stores)
             among = f", among {jobs} jobs at once" if jobs > 1 else ""
-            sizes = f"{in_words(size)} of a limit of {in_words(limit)} ({in_words(free)} are free{among})"
+            sizes = f"{words.size(size)} of a limit of {words.size(limit)} ({words.size(free)} are free{among})"
             if size > limit:
                 raise Unfit(f"the datasets do not fit: {sizes}")
         except Unfit as reason:
@@ -218,7 +218,3 @@ def stored(dataset: Any, device: torch.device) -> Store:
         raise
     except Exception as error:
         raise Unfit(f"the first sample of {name_of(dataset)} gives {type(error).__name__}: {error}") from error
-
-
-def in_words(num_bytes: float) -> str:
-    return f"{num_bytes / GIB:.2f} GiB" if num_bytes >= GIB / 10 else f"{num_bytes / 2**20:.1f} MiB"

@@ -10,12 +10,12 @@ from runner.config import admission
 from runner.config.admission import admitted, targets_below
 from runner.config.checks import check_composed
 from runner.errors import InputError
-from runner.storage.records import flatten
+from runner.values import flatten
 
 COMMAND_LINE, RECORD = "command line", "record"
 
 
-def targets(config: Any) -> list[dict[str, Any]]:
+def target_rules(config: Any) -> list[dict[str, Any]]:
     """Every target of a resolved config: its place, and the rule that admits it or why it is refused."""
     found = []
     for place, name in targets_below(config, ""):
@@ -98,7 +98,7 @@ def explained(config: Any, task: DictConfig | None) -> dict[str, Any]:
         config: plain containers, resolved.
         task: the config to make the parts of; None: they are not made.
     """
-    said: dict[str, Any] = {"targets": targets(config)}
+    said: dict[str, Any] = {"targets": target_rules(config)}
     refused = [row for row in said["targets"] if not row["admitted"]]
     if refused:
         said["error"] = f"{refused[0]['place']}._target_={refused[0]['target']}: {refused[0]['why']}"

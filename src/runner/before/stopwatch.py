@@ -92,7 +92,7 @@ class Enough(Exception):
     """As many steps are done as were asked for."""
 
 
-class Watched:
+class TimedLoader:
     """A loader whose batches a Stopwatch waits for."""
 
     def __init__(self, loader: Any, watch: Stopwatch) -> None:
@@ -160,7 +160,7 @@ def watched_steps(trainer: Trainer, steps: int, watch: Stopwatch, told: Callable
 
 
 @contextmanager
-def attached(trainer: Trainer, watch: Stopwatch) -> Iterator[Watched]:
+def attached(trainer: Trainer, watch: Stopwatch) -> Iterator[TimedLoader]:
     """The Trainer's pieces say when they begin."""
     optimizer, loader = trainer.optimizer, trainer.train_loader
     own = {name: getattr(optimizer, name) for name in ("step", "zero_grad")}
@@ -187,7 +187,7 @@ def attached(trainer: Trainer, watch: Stopwatch) -> Iterator[Watched]:
         trainer.task.register_forward_hook(lambda *_: watch.enter("backward")),
     ]
     ours: Any = trainer
-    watching: Any = Watched(loader, watch)
+    watching: Any = TimedLoader(loader, watch)
     ours.train_loader, ours.step_scheduler = watching, step_scheduler
     optimizer.step, optimizer.zero_grad = step, zero_grad  # type: ignore[method-assign]
     try:

@@ -42,8 +42,8 @@ def of_command(words: list[str], config_dir: str | None) -> dict[str, Any]:
     from runner.before.explain import explained, sources
     from runner.config import admission
     from runner.config.compose import compose
-    from runner.storage.records import flatten
     from runner.sweep.combine import task_config
+    from runner.values import flatten
 
     _, cfg = compose(words, config_dir)
     task = task_config(cfg)
@@ -61,9 +61,9 @@ def of_folder(folder: Path) -> dict[str, Any]:
     from runner.job.own_code import policy_of
     from runner.storage import shapes
     from runner.storage.inside import refuse_link
-    from runner.storage.records import flatten
     from runner.storage.run_dir import RunDir
     from runner.sweep.multirun import check_words
+    from runner.values import flatten
 
     if (folder / "sweep.json").exists():
         record, is_mine = shapes.read(folder / "sweep.json", "sweep"), shapes.is_mine(folder / "sweep.json")

@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from runner.storage import records
 from runner.storage.run_dir import RunDir
 from runner.terminal.printable import say
 from runner.terminal.tables import table
+from runner.values import flatten
 
 ENVIRONMENT = ("packages", "git", "device", "device_name", "threads", "deterministic", "host", "machine", "python")
 METRICS = ("state", "epochs_done", "best_epoch", "best_value", "best", "last", "test", "parameters", "examples")
@@ -27,7 +27,7 @@ def main(arguments: argparse.Namespace) -> int:
     one, two = (RunDir(path).read_run() for path in (arguments.one, arguments.two))
     shown = False
     for title, keys in (("config", ("config",)), ("environment", ENVIRONMENT), ("metrics", METRICS)):
-        flat = [records.flatten({key: record.get(key) for key in keys}) for record in (one, two)]
+        flat = [flatten({key: record.get(key) for key in keys}) for record in (one, two)]
         rows = differing(flat[0], flat[1])
         if rows:
             text = table([title, str(arguments.one), str(arguments.two)], rows)

@@ -10,7 +10,7 @@ from runner.storage.run_dir import RunDir
 from runner.terminal.printable import say
 
 
-class Parser(argparse.ArgumentParser):
+class WordsParser(argparse.ArgumentParser):
     """Takes words behind the first that begin with a minus for words, not for flags."""
 
     def parse_intermixed_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
@@ -20,10 +20,10 @@ class Parser(argparse.ArgumentParser):
         return super().parse_args(words, namespace)
 
 
-def parser_of(verb: str, description: str) -> Parser:
+def parser_of(verb: str, description: str) -> WordsParser:
     """The parser of a verb that changes the labels of the runs at a path."""
     kept = " What is changed, and when, is kept in the run's labels.jsonl; run.json stays as it is."
-    made = Parser(prog=f"runner {verb}", description=description + kept)
+    made = WordsParser(prog=f"runner {verb}", description=description + kept)
     made.add_argument("path", type=Path, metavar="PATH", help="a run's folder, or a folder of runs")
     return made
 

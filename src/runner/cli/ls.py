@@ -17,7 +17,7 @@ from runner.terminal.printable import csv_row, say
 from runner.terminal.tables import Column, joined
 
 
-class Parser(argparse.ArgumentParser):
+class SortParser(argparse.ArgumentParser):
     """Takes `--sort -KEY` too, where argparse sees another flag."""
 
     def parse_intermixed_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    made = Parser(
+    made = SortParser(
         prog="runner ls",
         description="Lists the runs in folders: state, what varies between them (choices of groups, config keys), key"
         " metrics. As wide as the terminal (without one 100 columns); what does not fit is named on stderr.",

@@ -10,7 +10,7 @@ from runner.cli.columns import width
 from runner.errors import InputError
 from runner.terminal.plot import plot
 from runner.terminal.printable import say
-from runner.terminal.progress import shown
+from runner.terminal.progress import with_bar
 
 if TYPE_CHECKING:
     from runner.before.preview import Preview
@@ -55,7 +55,7 @@ def walked(named: list[tuple[str, Any]], by_step: bool = False) -> "list[tuple[s
     from runner.before.preview import preview
 
     found = []
-    for label, task in shown(named, "walking schedules"):
+    for label, task in with_bar(named, "walking schedules"):
         try:
             found.append((label, preview(task, by_step)))
         except InputError as error:

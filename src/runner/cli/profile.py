@@ -12,6 +12,7 @@ from runner.cli import one_run
 from runner.errors import InputError
 from runner.storage.files import read_regular, write_atomically
 from runner.terminal.printable import can_show, say
+from runner.terminal.words import size
 
 if TYPE_CHECKING:
     from runner.before.profiling import Profile
@@ -153,15 +154,15 @@ def operators(found: "Profile", top: int) -> list[str]:
 
 def memory(found: "Profile") -> list[str]:
     known = found.memory
-    said = ", ".join(f"{name} {size_of(known[name])}" for name in ("parameters", "gradients", "optimizer"))
+    said = ", ".join(f"{name} {size(known[name])}" for name in ("parameters", "gradients", "optimizer"))
     lines = [f"memory: {said}"]
     if "step" in known:
         lines.append(
-            f"  a step allocates {size_of(known['step'])} at once at most: gradients, activations, passing things"
+            f"  a step allocates {size(known['step'])} at once at most: gradients, activations, passing things"
         )
     if "device" in known:
-        lines.append(f"  the device held {size_of(known['device'])} at most")
-    return [*lines, f"  the process held {size_of(known['process'])} at most, libraries and data included"]
+        lines.append(f"  the device held {size(known['device'])} at most")
+    return [*lines, f"  the process held {size(known['process'])} at most, libraries and data included"]
 
 
 def arithmetic(found: "Profile") -> list[str]:
@@ -188,10 +189,6 @@ def time_of(seconds: float) -> str:
         if seconds * factor >= 1:
             return f"{seconds * factor:.{2 if seconds * factor < 10 else 1}f} {unit}"
     return f"{seconds * 1e6:.0f} µs"
-
-
-def size_of(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
 
 
 def in_units(count: float, unit: str) -> str:

@@ -9,7 +9,7 @@ from runner.storage import records
 from runner.storage.inside import unlink_in
 from runner.storage.run_dir import RunDir, is_locked
 from runner.terminal.printable import say
-from runner.terminal.progress import shown
+from runner.terminal.progress import with_bar
 
 # What checkpoints are called, with what a killed write and a resume have left of them; other files are not ours.
 OURS = re.compile(r"(best|last(-\d+)?|epoch_\d+|previous)\.pt(\.tmp|\.set-aside-\d+)?")
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> int:
     freed = count = 0
-    for path in shown(records.find(arguments.folder), "pruning"):
+    for path in with_bar(records.find(arguments.folder), "pruning"):
         run_dir = RunDir(path)
         try:
             record = run_dir.read_run()

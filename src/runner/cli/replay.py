@@ -59,7 +59,7 @@ def main(arguments: argparse.Namespace) -> int:
             again.discard()
         raise
     again.write_run({**again.read_run(), "resumed": []})
-    return shown(first, again)
+    return side_by_side(first, again)
 
 
 def prepare(first: RunDir, record: dict[str, Any], again: RunDir) -> list[str]:
@@ -97,7 +97,7 @@ def prepare(first: RunDir, record: dict[str, Any], again: RunDir) -> list[str]:
     return changes
 
 
-def shown(first: RunDir, again: RunDir) -> int:
+def side_by_side(first: RunDir, again: RunDir) -> int:
     """Prints both runs side by side; returns 0 where they are equal in every bit."""
     records = [run_dir.read_run() for run_dir in (first, again)]
     rows = [[name, *(str(record.get(name)) for record in records)] for name in ("best_epoch", "best_value")]

@@ -1,7 +1,6 @@
 """What the verbs that show one thing on a screen share: facts with their names, times, commands as they were typed."""
 
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -15,9 +14,9 @@ from runner.errors import InputError
 from runner.storage import shapes
 from runner.terminal.printable import can_show, printable, say
 from runner.terminal.tables import cell
+from runner.terminal.words import LONGEST_CODE, typed
 
 NAME = 12  # columns of a fact's name
-LONGEST_CODE = 60  # of a command's word, such as the source behind `python -c`
 
 
 def screen_height() -> int:
@@ -65,34 +64,12 @@ def figures(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {cell(value)}" for name, value in values.items())
 
 
-def duration(seconds: float) -> str:
-    """`2.1 s`, `3 min 05 s`, `2 h 10 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02} s"
-    return f"{minutes // 60} h {minutes % 60:02} min"
-
-
 def time_of(text: Any) -> str:
     """A record's time as people read it: in the zone that it was written in, to the second."""
     try:
         return f"{datetime.fromisoformat(str(text)):%Y-%m-%d %H:%M:%S}"
     except ValueError:
         return "" if text is None else printable(text)
-
-
-def typed(command: Sequence[str] | None) -> str | None:
-    """A recorded command as somebody types it: without the path of Python, long code cut short."""
-    if not command:
-        return None
-    words = [os.path.basename(command[0]), *command[1:]]
-    if len(words) > 1 and os.path.basename(words[1]) == "runner":  # the console script
-        words = ["runner", *words[2:]]
-    elif re.fullmatch(r"python[\d.]*", words[0]):
-        words[0] = "python"
-    return shlex.join(cut([word], LONGEST_CODE)[0] if "\n" in word or "import " in word else word for word in words)
 
 
 def sweep_of(folder: Path) -> dict[str, Any] | None:
@@ -109,17 +86,17 @@ def commands(folder: Path, record: Mapping[str, Any]) -> list[tuple[str, str | N
     """What was typed; of a sweep's job also what trains this one alone, with the same bits."""
     sweep = sweep_of(folder)
     if sweep is None:
-        return [("command", typed(record["command"]))]
+        return [("command", typed(record["command"] or (), LONGEST_CODE))]
     try:
         overrides = record["overrides"] or shapes.read(folder / "job.json", "job")["overrides"]
     except (OSError, InputError):
-        return [("sweep", typed(sweep["command"]))]
+        return [("sweep", typed(sweep["command"] or (), LONGEST_CODE))]
     words = [word for word in overrides if not word.lstrip("+").startswith(("sweep.", "hydra."))]
     if not any(word.lstrip("+").startswith("device.threads=") for word in words) and record["threads"] is not None:
         words.append(f"device.threads={record['threads']}")
     own = ["--config-dir", sweep["config_dir"]] if sweep["config_dir"] else []
     alone = shlex.join(["python", "-m", "runner", *own, *words])
-    return [("sweep", typed(sweep["command"])), ("this job", alone)]
+    return [("sweep", typed(sweep["command"] or (), LONGEST_CODE)), ("this job", alone)]
 
 
 class Redrawn:

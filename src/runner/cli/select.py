@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from runner.errors import InputError
+from runner.values import is_number
 
 Row = Mapping[str, Any]
 OTHER_NAMES = {
@@ -138,10 +139,6 @@ def meant(text: str) -> Any:
         except ValueError:
             continue
     return text
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def comparable(value: Any, text: str) -> bool:

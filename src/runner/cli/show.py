@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.cli.columns import width
-from runner.cli.screen import NAME, Facts, commands, cut, duration, figures, screen_height, time_of
+from runner.cli.screen import NAME, Facts, commands, cut, figures, screen_height, time_of
 from runner.config.defaults import defaults, differences, words
 from runner.storage import labels, records
 from runner.storage.choices import choices_of
@@ -17,6 +17,8 @@ from runner.storage.run_dir import RunDir, no_run, resume_command
 from runner.terminal.plot import plot, sparkline
 from runner.terminal.printable import say
 from runner.terminal.tables import cell, table
+from runner.terminal.words import duration
+from runner.values import flatten
 
 MOST_HEIGHT, AROUND = 8, 3  # of a plot, and its heading and axis
 MORE = "more: --config, --epochs, --layers, --json"
@@ -204,7 +206,7 @@ def config_lines(_: RunDir, record: Mapping[str, Any]) -> list[str]:
     ours = defaults(record["choices"])[1]
     changed = differences(record["config_source"], record["choices"], record["overrides"])
     rows = []
-    for key, value in records.flatten(record["config"]).items():
+    for key, value in flatten(record["config"]).items():
         default = (
             json.dumps(ours[key], default=str) if key in changed and key in ours else "*" if key in changed else ""
         )

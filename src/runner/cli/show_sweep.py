@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.cli.columns import width
-from runner.cli.screen import Facts, cut, time_of, typed
+from runner.cli.screen import Facts, cut, time_of
 from runner.errors import InputError
 from runner.storage import shapes
 from runner.storage.files import read_regular
@@ -18,6 +18,7 @@ from runner.sweep.settings import members
 from runner.terminal import notices
 from runner.terminal.printable import say
 from runner.terminal.tables import Column, joined
+from runner.terminal.words import LONGEST_CODE, typed
 
 MOST_SETTINGS, MOST_FAILURES = 8, 3
 
@@ -78,7 +79,7 @@ def lines(
         facts.add("failed", f"{failure['job']}: {failure['error']}", lines=2)
     if len(failures) > MOST_FAILURES:
         facts.add("", f"and {len(failures) - MOST_FAILURES} more")
-    facts.copied("command", typed(record["command"]))
+    facts.copied("command", typed(record["command"] or (), LONGEST_CODE))
     return [*cut([str(place)], limit), *facts.lines, f"more: --json; each job: runner ls {place}"]
 
 

@@ -10,7 +10,7 @@ from runner.storage import records
 from runner.storage.labels import history, labelled
 from runner.storage.run_dir import RunDir
 from runner.terminal.printable import say
-from runner.terminal.progress import shown
+from runner.terminal.progress import with_bar
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,7 +34,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise InputError(f"--to {arguments.to}: tells nobody")
     runs = [pair for path in arguments.paths for pair in runs_at(path)]
     failed = 0
-    for run_dir, record in shown(runs, "telling runs"):
+    for run_dir, record in with_bar(runs, "telling runs"):
         state = records.state_of(run_dir, record)
         if state in ("running", "planned"):
             say(f"{run_dir.path}: left out, it is {state}; with tracking={arguments.to} a run tells itself")

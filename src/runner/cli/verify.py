@@ -19,11 +19,12 @@ from runner.job.places import progress_of
 from runner.job.record import unbegun
 from runner.job.saved import check_targets_of
 from runner.storage import provenance, signature
-from runner.storage.records import flatten, is_pruned
+from runner.storage.records import is_pruned
 from runner.storage.rows import timeless
 from runner.storage.run_dir import RunDir
 from runner.terminal.printable import say
 from runner.terminal.progress import bar
+from runner.values import flatten
 
 LOOK_SECONDS = 1.0  # between two looks at how far a training is
 # What a checkpoint says of its run; the rows are compared as they stand in metrics.jsonl.

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from runner.cli.columns import width
-from runner.cli.screen import Redrawn, cut, duration
+from runner.cli.screen import Redrawn, cut
 from runner.errors import InputError
 from runner.storage import records
 from runner.storage.rows import Rows
 from runner.storage.run_dir import RunDir, is_locked, resume_command
 from runner.terminal.plot import sparkline
 from runner.terminal.printable import say
+from runner.terminal.words import duration
 
 SPARK = 20  # columns of a running job's curve
 MOST_FAILURES = 5
@@ -38,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 @dataclass
-class Job:
+class Line:
     """One run's folder, as it was at the last look."""
 
     folder: Path
@@ -56,7 +57,7 @@ class Job:
         return seconds / epochs * max(0.0, self.record["epochs"] - self.done) if seconds and epochs else None
 
 
-class Watched:
+class Live:
     """A folder that is looked at again and again; a run.json that has not changed is not read again."""
 
     def __init__(self, path: Path) -> None:
@@ -78,10 +79,10 @@ class Watched:
         found = {path.parent for name in ("job.json", "run.json") for path in self.path.glob(f"*/{name}")}
         return sorted(path for path in found if not path.name.endswith(SET_ASIDE) and not path.is_symlink())
 
-    def look(self) -> list[Job]:
+    def look(self) -> list[Line]:
         return [self.look_at(folder) for folder in self.folders()]
 
-    def look_at(self, folder: Path) -> Job:
+    def look_at(self, folder: Path) -> Line:
         run_dir = RunDir(folder)
         try:
             found = os.stat(run_dir.run_json)
@@ -89,11 +90,11 @@ class Watched:
             if self.known.get(folder, (None,))[0] != stamp:
                 self.known[folder] = stamp, run_dir.read_run()
         except FileNotFoundError:
-            return Job(folder, "not begun", {})
+            return Line(folder, "not begun", {})
         except (OSError, InputError) as error:
-            return Job(folder, "unreadable", {"error": str(error)})
+            return Line(folder, "unreadable", {"error": str(error)})
         record = self.known[folder][1]
-        job = Job(folder, records.state_of(run_dir, record), record, record["epochs_done"])
+        job = Line(folder, records.state_of(run_dir, record), record, record["epochs_done"])
         if job.state == "running":
             rows = Rows(folder / "metrics.jsonl", "step").read()
             values = [row.get(str(record["monitor"])) for row in rows]
@@ -101,11 +102,11 @@ class Watched:
             job.done = max(job.done, epochs_of(record, run_dir))
         return job
 
-    def is_running(self, jobs: Sequence[Job]) -> bool:
+    def is_running(self, jobs: Sequence[Line]) -> bool:
         """Whether a process is at work: on a job, or on the sweep."""
         return any(job.state == "running" for job in jobs) or (self.is_sweep and is_locked(RunDir(self.path)))
 
-    def summary(self, jobs: Sequence[Job]) -> list[str]:
+    def summary(self, jobs: Sequence[Line]) -> list[str]:
         """The table so far, worked out anew when one more is done."""
         count = sum(job.state in ENDED for job in jobs)
         if self.is_sweep and any(job.state == "done" for job in jobs) and count != self.table[0]:
@@ -129,7 +130,7 @@ def epochs_of(record: Mapping[str, Any], run_dir: RunDir) -> float:
 def main(arguments: argparse.Namespace) -> int:
     if not arguments.every > 0:
         raise InputError(f"--every {arguments.every}: must be more than 0")
-    watched = Watched(arguments.path)
+    watched = Live(arguments.path)
     if arguments.once:
         say(*picture(watched, watched.look(), None))
         return 0
@@ -152,11 +153,11 @@ def main(arguments: argparse.Namespace) -> int:
     return 0 if all(job.state == "done" for job in jobs) else 1
 
 
-def moment(job: Job) -> tuple[str, int]:
+def moment(job: Line) -> tuple[str, int]:
     return job.state, job.record.get("epochs_done", 0)
 
 
-def changes(jobs: Sequence[Job], before: Mapping[Path, Any]) -> Iterator[str]:
+def changes(jobs: Sequence[Line], before: Mapping[Path, Any]) -> Iterator[str]:
     """A line for each job whose state has changed; of a single run also for each epoch."""
     for number, job in enumerate(jobs, 1):
         now_is, was = moment(job), before.get(job.folder)
@@ -166,7 +167,7 @@ def changes(jobs: Sequence[Job], before: Mapping[Path, Any]) -> Iterator[str]:
             yield f"[{number}/{len(jobs)}] {line(job)}"
 
 
-def line(job: Job) -> str:
+def line(job: Line) -> str:
     """`NAME: running, epoch 3 of 14, val/accuracy 0.9721, about 5 s left`."""
     record = job.record
     if not record or job.state == "unreadable":
@@ -184,7 +185,7 @@ def line(job: Job) -> str:
     return text + (f": {record['error']}" if record["error"] and job.state == "failed" else "")
 
 
-def picture(watched: Watched, jobs: Sequence[Job], height: int | None) -> list[str]:
+def picture(watched: Live, jobs: Sequence[Line], height: int | None) -> list[str]:
     """All that is to be seen, in so many lines at most; None: in as many as it takes."""
     if watched.is_run:
         return run_picture(jobs[0], height)
@@ -205,7 +206,7 @@ def picture(watched: Watched, jobs: Sequence[Job], height: int | None) -> list[s
     return whole if height is None else whole[:height]
 
 
-def run_picture(job: Job, height: int | None) -> list[str]:
+def run_picture(job: Line, height: int | None) -> list[str]:
     from runner.cli import show
 
     if not job.record or job.state == "unreadable":
@@ -218,7 +219,7 @@ def run_picture(job: Job, height: int | None) -> list[str]:
     return whole if height is None else cut(whole, limit)[:height]  # a line of two rows could not be drawn over
 
 
-def summary_line(jobs: Sequence[Job], is_running: bool) -> str:
+def summary_line(jobs: Sequence[Line], is_running: bool) -> str:
     """`5 of 12 jobs done, 1 failed, 2 running, 4 not begun; about 3 min 05 s left`."""
     counted = {state: sum(job.state == state for job in jobs) for state in dict.fromkeys(job.state for job in jobs)}
     told = [f"{counted.pop('done', 0)} of {len(jobs)} done", *(f"{count} {state}" for state, count in counted.items())]
@@ -226,7 +227,7 @@ def summary_line(jobs: Sequence[Job], is_running: bool) -> str:
     return ", ".join(told) + (f"; about {duration(left)} left" if left is not None else "")
 
 
-def time_left(jobs: Sequence[Job]) -> float | None:
+def time_left(jobs: Sequence[Line]) -> float | None:
     """Seconds until all are done, as long as those that are done took, and as many at once as now."""
     took = [job.record["seconds"] for job in jobs if job.state == "done" and job.record["seconds"]]
     running = [job for job in jobs if job.state == "running"]
@@ -240,7 +241,7 @@ def time_left(jobs: Sequence[Job]) -> float | None:
     return (sum(known) + (waiting * sum(took) / len(took) if took else 0.0)) / len(running)
 
 
-def bar_line(job: Job, limit: int) -> str:
+def bar_line(job: Line, limit: int) -> str:
     """A running job: a bar of its epochs, the monitored metric and its curve, the time left."""
     record, epochs = job.record, job.record["epochs"]
     full = round(10 * job.done / epochs) if epochs else 0

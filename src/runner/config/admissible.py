@@ -14,7 +14,7 @@ from runner.config.hydra_adapter import BASIC_LAUNCHER, BASIC_SWEEPER
 
 
 @dataclass(frozen=True)
-class Rule:
+class Admissible:
     """What may stand somewhere.
 
     Args:
@@ -83,54 +83,55 @@ DATASETS = (
     *("Food101", "GTSRB", "Imagenette", "OxfordIIITPet", "RenderedSST2", "SEMEION", "StanfordCars", "SUN397"),
 )
 MODELS = (
-    Rule("a module of runner.models", ("runner.models",), is_ours),
-    Rule("a module of torch.nn", ("torch.nn",), a("torch.nn.Module")),
-    Rule("a builder of torchvision.models", ("torchvision.models",), is_builder),
+    Admissible("a module of runner.models", ("runner.models",), is_ours),
+    Admissible("a module of torch.nn", ("torch.nn",), a("torch.nn.Module")),
+    Admissible("a builder of torchvision.models", ("torchvision.models",), is_builder),
 )
-OPTIMIZERS = (Rule("an Optimizer of torch.optim", ("torch.optim",), a("torch.optim.Optimizer")),)
+OPTIMIZERS = (Admissible("an Optimizer of torch.optim", ("torch.optim",), a("torch.optim.Optimizer")),)
 SCHEDULERS = (
-    Rule("a function of runner.schedulers", ("runner.schedulers",), inspect.isfunction),
-    Rule("an LRScheduler of torch.optim", ("torch.optim",), a("torch.optim.lr_scheduler.LRScheduler")),
+    Admissible("a function of runner.schedulers", ("runner.schedulers",), inspect.isfunction),
+    Admissible("an LRScheduler of torch.optim", ("torch.optim",), a("torch.optim.lr_scheduler.LRScheduler")),
 )
 LOSSES = (
-    Rule("a loss of runner.losses", ("runner.losses",), a("torch.nn.Module")),
-    Rule("a module of torch.nn", ("torch.nn",), a("torch.nn.Module")),
-    Rule(
+    Admissible("a loss of runner.losses", ("runner.losses",), a("torch.nn.Module")),
+    Admissible("a module of torch.nn", ("torch.nn",), a("torch.nn.Module")),
+    Admissible(
         "a loss function of torch.nn.functional",
         ("torch.nn.functional",),
         lambda found: LOSS_FUNCTIONS.fullmatch(getattr(found, "__name__", "")) is not None,
     ),
 )
-TRACKERS = (Rule("a tracker of runner.tracking", ("runner.tracking",), inspect.isclass),)
-TASKS = (Rule("a task of runner.tasks", ("runner.tasks",), a("torch.nn.Module")),)
+TRACKERS = (Admissible("a tracker of runner.tracking", ("runner.tracking",), inspect.isclass),)
+TASKS = (Admissible("a task of runner.tasks", ("runner.tasks",), a("torch.nn.Module")),)
 METRICS = (
-    Rule("a metric of runner.metrics", ("runner.metrics",), inspect.isclass),
-    Rule("a Metric of torchmetrics that loads no files", ("torchmetrics",), is_metric),
+    Admissible("a metric of runner.metrics", ("runner.metrics",), inspect.isclass),
+    Admissible("a Metric of torchmetrics that loads no files", ("torchmetrics",), is_metric),
 )
 PARTS = (
-    Rule("a dataset of runner.data", ("runner.data",), is_ours),
-    Rule(f"of torchvision.datasets: {', '.join(DATASETS)}", ("torchvision.datasets",), named(*DATASETS)),
+    Admissible("a dataset of runner.data", ("runner.data",), is_ours),
+    Admissible(f"of torchvision.datasets: {', '.join(DATASETS)}", ("torchvision.datasets",), named(*DATASETS)),
 )
 TRANSFORMS = (
-    Rule("an augmentation of runner.augment", ("runner.augment",), inspect.isclass),
-    Rule("a class of torchvision.transforms", ("torchvision.transforms",), inspect.isclass),
-    Rule("a module of torch.nn", ("torch.nn",), a("torch.nn.Module")),
+    Admissible("an augmentation of runner.augment", ("runner.augment",), inspect.isclass),
+    Admissible("a class of torchvision.transforms", ("torchvision.transforms",), inspect.isclass),
+    Admissible("a module of torch.nn", ("torch.nn",), a("torch.nn.Module")),
 )
-COLLATE = (Rule("a function of torch.utils.data", ("torch.utils.data",), named("default_collate", "default_convert")),)
+COLLATES = named("default_collate", "default_convert")
+COLLATE = (Admissible("a function of torch.utils.data", ("torch.utils.data",), COLLATES),)
 LAUNCHERS = (
-    Rule("a launcher of ours", ("hydra_plugins.runner_sweep",), a("hydra.plugins.launcher.Launcher")),
-    Rule("Hydra's", (BASIC_LAUNCHER,), a("hydra.plugins.launcher.Launcher")),
-    Rule("Hydra's for joblib", ("hydra_plugins.hydra_joblib_launcher",), a("hydra.plugins.launcher.Launcher")),
+    Admissible("a launcher of ours", ("hydra_plugins.runner_sweep",), a("hydra.plugins.launcher.Launcher")),
+    Admissible("Hydra's", (BASIC_LAUNCHER,), a("hydra.plugins.launcher.Launcher")),
+    Admissible("Hydra's for joblib", ("hydra_plugins.hydra_joblib_launcher",), a("hydra.plugins.launcher.Launcher")),
 )
 SWEEPERS = (
-    Rule("a sweeper of ours", ("hydra_plugins.runner_sweep",), a("hydra.plugins.sweeper.Sweeper")),
-    Rule("Hydra's", (BASIC_SWEEPER,), a("hydra.plugins.sweeper.Sweeper")),
+    Admissible("a sweeper of ours", ("hydra_plugins.runner_sweep",), a("hydra.plugins.sweeper.Sweeper")),
+    Admissible("Hydra's", (BASIC_SWEEPER,), a("hydra.plugins.sweeper.Sweeper")),
 )
-PRUNERS = (Rule("a pruner of Optuna", ("optuna.pruners",), a("optuna.pruners.BasePruner")),)
-SAMPLERS = (Rule("a sampler of Optuna", ("optuna.samplers",), a("optuna.samplers.BaseSampler")),)
+PRUNERS = (Admissible("a pruner of Optuna", ("optuna.pruners",), a("optuna.pruners.BasePruner")),)
+SAMPLERS = (Admissible("a sampler of Optuna", ("optuna.samplers",), a("optuna.samplers.BaseSampler")),)
 
 # A place is a key of the config; `*` stands for one key, `**` for any below. The first line that fits counts.
-PLACES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
+PLACES: tuple[tuple[str, tuple[Admissible, ...]], ...] = (
     ("model.**", MODELS),
     ("optimizer.**", OPTIMIZERS),
     ("scheduler.**", SCHEDULERS),
@@ -154,7 +155,7 @@ PLACES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
 )
 
 
-def rules_of(place: str) -> tuple[Rule, ...] | None:
+def rules_of(place: str) -> tuple[Admissible, ...] | None:
     """The rules of a place; None where no target may stand, not even the user's own."""
     for pattern, rules in PLACES:
         if re.fullmatch(regular(pattern), place):

@@ -19,7 +19,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from runner.config.admissible import Rule, is_hydras, rules_of
+from runner.config.admissible import Admissible, is_hydras, rules_of
 from runner.errors import InputError
 
 
@@ -291,7 +291,7 @@ def is_of(found: Any, module: str, now: Policy) -> bool:
     return owner is not None and now.admits(str(owner))
 
 
-def refusal(name: str, place: str, rules: Sequence[Rule], is_private: bool) -> str:
+def refusal(name: str, place: str, rules: Sequence[Admissible], is_private: bool) -> str:
     top = name.split(".")[0]
     if is_private:
         return "a name with a leading underscore is nobody's to call"

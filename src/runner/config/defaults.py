@@ -7,18 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.conf_dir import conf_dir
+from runner.values import flatten
 
 # What a run fills in, or what says nothing of the run itself.
 FILLED_IN = ("derived.", "sweep.", "quiet", "hydra.", "name", "tags", "notes")
-
-
-def flat(node: Any, before: str = "") -> dict[str, Any]:
-    if not isinstance(node, Mapping):
-        return {before: node}
-    found: dict[str, Any] = {}
-    for name, value in node.items():
-        found |= flat(value, f"{before}.{name}" if before else str(name))
-    return found
 
 
 def defaults(choices: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any], list[str]]:
@@ -34,14 +26,14 @@ def defaults(choices: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]
     }
     groups = {group: str(choice) for group, choice in groups.items() if not group.startswith("override ")}
     own.pop("hydra", None)
-    found, unknown = flat(own), []
+    found, unknown = flatten(own), []
     for group, default in groups.items():
         choice = str(choices.get(group, default))
         path = folder / group / f"{choice}.yaml"
         if group == "experiment":
             continue
         if re.fullmatch(r"[\w.-]+", choice) and path.is_file():  # the name came out of a record
-            found |= flat(yaml.safe_load(path.read_text()) or {}, group)
+            found |= flatten(yaml.safe_load(path.read_text()) or {}, group)
         else:
             unknown.append(group)
     return groups, found, unknown
@@ -61,7 +53,7 @@ def differences(source: Mapping[str, Any], choices: Mapping[str, Any], overrides
         choice = str(choices.get(group, default))
         if choice != default and not (choice in ("null", "None") and default == "None"):
             found[group] = choice
-    for key, value in flat(source).items():
+    for key, value in flatten(source).items():
         if key.startswith(FILLED_IN) or (key == "device.threads" and key not in typed):
             continue
         is_known = key in ours and key.split(".")[0] not in unknown

@@ -33,7 +33,7 @@ apply_overrides: Callable[[list[Override], DictConfig], None] = getattr(ConfigLo
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper"
 
-Task = Callable[[DictConfig], Any]
+OfConfig = Callable[[DictConfig], Any]
 
 
 def read_yaml_by_libyaml() -> None:
@@ -114,7 +114,7 @@ def composed(hydra: Hydra, config_name: str, overrides: Sequence[str]) -> DictCo
     return hydra.compose_config(config_name, list(overrides), RunMode.RUN, with_log_configuration=False)
 
 
-def run_single(hydra: Hydra, config_name: str, config: DictConfig, task: Task) -> JobReturn:
+def run_single(hydra: Hydra, config_name: str, config: DictConfig, task: OfConfig) -> JobReturn:
     """What Hydra.run does after it has composed, with a config that is composed already: see value_of for what the
     task returned or raised. Callbacks has no public name, and run_job, which is public, needs one.
 
@@ -129,7 +129,7 @@ def run_single(hydra: Hydra, config_name: str, config: DictConfig, task: Task) -
     return job
 
 
-def run_of_sweep(config: DictConfig, task: Task) -> Any:
+def run_of_sweep(config: DictConfig, task: OfConfig) -> Any:
     """What a launcher does for one job of a sweep, in another process than the one that composed it.
 
     Raises:
@@ -145,7 +145,7 @@ def value_of(job: JobReturn) -> Any:
         return job.return_value
 
 
-def multirun(hydra: Hydra, config_name: str, task: Task, overrides: Sequence[str]) -> Any:
+def multirun(hydra: Hydra, config_name: str, task: OfConfig, overrides: Sequence[str]) -> Any:
     """Composes a sweep's common config, and hands over to the sweeper and the launcher that it names."""
     words = [*overrides, "hydra.mode=MULTIRUN"]
     return hydra.multirun(config_name, task, words, with_log_configuration=False)

@@ -161,15 +161,15 @@ def options_of(rule: Mapping[str, Any], key: str, known: Mapping[str, Any]) -> d
         scale = rule["lr_scale"]
         if "lr" in options:
             raise InputError(f"{key}.lr_scale={scale}: lr is given too; choose one")
-        if not is_number(scale) or not is_number(known.get("lr")):
+        if not is_finite_rate(scale) or not is_finite_rate(known.get("lr")):
             raise InputError(f"{key}.lr_scale={scale}: must be a number of at least 0, times optimizer.lr")
         options["lr"] = known["lr"] * scale
-    if "lr" in options and not is_number(options["lr"]):
+    if "lr" in options and not is_finite_rate(options["lr"]):
         raise InputError(f"{key}.lr={options['lr']}: must be a number of at least 0")
     return options
 
 
-def is_number(value: Any) -> bool:
+def is_finite_rate(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
 
 

@@ -37,7 +37,7 @@ from runner.groups.parameters import make_freezing
 from runner.groups.shared_examples import check_shared
 from runner.groups.task_parts import check_smallest_batch, is_supervised, make_loss, make_task, probe
 from runner.job.built import Built
-from runner.job.process_state import importing, targets_in
+from runner.job.process_state import importing
 from runner.job.saved import open_model
 from runner.processes import StopRequest
 from runner.seeding import derive, seed_everything
@@ -46,6 +46,7 @@ from runner.train.events import Listeners
 from runner.train.steps import StepOptions
 from runner.train.stopping import Stopping
 from runner.train.trainer import Trainer
+from runner.values import targets_in
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _build(
     cfg: DictConfig, listeners: Listeners | None, stop: StopRequest | None, is_new: bool, parts: Parts | None
 ) -> Built:
     seed_everything(derive(0, "data"))  # what a dataset draws while it is made is the same for every seed, as its parts
-    with importing(list(targets_in(OmegaConf.to_container(cfg)))):
+    with importing(targets_in(OmegaConf.to_container(cfg))):
         check_targets(cfg, is_new)
     seed_everything(derive(0, "data"))  # a module draws when it is imported, in the first job of a process only
     given = settings(cfg)

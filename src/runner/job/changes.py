@@ -12,7 +12,7 @@ from runner.errors import InputError
 from runner.groups.length import length_of
 from runner.storage.files import read_regular
 from runner.storage.identity import FREE
-from runner.storage.records import flatten
+from runner.values import flatten
 
 
 def check_changes(run_dir: Path, record: dict[str, Any], config: Any, overrides: list[str]) -> None:

@@ -14,10 +14,10 @@ from runner.errors import InputError
 if TYPE_CHECKING:
     from runner.storage.run_dir import RunDir
 
-Task = Callable[[DictConfig, "RunDir", list[str]], Any]
+Start = Callable[[DictConfig, "RunDir", list[str]], Any]
 
 
-def launch(overrides: Sequence[str], task: Task, config_dir: str | None = None, run_dir: str | None = None) -> Any:
+def launch(overrides: Sequence[str], task: Start, config_dir: str | None = None, run_dir: str | None = None) -> Any:
     """Composes one run, claims its directory before anything is written there, and runs task(cfg, run_dir, notes).
 
     What it does for Hydra is what Hydra.run does, with the claim in the right place.

@@ -7,10 +7,10 @@ from typing import Any
 from runner.errors import InputError
 from runner.storage.checkpoint import Damaged
 from runner.storage.identity import lasting
-from runner.storage.records import flatten
 from runner.storage.rows import TIMES, axis_of, strict_json, timeless
 from runner.storage.run_dir import RunDir
 from runner.train.events import Progress
+from runner.values import flatten
 
 
 def whole_config(run_dir: RunDir, record: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 from runner.config import admission
 from runner.config.admission import is_own
 from runner.errors import InputError
+from runner.values import targets_in
 
 Own = dict[str, dict[str, str]]  # module -> {"file": absolute path, "sha256": digest}
 
@@ -31,7 +32,7 @@ _imported_as: WeakKeyDictionary[ModuleType, str] = WeakKeyDictionary()
 def find(config: Any) -> Own:
     """The own modules of a resolved config, whose targets have been imported."""
     own: Own = {}
-    waiting = [module for target in sorted(targets(config)) for module in modules_of(target)]
+    waiting = [module for target in sorted(targets_in(config)) for module in modules_of(target)]
     while waiting:
         name, path = waiting.pop(0)
         if name in own or not is_own(path):
@@ -43,15 +44,6 @@ def find(config: Any) -> Own:
 
 def digests(own: Own) -> dict[str, str]:
     return {name: entry["sha256"] for name, entry in own.items()}
-
-
-def targets(config: Any) -> set[str]:
-    """Every `_target_` in a nest of plain containers."""
-    if isinstance(config, Mapping):
-        named = config.get("_target_")
-        found = {named} if isinstance(named, str) else set()
-        return found.union(*(targets(value) for value in config.values()))
-    return set().union(*(targets(value) for value in config)) if isinstance(config, (list, tuple)) else set()
 
 
 def modules_of(target: str) -> Iterator[tuple[str, Path]]:
@@ -208,7 +200,7 @@ def _own_of(record: Mapping[str, Any]) -> Own:
     if record.get("own_code") is not None:
         return dict(record["own_code"])
     root = Path(record["working_directory"])
-    names = {target.split(".")[0] for target in targets(record["config"])} - {"runner"}
+    names = {target.split(".")[0] for target in targets_in(record["config"])} - {"runner"}
     return {name: {"file": str(path)} for name in sorted(names) if (path := file_of(root, name)) is not None}
 
 

@@ -30,14 +30,14 @@ def counted(evaluations: int, record: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Facts:
+class FileFacts:
     """What choosing needs of a checkpoint, so that not all of them are in memory at once."""
 
     progress: Progress
     holds_best: bool  # the best epoch's weights are in the file too
 
     @classmethod
-    def of(cls, state: dict[str, Any]) -> "Facts":
+    def of(cls, state: dict[str, Any]) -> "FileFacts":
         return cls(Progress.of(state["progress"]), "best_model_state_dict" in state)
 
     @property
@@ -47,7 +47,7 @@ class Facts:
 
 
 def best_file(
-    facts: Facts, good: dict[Path, Facts], known: dict[int, float | None], mode: str
+    facts: FileFacts, good: dict[Path, FileFacts], known: dict[int, float | None], mode: str
 ) -> tuple[Path | None, bool]:
     """The good file with the best epoch's weights, if one is needed; and whether the run can go on from `facts`."""
     best = facts.progress

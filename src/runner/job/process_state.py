@@ -128,14 +128,3 @@ def importing(targets: Collection[str]) -> Iterator[None]:
     if changed:
         new = (name for name in sys.modules if name not in known and name.split(".")[0] not in LIBRARIES)
         _of_modules.append((frozenset(new), changed))
-
-
-def targets_in(node: Any) -> Iterator[str]:
-    """Every `_target_` of plain containers."""
-    if isinstance(node, Mapping):
-        if isinstance(node.get("_target_"), str):
-            yield node["_target_"]
-        node = list(node.values())
-    if isinstance(node, list):
-        for child in node:
-            yield from targets_in(child)

@@ -31,7 +31,7 @@ NAMES = {
     "hyperband": "HyperbandPruner",
 }
 BLANK: dict[str, Any] = {"state": "fail", "values": {}, "rungs": {}}
-Values = Mapping[int, float | None]  # of the monitored metric, by evaluation (from 1); None: not finite
+ByEvaluation = Mapping[int, float | None]  # of the monitored metric, by evaluation (from 1); None: not finite
 
 
 def pruner_config(given: Any) -> dict[str, Any] | None:
@@ -119,7 +119,7 @@ def number_of(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def mean_of(several: Sequence[Values]) -> dict[int, float | None]:
+def mean_of(several: Sequence[ByEvaluation]) -> dict[int, float | None]:
     """The mean over seeds in each epoch that all of them have; None where one is not finite."""
     found: dict[int, float | None] = {}
     for epoch in several[0]:
@@ -141,7 +141,7 @@ class Pruning(Stopping):
     """The `stopping` group, and before it the search's pruner."""
 
     judge: Any = None
-    before: tuple[Values, ...] = ()  # of the trial's earlier seeds
+    before: tuple[ByEvaluation, ...] = ()  # of the trial's earlier seeds
     name: str = ""
 
     def reason(self, rows: Sequence[Mapping[str, Any]], monitor: str, mode: str, seconds: float) -> str | None:
@@ -170,7 +170,7 @@ def with_pruning(stopping: Stopping, folder: Path) -> Stopping:
     return Pruning(**own, judge=judge, before=before, name=type(judge.study.pruner).__name__)
 
 
-def judge_of(folder: Path) -> tuple[Judge, tuple[Values, ...]]:
+def judge_of(folder: Path) -> tuple[Judge, tuple[ByEvaluation, ...]]:
     """Who decides on a job, and the values of its trial's earlier seeds, from its folder and the search's.
 
     Raises:

@@ -17,7 +17,7 @@ from runner.errors import InputError
 from runner.job.changes import check_changes
 from runner.job.mending import TO_GO_ON, check_keys, check_owner, lost_steps, whole_config, whole_rows
 from runner.job.own_code import as_it_was_started
-from runner.job.places import Facts, best_file, counted, known_before
+from runner.job.places import FileFacts, best_file, counted, known_before
 from runner.job.record import ending, never_began
 from runner.job.run import OnBatch, train
 from runner.job.saved import keep_placement, refuse_interpolations
@@ -26,12 +26,12 @@ from runner.storage import checkpoint, identity, labels, provenance
 from runner.storage.checkpoint import Damaged
 from runner.storage.files import fsync_directory
 from runner.storage.peek import peek, verify
-from runner.storage.records import flatten
 from runner.storage.rows import timeless
 from runner.storage.run_dir import RunDir, now
 from runner.terminal.printable import say
 from runner.train.events import Progress
 from runner.train.trainer import Trainer
+from runner.values import flatten
 
 log = logging.getLogger("runner")
 
@@ -209,7 +209,7 @@ def choose(run_dir: RunDir, record: dict[str, Any]) -> tuple[Resumed, list[str]]
         InputError: there are checkpoints, but none of them is good.
     """
     notes: list[str] = []
-    good: dict[Path, Facts] = {}
+    good: dict[Path, FileFacts] = {}
     paths = [p for p in run_dir.checkpoints.glob("*.pt") if p.name not in NOT_CHECKPOINTS]
     unusable: list[Path] = []
 
@@ -223,11 +223,11 @@ def choose(run_dir: RunDir, record: dict[str, Any]) -> tuple[Resumed, list[str]]
             good.pop(path, None)
             return None
 
-    def facts_of(path: Path) -> Facts:
+    def facts_of(path: Path) -> FileFacts:
         peeked = peek(path)
         check_owner(path, peeked, record)
         check_keys(path, peeked, TO_GO_ON)
-        return Facts.of(peeked)
+        return FileFacts.of(peeked)
 
     good |= {path: facts for path in paths if (facts := tried(facts_of, path)) is not None}
     rows = run_dir.metrics.read()

@@ -33,7 +33,7 @@ log = logging.getLogger("runner")
 OnBatch = Callable[[Progress, int], None]
 
 
-class Resumed(Protocol):
+class Continued(Protocol):
     """What a run that is continued brings: see runner.job.resuming."""
 
     record: dict[str, Any]
@@ -45,7 +45,7 @@ def train(
     cfg: "DictConfig",
     run_dir: RunDir,
     notes: list[str],
-    resumed: Resumed | None = None,
+    resumed: Continued | None = None,
     on_batch: OnBatch | None = None,
     is_shown: bool = True,
     stop_on: Sequence[signal.Signals] = STOP_SIGNALS,
@@ -103,7 +103,7 @@ def train(
 
 
 def prepare(
-    cfg: "DictConfig", run_dir: RunDir, screen: Screen, stop: StopRequest, resumed: Resumed | None
+    cfg: "DictConfig", run_dir: RunDir, screen: Screen, stop: StopRequest, resumed: Continued | None
 ) -> tuple["Built", dict[str, Any], "Listening"]:
     """Builds the run's objects and its record, and says who is told what."""
     from runner.config.checks import check_composed

@@ -16,9 +16,9 @@ from runner.job.own_code import as_it_was_started
 from runner.job.record import never_began
 from runner.storage import checkpoint
 from runner.storage.checkpoint import Damaged
-from runner.storage.records import flatten
 from runner.storage.run_dir import RunDir
 from runner.storage.weights import averaged, evaluated
+from runner.values import flatten
 
 log = logging.getLogger("runner")
 

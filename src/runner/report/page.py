@@ -78,19 +78,19 @@ def source_of(text: str) -> str:
 
 def embedded(data: Any) -> str:
     """JSON that stays inside its element, whatever the texts are; what is not finite is null."""
-    text = json.dumps(shown(strict_json(data)), separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(escaped(strict_json(data)), separators=(",", ":"), ensure_ascii=False)
     for char, escape in ESCAPES.items():
         text = text.replace(char, escape)
     return text
 
 
-def shown(value: Any) -> Any:
+def escaped(value: Any) -> Any:
     """The data with each text as a reader may see it: no control characters, nothing that turns the writing around."""
     if isinstance(value, str):
         return printable(value, kept="\n")
     if isinstance(value, dict):
-        return {printable(key): shown(item) for key, item in value.items()}
-    return [shown(item) for item in value] if isinstance(value, list) else value
+        return {printable(key): escaped(item) for key, item in value.items()}
+    return [escaped(item) for item in value] if isinstance(value, list) else value
 
 
 def text_of_title(title: str) -> str:

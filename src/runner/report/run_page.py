@@ -10,6 +10,7 @@ from runner.storage import records
 from runner.storage.rows import Rows, axis_of
 from runner.sweep import show, statistics, summary
 from runner.terminal.tables import cell
+from runner.terminal.words import duration
 
 Block = dict[str, Any]
 
@@ -85,13 +86,6 @@ def figure(run: Run, label: str, metric: str, value: Any, part: str, note: str) 
         item["interval"] = f"{low:.4f} to {high:.4f}"
         item["note"] += f", {examples:,} examples"
     return item
-
-
-def duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 # ------------------------------------------------------------------------------------------------------------ curves

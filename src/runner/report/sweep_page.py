@@ -4,13 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runner.report import curves, keys, run_page, search, tables, words
+from runner.report import curves, keys, search, tables, words
 from runner.report.gather import Found, Run, sweep_record
 from runner.report.tables import IN_COLOUR
-from runner.storage import records
 from runner.storage.rows import axis_of
 from runner.sweep import show, summary
 from runner.sweep.settings import text as value_text
+from runner.terminal.words import duration
+from runner.values import flatten
 
 Block = dict[str, Any]
 UNLIKE_TABLES = "Runs of all tables are drawn together, though what they reached is not comparable from table to table."
@@ -56,9 +57,7 @@ def varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def blocks_of_runs(found: Found) -> list[Block]:
     """Runs from anywhere: the same, without statistics, which only a sweep's settings have."""
-    flat = [
-        {f"config.{key}": value for key, value in records.flatten(run.record["config"]).items()} for run in found.runs
-    ]
+    flat = [{f"config.{key}": value for key, value in flatten(run.record["config"]).items()} for run in found.runs]
     for key in varying(flat)[:12]:
         name = key.removeprefix("config.")
         for run, row in zip(found.runs, flat, strict=True):
@@ -97,7 +96,7 @@ def headline(found: Found, summed: Mapping[str, Any] | None) -> Block:
     if summed is not None:
         items.append({"label": "settings", "value": str(len(summed["settings"]))})
     seconds = sum(run.record.get("seconds") or 0.0 for run in found.runs)
-    items.append({"label": "training in all", "value": run_page.duration(seconds)})
+    items.append({"label": "training in all", "value": duration(seconds)})
     state = "running" if found.is_running else "done" if set(states) <= {"done", "pruned"} else "ended"
     return {"kind": "headline", "state": state, "items": items, "lines": []}
 

@@ -2,14 +2,14 @@
 
 import functools
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
 from runner.storage import shapes
-from runner.storage.records import flatten
+from runner.terminal.words import typed
+from runner.values import flatten
 
 NOT_CHOSEN = ("derived.", "sweep.", "hydra.")  # worked out by us
 
@@ -20,16 +20,6 @@ def at(record: Mapping[str, Any], key: str) -> Any:
     for name in key.split("."):
         found = found.get(name) if isinstance(found, Mapping) else None
     return found
-
-
-def typed(words: Sequence[str]) -> str:
-    """A recorded command as a person would type it, the interpreter without its folder."""
-    if not words:
-        return ""
-    first = words[0].rpartition("/")[2]
-    if len(words) > 1 and words[1].rpartition("/")[2] == "runner":  # the console script
-        return shlex.join(["runner", *words[2:]])
-    return shlex.join(["python" if first.startswith("python") else first, *words[1:]])
 
 
 def command_block(words: Sequence[str]) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from runner.storage.records import flatten
 from runner.storage.rows import strict_json
+from runner.values import flatten
 
 # What cannot change what has been trained already. trainer.epochs has rules of its own.
 FREE = (

@@ -12,7 +12,8 @@ from runner.storage.choices import choices_of
 from runner.storage.rows import Rows
 from runner.storage.run_dir import RunDir, is_locked, no_run
 from runner.terminal import notices
-from runner.terminal.progress import shown
+from runner.terminal.progress import with_bar
+from runner.values import flatten
 
 PRUNED = "pruned"  # what the reason begins with for which a search has ended a run
 
@@ -40,23 +41,6 @@ def find(folder: Path) -> list[Path]:
     if not found:
         raise InputError(f"{folder}: holds no run")
     return [Path(path) for path in sorted(found, key=lambda path: path.split(os.sep))]
-
-
-def flatten(config: Any) -> dict[str, Any]:
-    """{"optimizer.lr": 1.0, ...}; lists count as values."""
-    if not isinstance(config, Mapping):
-        return {"": config}
-    flat: dict[str, Any] = {}
-    flatten_into(flat, config, "")
-    return flat
-
-
-def flatten_into(flat: dict[str, Any], config: Mapping[Any, Any], before: str) -> None:
-    for name, value in config.items():
-        if type(value) is dict or isinstance(value, Mapping):
-            flatten_into(flat, value, f"{before}{name}.")
-        else:
-            flat[f"{before}{name}"] = value
 
 
 def state_of(run_dir: RunDir | Path, record: Mapping[str, Any]) -> str:
@@ -170,7 +154,7 @@ def runs(*folders: Path, with_config: bool = True) -> list[Row]:
             unique.setdefault(os.path.realpath(path), path)
         paths = list(unique.values())
     rows, bad = [], []
-    for path in shown(paths, "reading runs"):
+    for path in with_bar(paths, "reading runs"):
         try:
             rows.append(read(path, with_config))
         except InputError as error:

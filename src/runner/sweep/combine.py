@@ -15,7 +15,7 @@ from runner.storage.identity import NO_RESULT
 from runner.sweep import plan
 from runner.sweep.plan import Job
 from runner.sweep.points import Point, is_points, read_points, refuse_twice
-from runner.terminal.progress import shown
+from runner.terminal.progress import with_bar
 
 
 def compose_jobs(sweeper: Any, arguments: list[str]) -> tuple[list[Job], list[str], list[str]]:
@@ -38,7 +38,7 @@ def compose_jobs(sweeper: Any, arguments: list[str]) -> tuple[list[Job], list[st
     several: list[tuple[Point | None, list[str]]] = [(p, [*words, *p.words]) for p in points for words in batch]
     several = several or [(None, words) for words in batch]
     jobs = []
-    for number, (point, overrides) in enumerate(shown(several, "planning jobs")):
+    for number, (point, overrides) in enumerate(with_bar(several, "planning jobs")):
         try:
             jobs.append(compose_job(sweeper, overrides, swept))
         except InputError as error:

@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from runner.config import admission, hydra_adapter
 from runner.config.compose import CONFIG_NAME, compose, make_hydra, own_hydra, quoted, refuse_no_choice, set_up
 from runner.errors import InputError
-from runner.storage.records import flatten
 from runner.sweep import points
 from runner.terminal.printable import say
+from runner.values import flatten
 
 # Of Hydra's own, what a sweep that was not written here may choose: how many at once and of what size, but no commands
 # (a cluster's `parameters` have some), no address, no folder and no database.

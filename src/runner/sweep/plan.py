@@ -21,10 +21,10 @@ from runner.storage.files import make_directory
 from runner.storage.identity import LATER, NO_RESULT
 from runner.storage.inside import refuse_link
 from runner.storage.provenance import code_changes
-from runner.storage.records import flatten
 from runner.storage.run_dir import RunDir, resume_command
 from runner.terminal import notices
-from runner.terminal.progress import shown
+from runner.terminal.progress import with_bar
+from runner.values import flatten
 
 log = logging.getLogger("runner")
 
@@ -120,7 +120,7 @@ def safe_name(settings: Mapping[str, str]) -> str:
 def known_jobs(place: Path) -> dict[str, dict[str, Any]]:
     """job.json of every job in a sweep's folder, by folder name."""
     known = {}
-    for path in shown(sorted(place.glob("*/job.json")), "reading jobs"):
+    for path in with_bar(sorted(place.glob("*/job.json")), "reading jobs"):
         if path.parent.name.endswith(SET_ASIDE):
             continue
         refuse_link(path.parent, "sweep")

@@ -23,7 +23,6 @@ from runner.sweep.pool import cores, visible_gpus
 from runner.sweep.worker import died, share_memory, work
 
 ANSWER_SECONDS = 25  # a cluster that does not answer within this time is not there
-GIB = 2**30
 LOOK = """
 import json, sys, ray
 ray.init(log_to_driver=False, **json.loads(sys.argv[1]))

@@ -19,7 +19,7 @@ from runner.storage.run_dir import RunDir
 from runner.storage.shapes import BadRecord
 from runner.sweep import plan
 from runner.sweep.worker import is_shorter
-from runner.terminal.progress import shown
+from runner.terminal.progress import with_bar
 
 # Of two folders with one config and seed the first of these is counted.
 STATES = ("done", "pruned", "failed", "running", "interrupted", "killed", "planned")
@@ -89,7 +89,7 @@ def members(place: Path, failed: Mapping[str, str | None] | None = None) -> list
         failed: jobs that failed before they left a record, with the error.
     """
     found, bare, code = [], [], plan.last_code(place)
-    for name, known in shown(list(plan.known_jobs(place).items()), "reading jobs"):
+    for name, known in with_bar(list(plan.known_jobs(place).items()), "reading jobs"):
         run_dir = RunDir(place / name)
         words = words_of(known.get("overrides", []))
         planned, kept = known.get("setting"), known.get("choices") or choices_of(run_dir.path)

@@ -39,7 +39,7 @@ def make_executor(cluster: str, folder: Path, parameters: Mapping[str, Any], max
     return made
 
 
-class Task:
+class Submitted:
     """What submitit pickles, calls on a node, and asks for what to run after a preemption: the same again."""
 
     at_once: int | None = None  # jobs of the sweep on one machine, at most; None: not known
@@ -102,7 +102,8 @@ class SubmititEngine:
 
         self._most = max(self._most, len(jobs))
         at_once = self._most if self.at_once is None else self.at_once
-        tasks = [Task(job.composed, str(job.folder.absolute()), self.threads, os.getcwd(), at_once) for job in jobs]
+        here = os.getcwd()
+        tasks = [Submitted(job.composed, str(job.folder.absolute()), self.threads, here, at_once) for job in jobs]
         try:
             if self.cluster == "local":
                 return [self._executor.submit(task) for task in tasks]

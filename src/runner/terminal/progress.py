@@ -91,7 +91,7 @@ def bar(what: str, total: float | None = None, done: float = 0.0) -> Iterator[Ba
         made.end()
 
 
-def shown(items: Sequence[T], what: str) -> Iterator[T]:
+def with_bar(items: Sequence[T], what: str) -> Iterator[T]:
     """The items, one by one, under a bar that counts them."""
     with bar(what, len(items)) as made:
         for item in items:

@@ -18,14 +18,6 @@ def need(module: str, key: str, packages: str) -> None:
         raise InputError(f"{key}: the package {module} is missing; pip install {packages}")
 
 
-def flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """A config's values by dotted key."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        found |= flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value}
-    return found
-
-
 def scalars(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """A row's finite numbers; the others have no place in a chart, and are in the run's own rows."""
     for name, value in row.items():

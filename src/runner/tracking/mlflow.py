@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
-from runner.tracking.facts import finals, flat, need, scalars
+from runner.tracking.facts import finals, need, scalars
 from runner.tracking.matrix import picture_of
+from runner.values import flatten
 
 MOST_METRICS, MOST_PARAMS = 1000, 100  # that MLflow takes at once
 LONGEST = 6000  # letters of a parameter's value
@@ -58,7 +59,7 @@ class MLflow:
             self.client = MlflowClient(self.uri)
             experiment = self.experiment_id(self.experiment or run["sweep"] or "runner")
         found = self.client.search_runs([experiment], f"tags.`runner.id` = '{run['id']}'", max_results=1)
-        values = {key: str(value)[:LONGEST] for key, value in flat(run["config"]).items()}
+        values = {key: str(value)[:LONGEST] for key, value in flatten(run["config"]).items()}
         self.times = Times(run["started"])
         self.has_more = bool(found)  # than `known`
         if found:

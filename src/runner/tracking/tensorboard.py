@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.tracking.facts import finals, flat, need, scalars
+from runner.tracking.facts import finals, need, scalars
 from runner.tracking.matrix import picture_of, table_of
+from runner.values import flatten
 
 
 def wait_for_a_later_name(folder: Path) -> None:
@@ -44,7 +45,7 @@ class TensorBoard:
         self.writer = SummaryWriter(str(folder), purge_step=self.step_now + is_told if is_begun else None)
         if is_told:
             return
-        config = flat(run["config"])
+        config = flatten(run["config"])
         lines = [f"    {key}: {value}" for key, value in config.items()]  # four spaces: as it stands
         self.writer.add_text("config", "\n".join(lines), global_step=0)
         values = {key: value for key, value in config.items() if isinstance(value, (bool, int, float, str))}

@@ -1,0 +1,45 @@
+"""Durations, sizes and commands as a person reads them, in a terminal and on a page."""
+
+import os
+import re
+import shlex
+from collections.abc import Sequence
+
+GIB = 2**30
+LONGEST_CODE = 60  # of a command's word, such as the source behind `python -c`
+
+
+def duration(seconds: float) -> str:
+    """`2.1 s`, `3 min 05 s`, `2 h 10 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def size(num_bytes: float) -> str:
+    """`1.50 GiB`, `20.5 MiB`."""
+    return f"{num_bytes / GIB:.2f} GiB" if num_bytes >= GIB / 10 else f"{num_bytes / 2**20:.1f} MiB"
+
+
+def typed(command: Sequence[str], longest_code: int | None = None) -> str:
+    """A recorded command as somebody types it: without the path of Python.
+
+    Args:
+        longest_code: letters of a word that is source code, of which only the beginning is shown; None: all.
+    """
+    if not command:
+        return ""
+    words = [os.path.basename(command[0]), *command[1:]]
+    if len(words) > 1 and os.path.basename(words[1]) == "runner":  # the console script
+        words = ["runner", *words[2:]]
+    elif re.fullmatch(r"python[\d.]*", words[0]):
+        words[0] = "python"
+    return shlex.join(words if longest_code is None else [shortened(word, longest_code) for word in words])
+
+
+def shortened(word: str, longest: int) -> str:
+    is_code = "\n" in word or "import " in word
+    return f"{word[: longest - 3]}..." if is_code and len(word) > longest else word
