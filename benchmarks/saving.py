@@ -55,7 +55,7 @@ def main() -> None:
                     os.fsync(file.fileno())
 
             def ours(checkpoints: Checkpoints = checkpoints, state: dict[str, Any] = state) -> None:
-                checkpoints.write(state, is_epoch_end=True, is_best=True)
+                checkpoints.write(state, is_evaluated=True, is_best=True)
 
             times: dict[str, list[float]] = {"bare": [], "ours": []}
             for _ in range(ROUNDS):

@@ -83,6 +83,13 @@ def until(condition: Callable[[], object], seconds: float = 240) -> None:
         time.sleep(0.02)
 
 
+class Batches(list):
+    """A loader of these batches."""
+
+    def batches(self, epoch=0, start=0):
+        return iter(self[start:])
+
+
 class Killed(BaseException):
     """Stands for a SIGKILL inside this process: nothing of the run ends, but what a `with` holds."""
 

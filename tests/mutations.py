@@ -46,8 +46,8 @@ MUTATIONS = {
     ),
     "the checkpoint before its row": (
         TRAINER,
-        "                self.tell(metrics, is_best, began, trained)\n                self.save_checkpoint(is_epoch_end=True, is_best=is_best)",
-        "                self.save_checkpoint(is_epoch_end=True, is_best=is_best)\n                self.tell(metrics, is_best, began, trained)",
+        "                self.tell(metrics, is_best, began, trained)\n                self.save_checkpoint(is_evaluated=True, is_best=is_best)",
+        "                self.save_checkpoint(is_evaluated=True, is_best=is_best)\n                self.tell(metrics, is_best, began, trained)",
         DURABLE,
     ),
     ">= for best": (TRAINER, "value > best if", "value >= best if", HERE),
@@ -102,9 +102,9 @@ MUTATIONS = {
         HERE,
     ),
     "evaluation is not isolated": (
-        TRAINER,
-        'with isolated(derive(self.seed, "evaluate"), self.device):',
-        "if True:",
+        STEPS,
+        'with isolated(derive(seed, "evaluate"), device), torch.no_grad()',
+        "with torch.no_grad()",
         HERE,
     ),
     "evaluation's generators are not put back": (
@@ -119,7 +119,7 @@ MUTATIONS = {
         "    before = rng_state(device)\n",
         HERE,
     ),
-    "evaluation's seed is not the run's": (TRAINER, 'derive(self.seed, "evaluate")', 'derive(0, "evaluate")', HERE),
+    "evaluation's seed is not the run's": (STEPS, 'derive(seed, "evaluate")', 'derive(0, "evaluate")', HERE),
     "minutes are counted from the start": (
         CHECKPOINT,
         "        names = []\n        self.written = time.monotonic()\n",

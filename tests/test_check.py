@@ -1,6 +1,7 @@
 """`runner check`: what can be said before anything trains."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -28,13 +29,20 @@ def test_a_good_command(capsys):
     assert said["keys"]["scheduler.eta_min"]["from"] == "scheduler/cosine.yaml (command line)"
     assert said["keys"]["seed"]["from"] == "config.yaml"
     parts = said["parts"]
-    assert parts["examples"]["test"] == 16 and parts["rate"] == {
-        "first": 0.5,
-        "highest": 0.5,
-        "last": 0.0,
-        "steps": "epoch",
-    }
+    assert parts["examples"]["test"] == 16
+    last = 0.5 * (1 + math.cos(math.pi * 13 / 14)) / 2  # of the 14th epoch; the 0 after it trains nothing
+    assert parts["rate"] == {"first": 0.5, "highest": 0.5, "last": pytest.approx(last), "steps": "epoch"}
     assert parts["likely mistakes"] == [] and not list(Path().iterdir())
+
+
+def test_the_rates_are_those_that_batches_are_trained_with(capsys):
+    _, said = checked(capsys, *WORDS, "trainer.steps=3", "scheduler=polynomial", "scheduler.interval=batch")
+    batches = int(said["parts"]["batches"].split()[0])
+    assert said["parts"]["rate"]["last"] > 0 and said["parts"]["epochs"] == f"{-(-3 // batches)} (3 steps)"
+    _, said = checked(capsys, *WORDS, "scheduler=plateau")
+    assert said["parts"]["rate"] == {"first": 1.0, "then": "by val/accuracy"}
+    _, said = checked(capsys, *WORDS, "scheduler=polynomial", "scheduler.interval=batch", "trainer.steps=300_000")
+    assert said["parts"]["rate"]["highest"] == "not known (the first 200,001 of 300,000 steps are walked)"
 
 
 def test_an_experiments_keys_are_said_to_be_its_own(capsys):

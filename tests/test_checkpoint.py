@@ -90,7 +90,7 @@ def written(tmp_path, is_best=(True, False, True, False), **settings):
     checkpoints = Checkpoints(**settings)
     checkpoints.open(tmp_path / "c")
     for epoch, best in enumerate(is_best, 1):
-        checkpoints.write(state(epoch), is_epoch_end=True, is_best=best)
+        checkpoints.write(state(epoch), is_evaluated=True, is_best=best)
     return {p.stem: load(p)["epoch"] for p in (tmp_path / "c").iterdir()}
 
 
@@ -120,7 +120,7 @@ def test_leftovers_of_a_killed_write_are_swept_up(tmp_path):
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch, call):
     checkpoints = Checkpoints()
     checkpoints.open(tmp_path / "c")
-    checkpoints.write(state(1), is_epoch_end=True, is_best=True)
+    checkpoints.write(state(1), is_evaluated=True, is_best=True)
 
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
@@ -129,7 +129,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch, call):
     monkeypatch.setattr(target, call, fail)
     monkeypatch.setattr(checkpoint.shutil, "copyfile", fail)
     with pytest.raises((OSError, RuntimeError)):
-        checkpoints.write(state(2), is_epoch_end=True, is_best=True)
+        checkpoints.write(state(2), is_evaluated=True, is_best=True)
     monkeypatch.undo()
     assert load(tmp_path / "c" / "last.pt")["epoch"] == 1
 
@@ -150,11 +150,11 @@ def test_the_trailer_has_a_fixed_length(tmp_path):
 def test_a_file_that_has_two_names_is_never_written_into(tmp_path):
     checkpoints = Checkpoints()
     checkpoints.open(tmp_path / "c")
-    checkpoints.write(state(1), is_epoch_end=True, is_best=True)
+    checkpoints.write(state(1), is_evaluated=True, is_best=True)
     checkpoints.adopt(checkpoints.path("best"))  # one file of two names, renamed onto itself
     assert not list((tmp_path / "c").glob("*.tmp"))
     os.link(checkpoints.path("best"), tmp_path / "c" / "last.pt.tmp")
-    checkpoints.write(state(2), is_epoch_end=True, is_best=False)
+    checkpoints.write(state(2), is_evaluated=True, is_best=False)
     assert {p.stem: load(p)["epoch"] for p in (tmp_path / "c").iterdir()} == {"best": 1, "last": 2, "last-1": 1}
 
 
@@ -233,7 +233,7 @@ def test_what_is_saved_follows_from_the_choice_and_needs_a_folder(tmp_path, save
     inside = {"every_batches": 2} if save in ("all", "last") else {}
     made = Checkpoints(save=save, **inside)
     assert not (made.saves_last or made.saves_best or made.saves_inside_epochs)
-    made.write(state(), is_epoch_end=True, is_best=True)  # without a folder nothing is written
+    made.write(state(), is_evaluated=True, is_best=True)  # without a folder nothing is written
     made.open(tmp_path / "c")
     assert made.saves_last == made.saves_inside_epochs == (save in ("all", "last"))
     assert made.saves_best == (save in ("all", "best"))
@@ -249,7 +249,7 @@ def test_what_is_saved_follows_from_the_choice_and_needs_a_folder(tmp_path, save
 def test_inside_an_epoch_only_last_is_written(tmp_path):
     made = Checkpoints(every=1)
     made.open(tmp_path / "c")
-    made.write(state(1), is_epoch_end=False, is_best=True)
+    made.write(state(1), is_evaluated=False, is_best=True)
     assert {path.name for path in (tmp_path / "c").iterdir()} == {"last.pt"}
 
 
@@ -257,7 +257,7 @@ def test_the_newest_three_are_kept_in_order_and_an_adopted_file_is_the_newest(tm
     made = Checkpoints(keep=4)
     made.open(tmp_path / "c")
     for epoch in range(1, 7):
-        made.write(state(epoch), is_epoch_end=True, is_best=epoch == 2)
+        made.write(state(epoch), is_evaluated=True, is_best=epoch == 2)
     epochs = {path.stem: load(path)["epoch"] for path in (tmp_path / "c").iterdir()}
     assert epochs == {"last": 6, "last-1": 5, "last-2": 4, "last-3": 3, "best": 2}
     made.adopt(made.path("best"))

@@ -85,7 +85,7 @@ class Recorder:
 
         monkeypatch.setattr(owner, name, and_promise)
 
-    def saved(self, checkpoints, state, is_epoch_end, is_best):
+    def saved(self, checkpoints, state, is_evaluated, is_best):
         progress = state["progress"]
         return {"position": (progress["epoch"], progress["batch"])}
 

@@ -159,7 +159,7 @@ def test_stopped_after_any_batch_it_goes_on(tmp_path, batches):
 
     def count(progress, num_batches):
         if progress.step == batches:
-            first.save_checkpoint(is_epoch_end=False)
+            first.save_checkpoint(is_evaluated=False)
             raise Enough
 
     first.listeners.batch.append(count)

@@ -138,7 +138,7 @@ def test_the_last_weights_are_put_back_after_the_test_also_when_it_is_stopped():
     assert torch.equal(seen[0], last["model_state_dict"]["1.weight"])
     assert torch.equal(seen[-1], best["model_state_dict"]["1.weight"])
     assert_equal_states(last, weights_of(trainer.task))
-    trainer.stop = StopAfter(3)  # two batches of the last weights, then one of the best
+    trainer.conditions = (*trainer.conditions[:-1], StopAfter(3).check)  # two batches of the last weights, then one of the best
     with pytest.raises(Interrupted):
         trainer.test(trainer.eval_loaders["val"])
     assert_equal_states(last, weights_of(trainer.task))
@@ -242,12 +242,12 @@ def test_the_first_checkpoint_is_read_back_before_it_takes_a_name(tmp_path, monk
     checkpoints = Checkpoints()
     checkpoints.open(tmp_path / "c")
     with pytest.raises(Damaged, match="more than tensors"):
-        checkpoints.write(state(1, odd=Path("x")), is_epoch_end=True, is_best=True)
+        checkpoints.write(state(1, odd=Path("x")), is_evaluated=True, is_best=True)
     assert [p.name for p in (tmp_path / "c").glob("*.pt")] == []
     read = []
     monkeypatch.setattr(checkpoint, "load", lambda path: read.append(path.name))
     for epoch in (1, 2):
-        checkpoints.write(state(epoch), is_epoch_end=True, is_best=False)
+        checkpoints.write(state(epoch), is_evaluated=True, is_best=False)
     assert read == ["last.pt.tmp"]  # once: it costs as much as a save
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import runner
+from conftest import Batches
 from runner.errors import InputError
 from runner.losses import NLL, CrossEntropy, Focal, OneHotMSE
 from runner.tasks import Supervised
@@ -68,7 +69,7 @@ def test_the_size_of_an_evaluations_batches_changes_no_figure(name, batch_size):
     whole = float(loss(output, target).detach())
     batches = list(zip(output.split(batch_size), target.split(batch_size), strict=True))
     task = Supervised(nn.Identity(), loss)
-    found = evaluate(task, batches, len(batches), {}, CPU, StepOptions())["loss"]
+    found = evaluate(task, Batches(batches), {}, CPU, StepOptions(), 1)["loss"]
     assert found == pytest.approx(whole, rel=1e-5)
 
 
@@ -136,7 +137,7 @@ class Halves:
 def test_a_loss_of_a_users_own_says_what_it_is_a_mean_over():
     output = outputs_for(CLASSES)
     batches = list(zip(output.split(7), CLASSES.split(7), strict=True))
-    found = evaluate(Supervised(nn.Identity(), Halves()), batches, 5, {}, CPU, StepOptions())["loss"]
+    found = evaluate(Supervised(nn.Identity(), Halves()), Batches(batches), {}, CPU, StepOptions(), 1)["loss"]
     assert found == pytest.approx(float(Halves()(output, CLASSES)), abs=1e-6)
     whole, cut = (gradient_of(Halves(), CLASSES, StepOptions(accumulate=n))[0] for n in (1, 4))
     torch.testing.assert_close(whole, cut)

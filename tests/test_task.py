@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import runner
+from conftest import Batches
 from runner.cli.verify import differences
 from runner.job.resuming import resume
 from runner.losses import NLL
@@ -124,7 +125,7 @@ def test_the_model_computes_in_the_precision_and_the_loss_in_fp32():
 
     task = Supervised(nn.Linear(6, 4), loss)
     task.model.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
-    evaluate(task, [(torch.randn(2, 6), torch.arange(2))], 1, {}, CPU, StepOptions(Precision("bf16")))
+    evaluate(task, Batches([(torch.randn(2, 6), torch.arange(2))]), {}, CPU, StepOptions(Precision("bf16")), 1)
     assert seen == [torch.bfloat16, torch.float32]
 
 

@@ -20,6 +20,7 @@ from runner.processes import StopRequest
 from runner.seeding import derive, seed_everything
 from runner.storage.checkpoint import Checkpoints, load
 from runner.tasks import Supervised
+from runner.train.averaging import Averaging
 from runner.train.events import Listeners
 from runner.train.state import Schedule
 from runner.train.steps import StepOptions, evaluate, train_step
@@ -219,7 +220,7 @@ def test_modes_are_restored_layer_by_layer():
     model.train()
     model[1].eval()
     trainer = make(model=model)
-    evaluate(Supervised(model, NLL()), trainer.eval_loaders["val"].batches(), 2, {}, CPU, StepOptions())
+    evaluate(Supervised(model, NLL()), trainer.eval_loaders["val"], {}, CPU, StepOptions(), 1)
     assert (model.training, model[1].training, model[2].training) == (True, False, True)
 
 
@@ -327,17 +328,21 @@ def test_impossible_settings_are_refused(settings, message):
         make(**settings)
 
 
-def test_at_most_three_frames_of_ours_stand_between_fit_and_a_models_forward():
-    seen = []
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_at_most_three_frames_of_ours_stand_between_fit_and_a_models_forward(accumulate):
+    """While it trains, in pieces too, is evaluated, and is taken through an epoch for an average's norms."""
+    seen = set()
 
-    class Looking(torch.nn.Linear):
+    class Looking(torch.nn.Sequential):
         def forward(self, x):
-            if self.training:
-                files = [(frame.filename, frame.function) for frame in inspect.stack()]
-                ours = [name for file, name in files if file.startswith(HOME)]
-                seen.append(ours[: ours.index("fit")])
+            files = [(frame.filename, frame.function) for frame in inspect.stack()]
+            ours = [name for file, name in files if file.startswith(HOME)]
+            seen.add(tuple(ours[: ours.index("fit")]))
             return super().forward(x.flatten(1))
 
-    trainer = make(model=Looking(36, 4))
+    model = Looking(torch.nn.BatchNorm1d(36), torch.nn.Linear(36, 4))
+    trainer = make(model=model, options=StepOptions(accumulate=accumulate))
+    trainer.averaging = trainer.state.averaging = Averaging(trainer.task, "swa", start=1, epochs=trainer.epochs)
     trainer.fit()
-    assert {tuple(frames) for frames in seen} == {("forward", "train_step", "train_epoch")}
+    training, evaluating = ("forward", "train_step", "train_epoch"), ("forward", "evaluate", "evaluate")
+    assert seen == {training, evaluating, ("forward", "count_statistics", "evaluate")}

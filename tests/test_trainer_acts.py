@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
+from conftest import Batches
 from runner.batches.nested import equal, pieces
 from runner.errors import Diverged, InputError, Interrupted
 from runner.losses import NLL
@@ -117,9 +118,9 @@ def test_a_save_is_due_after_so_many_batches_of_an_epoch(tmp_path, every, expect
     trainer = make(tmp_path, epochs=2, checkpoints=Checkpoints(every_batches=every))
     steps, write = [], trainer.checkpoints.write
 
-    def seen(state, is_epoch_end, is_best):
+    def seen(state, is_evaluated, is_best):
         steps.append(state["step"])
-        write(state, is_epoch_end, is_best)
+        write(state, is_evaluated, is_best)
 
     trainer.checkpoints.write = seen
     trainer.fit()
@@ -134,7 +135,7 @@ def test_a_save_is_due_after_so_many_minutes(tmp_path, monkeypatch):
         clock[0] = seconds
         assert trainer.checkpoints.is_due(1) == is_due
     clock[0] = 40.0
-    trainer.save_checkpoint(is_epoch_end=True)
+    trainer.save_checkpoint(is_evaluated=True)
     assert not trainer.checkpoints.is_due(1)
     clock[0] = 70.0
     assert trainer.checkpoints.is_due(1)
@@ -283,7 +284,9 @@ def test_an_evaluation_asks_each_metric_and_puts_the_modes_back_also_when_it_is_
     task.model[1].eval()
     batches = [(torch.randn(n, 5), torch.arange(n) % 4) for n in (3, 2)]
     metric, seen = Asking(torch.tensor([2.0])), []
-    figures = evaluate(task, batches, 2, {"m": metric}, CPU, StepOptions(), lambda: seen.append(task.model.training))
+    figures = evaluate(
+        task, Batches(batches), {"m": metric}, CPU, StepOptions(), 1, lambda: seen.append(task.model.training)
+    )
     assert metric.calls == ["reset", (3, 3), (2, 2)] and seen == [False, False]
     task.eval()
     losses = [task((data, target)).loss.item() for data, target in batches]
@@ -296,7 +299,7 @@ def test_an_evaluation_asks_each_metric_and_puts_the_modes_back_also_when_it_is_
         raise Interrupted(15)
 
     with pytest.raises(Interrupted):
-        evaluate(task, batches, 2, {}, CPU, StepOptions(), stop)
+        evaluate(task, Batches(batches), {}, CPU, StepOptions(), 1, stop)
     assert task.training and task.model[0].training and not task.model[1].training
 
 
@@ -380,7 +383,7 @@ def test_a_stop_at_an_epochs_beginning_saves_nothing_again(tmp_path):
     trainer = make(tmp_path)
     trainer.fit()
     before = (tmp_path / "checkpoints" / "last.pt").stat().st_ino
-    trainer.save_checkpoint(is_epoch_end=False)
+    trainer.save_checkpoint(is_evaluated=False)
     assert (tmp_path / "checkpoints" / "last.pt").stat().st_ino == before
 
 

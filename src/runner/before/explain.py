@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -10,7 +10,11 @@ from runner.config import admission
 from runner.config.admission import admitted, targets_below
 from runner.config.checks import check_composed
 from runner.errors import InputError
+from runner.groups.length import is_usual
 from runner.values import flatten
+
+if TYPE_CHECKING:
+    from runner.train.trainer import Trainer
 
 COMMAND_LINE, RECORD = "command line", "record"
 
@@ -77,18 +81,32 @@ def made(task: DictConfig) -> dict[str, Any]:
     with admission.of_config(task):
         built, warnings = examined(task)
     trainer, parts = built.trainer, built.parts
-    rates = [group[0] for group in trainer.schedule.rates]
+    length = trainer.epochs if is_usual(built.config["trainer"]) else f"{trainer.epochs} ({trainer.length:,} steps)"
     return {
         "examples": {name: count_of(part) for name, part in parts.all.items()},
         "input": built.config["dataset"].get("input_shape"),
         "classes": built.config["dataset"].get("num_classes"),
         "batches": f"{len(trainer.train_loader)} an epoch, from {built.placement.where}: {built.placement.reason}",
-        "epochs": trainer.epochs,
+        "epochs": length,
         "parameters": sum(p.numel() for p in trainer.task.parameters()),
         "chosen by": f"{trainer.monitor}, {'lowest' if trainer.mode == 'min' else 'highest'} is best",
-        "rate": {"first": rates[0], "highest": max(rates), "last": rates[-1], "steps": trainer.schedule.interval},
+        "rate": rate_of(trainer),
         "likely mistakes": warnings,
     }
+
+
+def rate_of(trainer: "Trainer") -> dict[str, Any]:
+    """The first param group's learning rate, in the first interval, at its highest, and in the last one."""
+    schedule = trainer.schedule
+    if schedule.monitor is not None:
+        return {"first": schedule.rates[0][0], "then": f"by {schedule.monitor}"}
+    walked, intervals = schedule.rates_of_run(trainer.epochs, trainer.length)
+    rates = [group[0] for group in walked]
+    if len(rates) < intervals:
+        whole: dict[str, Any] = {"highest": f"not known (the first {len(rates):,} of {intervals:,} steps are walked)"}
+    else:
+        whole = {"highest": max(rates), "last": rates[-1]}
+    return {"first": rates[0], **whole, "steps": schedule.interval}
 
 
 def explained(config: Any, task: DictConfig | None) -> dict[str, Any]:

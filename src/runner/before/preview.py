@@ -108,8 +108,7 @@ def made(cfg: DictConfig, found: Any, by_step: bool) -> Preview:
         said.append(f"follows {schedule.monitor}: what comes after the first step is not known before training")
         rates = [[rate] for rate in schedule.rates[0]]
         return Preview(distinct(rates), "step" if batches else "epoch", length.epochs, batches, said)
-    intervals = length.steps if schedule.interval == "batch" else length.epochs
-    by_interval = list(schedule.rates)[:intervals]
+    by_interval, intervals = schedule.rates_of_run(length.epochs, length.steps)
     if len(by_interval) < intervals:
         said.append(f"only the first {len(by_interval):,} of {intervals:,} steps are walked")
     repeat = batches if batches and schedule.interval == "epoch" else 1

@@ -10,7 +10,7 @@ from runner.config.checks import complaint
 from runner.errors import InputError
 from runner.groups.task_parts import is_supervised
 from runner.seeding import derive, isolated
-from runner.train.steps import StepOptions, to_device
+from runner.train.steps import StepOptions, eval_mode, to_device
 
 
 def lazy_parts(module: nn.Module) -> list[str]:
@@ -28,10 +28,8 @@ def initialise(task: nn.Module, loader: Loader, options: StepOptions, device: to
     if not lazy_parts(task):
         return
     part = "model" if is_supervised(task) else "task"
-    modes = [(module, module.training) for module in task.modules()]
-    task.eval()
     try:
-        with isolated(derive(seed, "lazy"), device), torch.no_grad(), options.precision.autocast:
+        with isolated(derive(seed, "lazy"), device), torch.no_grad(), options.precision.autocast, eval_mode(task):
             batch = to_device(loader.examples(2), device, options.channels_last)
             model: Any = task.model
             model(batch[0]) if part == "model" else task(batch)
@@ -40,7 +38,5 @@ def initialise(task: nn.Module, loader: Loader, options: StepOptions, device: to
     except Exception as error:
         name = type(task.model if part == "model" else task).__name__
         raise InputError(complaint(part, name, error)) from error
-    for module, was_training in modes:
-        module.training = was_training
     if left := lazy_parts(task):
         raise InputError(f"{part}: {left[0].removeprefix('model.')} is lazy, and the first examples do not reach it")

@@ -203,16 +203,16 @@ class Checkpoints:
         assert self.directory is not None
         return self.directory / f"{name}.pt"
 
-    def write(self, state: dict[str, Any], is_epoch_end: bool, is_best: bool) -> None:
+    def write(self, state: dict[str, Any], is_evaluated: bool, is_best: bool) -> None:
         """Writes the state once, and gives it each name that it is due. best.pt comes before last.pt: a crash in
         between leaves a last.pt that leads to this same best again, never one that knows of a best that is not there.
         """
         names = []
         self.written = time.monotonic()
-        is_whole = is_epoch_end and not state.get("progress", {}).get("batch")  # nothing of the next one is trained
+        is_whole = is_evaluated and not state.get("progress", {}).get("batch")  # nothing of the next one is trained
         if is_whole and self.every is not None and self.save != "none" and state["epoch"] % self.every == 0:
             names.append(f"epoch_{state['epoch']:04d}")
-        if is_epoch_end and is_best and self.saves_best:
+        if is_evaluated and is_best and self.saves_best:
             names.append("best")
         if self.saves_last:
             names.append("last")

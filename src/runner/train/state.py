@@ -42,6 +42,13 @@ class Schedule:
     monitor: str | None = None
     rates: Sequence[tuple[float, ...]] = ()
 
+    def rates_of_run(self, epochs: int, steps: int) -> tuple[list[tuple[float, ...]], int]:
+        """The rates that a run's intervals are trained with, as far as they were walked, and how many intervals it
+        has. (What its last step sets after them, no batch is trained with.)
+        """
+        intervals = steps if self.interval == "batch" else epochs
+        return list(self.rates[:intervals]), intervals
+
     @property
     def moment(self) -> str:
         """After what it steps: a batch, an epoch, or, where it takes a metric, an evaluation."""

@@ -1,6 +1,7 @@
 """The two things that take batches: train_step and evaluate. Free functions of all they use."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from runner.batches import nested
+from runner.batches.loaders import Loader
 from runner.errors import InputError
+from runner.seeding import derive, isolated
 from runner.tasks import Step
 from runner.tasks.sizes import Size
 from runner.train.precision import Precision
@@ -120,7 +123,16 @@ def train_step(task: nn.Module, optimizer: Optimizer, batch: Any, options: StepO
     precision = options.precision
     parts = nested.pieces(batch, options.accumulate) if options.accumulate > 1 else ()
     if len(parts) > 1:
-        step = accumulate(task, precision, parts)
+        whole = OfPieces(parts)
+        for part in parts:
+            with precision.autocast:
+                step = Step(*task(part))
+            if (loss := whole.add(step, part)) is not None:
+                precision.scaled(loss).backward()  # type: ignore[no-untyped-call]
+        if not whole.losses:  # nothing counts: what torch makes of that
+            precision.scaled(step.loss).backward()  # type: ignore[no-untyped-call]
+            whole.losses.append(step.loss.detach())
+        step = whole.finished(task)
     else:
         with precision.autocast:
             loss, size, outputs, targets = task(batch)
@@ -137,42 +149,44 @@ def train_step(task: nn.Module, optimizer: Optimizer, batch: Any, options: StepO
     return step
 
 
-def accumulate(task: nn.Module, precision: Precision, parts: Sequence[Any]) -> Step:
+class OfPieces:
     """The gradient and the Step of a whole batch, out of its pieces.
 
     The loss of all is sum(loss x size) / sum(size), and the last size is known after the first gradient. So each piece
     is weighted as if all had the first one's size per example, and what that is off by is made good in the end: it is
     exactly 1 where it is so. A size that is a tensor is waited for: a piece of size 0 has no loss and no gradient.
     """
-    lengths = [nested.length(part) for part in parts]
-    total, as_first = 0.0, 0.0
-    losses: list[Tensor] = []
-    given: list[tuple[Any, Any]] = []
-    for part, examples in zip(parts, lengths, strict=True):
-        with precision.autocast:
-            step = Step(*task(part))
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.examples = sum(nested.length(part) for part in parts)
+        self.total, self.as_first = 0.0, 0.0  # the sum of the sizes, and what it is if all are as the first one
+        self.losses: list[Tensor] = []
+        self.given: list[tuple[Any, Any]] = []
+
+    def add(self, step: Step, part: Any) -> Tensor | None:
+        """The weighted loss of a piece, whose gradient is its share of the whole; None: it counts for nothing."""
         # a CUDA graph's next piece overwrites its output
-        given.append((nested.mapped(lambda tensor: tensor.detach().clone(), step.outputs), step.targets))
+        self.given.append((nested.mapped(lambda tensor: tensor.detach().clone(), step.outputs), step.targets))
         size = float(step.size.detach() if isinstance(step.size, Tensor) else step.size)
         if size == 0:
-            continue
-        if not losses:
-            as_first = sum(lengths) * (size / examples)  # the size of all, as the first one has it
-        loss = step.loss * (size / as_first)
-        precision.scaled(loss).backward()  # type: ignore[no-untyped-call]
-        losses.append(loss.detach())
-        total += size
-    if not losses:  # nothing counts: what torch makes of that
-        precision.scaled(step.loss).backward()  # type: ignore[no-untyped-call]
-        losses.append(step.loss.detach())
-    mean, off = torch.stack(losses).sum(), as_first / total if total else 1.0
-    if off != 1:
-        mean = mean * off
-        for parameter in task.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(off)
-    outputs, targets = (nested.joined(each) for each in zip(*given, strict=True))
-    return Step(mean, total, outputs, targets)
+            return None
+        if not self.losses:
+            self.as_first = self.examples * (size / nested.length(part))
+        loss = step.loss * (size / self.as_first)
+        self.losses.append(loss.detach())
+        self.total += size
+        return loss
+
+    def finished(self, task: nn.Module) -> Step:
+        """The Step of all; the task's gradients become those of the whole batch."""
+        mean, off = torch.stack(self.losses).sum(), self.as_first / self.total if self.total else 1.0
+        if off != 1:
+            mean = mean * off
+            for parameter in task.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(off)
+        outputs, targets = (nested.joined(each) for each in zip(*self.given, strict=True))
+        return Step(mean, self.total, outputs, targets)
 
 
 def clip_gradient(task: nn.Module, bound: float, by: str) -> None:
@@ -182,38 +196,26 @@ def clip_gradient(task: nn.Module, bound: float, by: str) -> None:
         nn.utils.clip_grad_value_(task.parameters(), bound)
 
 
-def take_through(
-    task: nn.Module, batches: Iterable[Any], device: torch.device, options: StepOptions, after_batch: Callable[[], None]
-) -> None:
-    """Takes batches through the task for what it counts on the way."""
-    for batch in batches:
-        with options.precision.autocast:
-            task(to_device(batch, device, options.channels_last))
-        after_batch()
-
-
-@torch.no_grad()
 def evaluate(
     task: nn.Module,
-    batches: Iterable[Any],
-    num_batches: int,
+    loader: Loader,
     metrics: Mapping[str, Any],
     device: torch.device,
     options: StepOptions,
+    seed: int,
     after_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """The mean loss over all that it is a mean over, and every metric, in eval mode; every layer's mode is put back.
+    """The mean loss over all that it is a mean over, and every metric, in eval mode.
 
     Args:
+        seed: what a model draws while it is evaluated follows from it alone; the generators are put back.
         after_batch: called after each batch; what it raises ends the evaluation.
     """
-    modes = [(module, module.training) for module in task.modules()]
-    task.eval()
-    mean_loss = MeanLoss(num_batches, device)
-    for metric in metrics.values():
-        metric.reset()
-    try:
-        for batch in batches:
+    with isolated(derive(seed, "evaluate"), device), torch.no_grad(), eval_mode(task):
+        mean_loss = MeanLoss(len(loader), device)
+        for metric in metrics.values():
+            metric.reset()
+        for batch in loader.batches():
             batch = to_device(batch, device, options.channels_last)
             with options.precision.autocast:
                 loss, size, outputs, targets = task(batch)
@@ -221,10 +223,19 @@ def evaluate(
             for metric in metrics.values():
                 metric.update(outputs, targets)
             after_batch()
+        return {"loss": mean_loss.compute()[0], **computed(metrics)}
+
+
+@contextmanager
+def eval_mode(task: nn.Module) -> Iterator[None]:
+    """The task is in eval mode while the body runs; then every layer's own mode is put back."""
+    modes = [(module, module.training) for module in task.modules()]
+    task.eval()
+    try:
+        yield
     finally:
         for module, was_training in modes:
             module.training = was_training
-    return {"loss": mean_loss.compute()[0], **computed(metrics)}
 
 
 def computed(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -24,7 +24,7 @@ from runner.train.events import EpochEnd, Listeners, Progress
 from runner.train.freezing import Freezing
 from runner.train.state import Schedule, TrainState
 from runner.train.step_rows import StepRows
-from runner.train.steps import MeanLoss, StepOptions, computed, evaluate, take_through, to_device, train_step
+from runner.train.steps import MeanLoss, StepOptions, computed, evaluate, to_device, train_step
 from runner.train.stopping import Stopping
 from runner.train.weights import other_weights, saved_weights
 from runner.values import Rule
@@ -37,17 +37,18 @@ class Trainer:
 
     Args:
         task: what is done with a batch, as one module that owns the model and the loss: see runner.tasks.
-        metrics: two sets of the same metrics by name, for the training and for the evaluated part.
-        eval_loaders: the parts that are evaluated each epoch, by the name that their metrics begin with.
-        epochs: the run's whole length, or steps. evaluate_every: steps between two evaluations; None: an epoch's.
-        monitor: the metric of the rows that says which epoch is best; mode: "min" or "max".
-        log_every: batches between two rows of steps.jsonl, where the loss is also checked; 0: only at an epoch's end.
-        options: how a batch is computed. config: the resolved configuration as YAML text, kept in every checkpoint.
+        eval_loaders: the parts that are evaluated, by the name that their metrics begin with.
+        metrics: two sets of the same metrics by name, for the training and for the evaluated parts.
+        epochs: the run's whole length; `steps`, where it is given, is it instead.
+        evaluate_every: steps between two evaluations; None: an epoch's.
+        monitor: the metric of the rows that says which evaluation is best; mode: "min" or "max".
+        log_every: batches between two rows of steps.jsonl, where the loss is also checked; 0: only at an evaluation.
+        listeners: functions that are told; they cannot steer. stop: whether a signal wants the run to end.
+        options: how a batch is computed. config: the resolved configuration as YAML text, for the checkpoints.
         freezing: what does not train. stopping: when it ends early. averaging: of the weights that are evaluated.
 
     Raises:
-        InputError: monitor (or the scheduler's) is not a metric of the rows.
-        ValueError: a number or choice out of range.
+        InputError: monitor (or the scheduler's) is not a metric of the rows. ValueError: a value out of range.
     """
 
     def __init__(
@@ -83,20 +84,22 @@ class Trainer:
         self.train_metrics, self.eval_metrics = metrics
         self.device, self.seed, self.epochs, self.freezing = device, seed, epochs, freezing or Freezing()
         self.monitor, self.mode, self.log_every = monitor, mode, log_every
-        self.stopping, self.seconds = stopping or Stopping(), 0.0  # of all epochs
-        self.stopped: str | None = None  # why
+        self.stopping, self.averaging = stopping or Stopping(), averaging or Averaging(task)
+        self.stopped: str | None = None  # why it ended before its length
         self.options = options or StepOptions()
         self.checkpoints = checkpoints or Checkpoints(save="none")
         self.listeners, self.stop = listeners or Listeners(), stop or StopRequest()
         precision, batches = self.options.precision, len(train_loader)
         self.length = epochs * batches if steps is None else steps  # in steps
-        self.every = self.due = evaluate_every or batches  # steps between evaluations; the step of the next one
+        self.every = evaluate_every or batches  # steps between two evaluations
+        self.due = self.every  # the step of the next one
         self.state = TrainState(task, optimizer, schedule, precision, self.train_metrics, batches, device, config)
         self.state.stream = train_loader if hasattr(train_loader, "state_dict") else None
-        self.averaging = averaging or Averaging(task)
         self.state.averaging, self.state.span = self.averaging, self.every
         self.step_rows = StepRows(log_every, self.state, self.listeners)
-        self.examples, self.saves_inside_epochs = 0, False  # trained on since the last evaluation, in this process
+        self.conditions = (device, self.options, seed, self.stop.check)  # of every evaluation
+        self.examples = 0  # trained on since the last evaluation, in this process
+        self.seconds = 0.0  # of training and evaluating
         splits = [split for part in eval_loaders for split, _ in self.averaging.splits(part)]
         names.check(monitor, schedule.monitor, self.train_metrics, splits)
         names.check_saved(self.train_metrics, self.checkpoints.saves_inside_epochs)
@@ -121,17 +124,18 @@ class Trainer:
                 began = time.perf_counter()
                 self.begin()
                 while self.progress.step < self.due or self.progress.batch == self.state.num_batches:
-                    self.train_epoch()
-                train = self.means()
+                    self.train_epoch()  # the second: it was saved after its last batch, and not yet counted
+                self.step_rows.tell()
+                train = self.training_figures()
                 trained = time.perf_counter()
                 self.state.check_finite()
                 metrics = {"lr": self.state.lr, **train, **self.evaluate()}
                 self.step_scheduler("evaluation", metrics)
                 is_best = self.advance(metrics)
                 self.tell(metrics, is_best, began, trained)
-                self.save_checkpoint(is_epoch_end=True, is_best=is_best)
+                self.save_checkpoint(is_evaluated=True, is_best=is_best)
         except Interrupted:
-            self.save_checkpoint(is_epoch_end=False)
+            self.save_checkpoint(is_evaluated=False)
             raise
 
     def goes_on(self) -> bool:
@@ -144,7 +148,7 @@ class Trainer:
             set_rng_state(self.state.rng, self.device)
         self.state.rng = None
         progress, self.examples = self.progress, 0
-        self.saves_inside_epochs = self.checkpoints.saves_inside_epochs
+        self.saves_on_the_way = self.checkpoints.saves_inside_epochs  # known once its folder is open
         self.state.watch_attributes()
         self.due = min(self.length, (progress.evaluated // self.every + 1) * self.every)
         if progress.step == progress.evaluated:
@@ -164,9 +168,9 @@ class Trainer:
             for metric in self.train_metrics.values():
                 metric.update(outputs, targets)
             self.after_batch()
-            if self.is_inside and self.state.progress.step == self.due:
+            if self.state.progress.step == self.due and self.progress.batch < self.state.num_batches:
                 break  # in the middle of the epoch; else the loader ends by itself
-        self.end_epoch(first)
+        self.leave_epoch(first)
 
     def begin_epoch(self) -> None:
         """Seeds from (seed, epoch), where it is not gone on with in its middle."""
@@ -178,23 +182,22 @@ class Trainer:
         """Counts, steps a scheduler of batches, tells, saves on the way where asked for, stops where asked to."""
         now = self.state.progress
         kept = (now.best_epoch, now.best_value, now.best_step, now.evaluated)
-        self.state.progress = progress = Progress(now.epoch, now.step + 1, now.batch + 1, *kept)
-        self.is_inside = progress.batch < self.state.num_batches
-        if self.averaging.type != "none":
-            self.averaging.update(progress.epoch + 1, progress.step, not self.is_inside)
+        self.state.progress = progress = Progress(now.epoch, now.step + 1, now.batch + 1, *kept)  # replace() is slow
+        if self.averaging.type != "none":  # asked here, as the two below: a call for each batch is saved
+            self.averaging.update(progress.epoch + 1, progress.step, progress.batch == self.state.num_batches)
         if self.schedule.interval == "batch":
             self.step_scheduler("batch", {})
         for listener in self.listeners.batch:
             listener(progress, self.state.num_batches)
         if self.log_every and progress.step % self.log_every == 0:
             self.step_rows.add()
-        if self.saves_inside_epochs and progress.step < self.due and self.checkpoints.is_due(progress.batch):
-            self.save_checkpoint(is_epoch_end=False)
+        if self.saves_on_the_way and progress.step < self.due and self.checkpoints.is_due(progress.batch):
+            self.save_checkpoint(is_evaluated=False)
         if self.stop.signum is not None:
             self.stop.check()
 
-    def end_epoch(self, first: int) -> None:
-        """Counts the examples of the batches from `first` on, and the epoch where all of it is done."""
+    def leave_epoch(self, first: int) -> None:
+        """Counts the examples of the batches from `first` on; and the epoch, where all of it is done."""
         batch, left = self.progress.batch, self.train_loader.num_examples
         is_done = batch == self.state.num_batches
         self.examples += left(first) - (0 if is_done else left(batch))
@@ -202,11 +205,9 @@ class Trainer:
             self.step_scheduler("epoch", {})
             self.state.progress = replace(self.progress, epoch=self.progress.epoch + 1, batch=0)
 
-    def means(self) -> dict[str, float]:
+    def training_figures(self) -> dict[str, float]:
         """The mean loss and the metrics of the batches since the last evaluation."""
-        self.step_rows.tell()
-        loss_mean = self.state.finite_loss()
-        return {"train/loss": loss_mean, **names.prefixed("train", computed(self.train_metrics))}
+        return {"train/loss": self.state.finite_loss(), **names.prefixed("train", computed(self.train_metrics))}
 
     def evaluate(self) -> dict[str, float]:
         """The loss and metrics of the evaluated parts, as val/*, ...: of the weights, or of their average."""
@@ -218,7 +219,8 @@ class Trainer:
         for part, loader in self.eval_loaders.items():
             for split, is_average in self.averaging.splits(part):
                 with self.averaging.weights(is_average):
-                    found |= names.prefixed(split, self.evaluate_on(loader))
+                    figures = evaluate(self.task, loader, self.eval_metrics, *self.conditions)
+                found |= names.prefixed(split, figures)
         return found
 
     def count_statistics(self) -> None:
@@ -226,17 +228,17 @@ class Trainer:
         epoch = self.progress.epoch_now - 1
         counting = self.averaging.counting(lambda: self.freezing.train(self.task, epoch + 1))
         with isolated(derive(self.seed, "statistics", epoch), self.device), counting:
-            take_through(self.task, self.train_loader.batches(epoch), self.device, self.options, self.stop.check)
+            for batch in self.train_loader.batches(epoch):
+                with self.options.precision.autocast:
+                    self.task(to_device(batch, self.device, self.options.channels_last))
+                self.stop.check()
 
     def evaluate_on(self, loader: Loader) -> dict[str, float]:
-        """The loss and metrics of one part. What a model draws while evaluating follows from the seed alone."""
-        with isolated(derive(self.seed, "evaluate"), self.device):
-            return evaluate(
-                self.task, loader.batches(), len(loader), self.eval_metrics, self.device, self.options, self.stop.check
-            )
+        """The loss and metrics of one part."""
+        return evaluate(self.task, loader, self.eval_metrics, *self.conditions)
 
-    def step_scheduler(self, interval: str, metrics: Mapping[str, float]) -> None:
-        if interval == self.schedule.moment:
+    def step_scheduler(self, moment: str, metrics: Mapping[str, float]) -> None:
+        if moment == self.schedule.moment:
             monitor, step = self.schedule.monitor, self.schedule.scheduler.step
             step() if monitor is None else step(metrics[monitor])  # type: ignore[arg-type]
 
@@ -280,9 +282,9 @@ class Trainer:
             return self.state.best_weights
         return saved_weights(self.task, self.checkpoints.path("best"), self.progress.best_step)
 
-    def save_checkpoint(self, is_epoch_end: bool, is_best: bool = False) -> None:
+    def save_checkpoint(self, is_evaluated: bool, is_best: bool = False) -> None:
         """Saves under the names that are due, if all is finite: after an evaluation, or on the way to the next."""
-        if not is_epoch_end:
+        if not is_evaluated:
             if not self.checkpoints.saves_last or self.progress.step == self.progress.evaluated:
                 return  # what was saved after the last evaluation is as good
             if unsaved := [n for n, m in self.train_metrics.items() if not can_be_saved(m)]:
@@ -295,4 +297,4 @@ class Trainer:
             self.state.say_unsaved()
         for listener in self.listeners.saving:
             listener()
-        self.checkpoints.write(self.state.state_dict(), is_epoch_end, is_best)
+        self.checkpoints.write(self.state.state_dict(), is_evaluated, is_best)
