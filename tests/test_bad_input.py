@@ -63,6 +63,12 @@ CASES: list[tuple[list[str], list[str]]] = [
         ["placement=memory", "MiB of a limit of 0.1 MiB"],
     ),
     (["dataloader.memory_limit=-1"], ["dataloader.memory_limit=-1"]),
+    (
+        ["dataloader.collate_fn._target_=x.y"],
+        ["dataloader.collate_fn holds no keys", "'dataloader.collate_fn={_target_"],
+    ),
+    (["wörd=1"], ["wörd=1", "letters from a to z", "KEY=VALUE"]),
+    (["=1"], ["=1: has no key", "KEY=VALUE"]),
     (["dataloader.persistent_workers=true"], ["dataloader.persistent_workers=True", "num_workers"]),
     (["precision=fp8"], ["precision=fp8", "bf16"]),
     (["precision.type=fp8"], ["precision.type=fp8", "fp32, tf32, bf16, fp16"]),

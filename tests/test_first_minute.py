@@ -12,6 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from runner.storage.run_dir import resume_command
+from runner.terminal.printable import printable
+from runner.terminal.words import folder_word, pasted
+
 SMALL = ["device.threads=1", "trainer.epochs=1"]
 WORKERS = [
     ["dataloader.num_workers=0"],
@@ -20,6 +24,7 @@ WORKERS = [
 ]
 LONGEST = 3.5  # seconds in which nobody does anything; a hang is for ever, or torch's 5 s for each worker
 ENDINGS = ["done", "raised", "SIGINT", "SIGTERM", "SIGUSR1"]
+SMALLEST = "device.threads=1 trainer.dry_run=true"
 MINE = """
 import torch
 
@@ -117,7 +122,9 @@ def ends_and_leaves_nobody(cli, words, ending):
             pytest.fail(f"has not ended, and nobody of it does anything, after its last line: {lines.last}")
     lines.join()
     child.stdout.close()
-    codes = {"done": 0, "raised": 1} | {name: 128 + getattr(signal, name) for name in ENDINGS[2:]}
+    codes = {"done": 0, "raised": 1, "SIGKILL": -signal.SIGKILL} | {
+        name: 128 + getattr(signal, name) for name in ENDINGS[2:]
+    }
     assert child.returncode == codes[ending], lines.last
 
 
@@ -143,6 +150,12 @@ def test_a_sweep_with_any_workers_ends(cli, workers, ending):
         assert states == ["done", "done"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [[], ["-m", "seed=1,2", "sweep.name=s"]], ids=["run", "sweep"])
+def test_a_killed_command_leaves_no_process_behind_either(cli, words):
+    ends_and_leaves_nobody(cli, [*words, *SMALL, *WORKERS[3]], "SIGKILL")
+
+
 @pytest.mark.parametrize(
     "closed", [*(pytest.param(one, marks=pytest.mark.slow) for one in (">&-", "2>&-")), ">&- 2>&- <&-"]
 )
@@ -153,6 +166,110 @@ def test_a_run_needs_no_stream(cli, closed):
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads((cli.cwd / "run" / "run.json").read_text())["state"] == "done"
     assert (cli.cwd / "run" / "run.lock").read_text().count("\n") == 1
+
+
+def in_shell(cli, words, **env):
+    """Words behind `python -m runner` with what a shell does with its streams."""
+    line = f"{sys.executable} -m runner {words}"
+    return subprocess.run(
+        ["bash", "-c", line], cwd=cli.cwd, capture_output=True, text=True, timeout=300, env={**os.environ, **env}
+    )
+
+
+@pytest.mark.parametrize(
+    "nowhere", ["> /dev/full", *(pytest.param(one, marks=pytest.mark.slow) for one in ("| true", "2>&1 | true"))]
+)
+def test_a_run_ends_as_it_would_where_nobody_can_read_of_it(cli, nowhere):
+    done = in_shell(cli, f"{SMALLEST} hydra.run.dir=run {nowhere}; exit ${{PIPESTATUS[0]}}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((cli.cwd / "run" / "run.json").read_text())["state"] == "done"
+
+
+@pytest.mark.slow
+def test_a_sweep_and_each_verb_end_where_nobody_can_read_of_them(cli):
+    both = "> /dev/full 2> /dev/full"
+    assert in_shell(cli, f"-m {SMALLEST} seed=1,2 sweep.name=s {both}").returncode == 0
+    jobs = sorted(path.parent for path in cli.cwd.glob("outputs/sweeps/s/*/run.json"))
+    assert len(jobs) == 2 and (cli.cwd / "outputs/sweeps/s/summary.json").exists()
+    for verb in (f"tag {jobs[0].parent} good", f"note {jobs[0].parent} x", f"archive {jobs[0].parent}"):  # all of it
+        assert in_shell(cli, f"{verb} | true; exit ${{PIPESTATUS[0]}}").returncode == 0
+        assert in_shell(cli, f"{verb} {both}").returncode == 0
+    for job in jobs:
+        assert (job / "labels.jsonl").read_text().count("\n") == 3  # the second time says nothing new
+    assert in_shell(cli, f"resume {jobs[0]} > /dev/full").returncode == 0
+    for verb in (
+        "ls .",
+        f"show {jobs[0]}",
+        f"watch {jobs[0].parent} --once",
+        "best . --archived",
+        f"evaluate {jobs[0]}",
+    ):
+        full = in_shell(cli, f"{verb.replace(' --archived', '')} > /dev/full")
+        if "best" not in verb:  # which finds none: all are archived
+            assert (full.returncode, full.stderr.splitlines()[-1:]) == (
+                1,
+                ["error: [Errno 28] No space left on device"],
+            )
+        quiet = in_shell(cli, f"{verb.replace(' --archived', '')} | true; exit ${{PIPESTATUS[0]}}")
+        assert "Traceback" not in quiet.stderr + full.stderr and "ignored" not in quiet.stderr + full.stderr
+
+
+def test_a_wrong_word_ends_with_2_where_nobody_can_read_why(cli):
+    assert in_shell(cli, "ls nosuch 2> /dev/full").returncode == 2
+    assert in_shell(cli, "ls nosuch 2>&1 | true; exit ${PIPESTATUS[0]}").returncode == 2
+
+
+ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+
+
+@pytest.mark.slow
+def test_text_on_disk_is_right_in_a_locale_that_knows_only_ascii(cli):
+    words = f"{SMALLEST} name=\"'ünï'\" hydra.run.dir=\"'läuf'\""
+    done = in_shell(cli, words, **ASCII)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((cli.cwd / "läuf" / "run.json").read_text())["name"] == "ünï"
+    for verb in ("resume läuf", "tag läuf zäg", "ls . --where name=ünï", "show läuf --config"):
+        shown = in_shell(cli, verb, **ASCII)
+        assert (shown.returncode, shown.stderr) == (0, ""), verb
+    swept = in_shell(cli, f"-m {SMALLEST} seed=1,2 sweep.name=s", **ASCII, PYTHONIOENCODING="ascii")
+    assert (swept.returncode, swept.stdout.splitlines()[-1]) == (0, "outputs/sweeps/s")
+
+
+def test_a_working_directory_that_is_gone_is_one_line(cli):
+    words = f"mkdir gone; cd gone; rmdir ../gone; {sys.executable} -m runner ls /"
+    done = subprocess.run(["sh", "-c", words], cwd=cli.cwd, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and done.stderr.startswith("error: the working directory is gone")
+
+
+def test_a_working_directory_that_looks_like_an_interpolation_is_one_line(cli):
+    cli.cwd = cli.cwd / "${x}"
+    cli.cwd.mkdir()
+    for words in (["seed=1"], ["-m", "seed=1,2"]):
+        done = cli(*words)
+        assert done.returncode == 2 and "${x}: Hydra takes ${ in the working directory's name" in done.stderr
+        assert len(done.stderr.splitlines()) == 1 and not list(cli.cwd.iterdir())
+
+
+NAMES = [
+    "plain",
+    "-lead",
+    "it's",
+    'a "b" $c `d` \\e',
+    "new\nline\t",
+    "ünï",
+    "bell\x07",
+    os.fsdecode(b"\xff'x"),
+    "~x",
+    "a=b,c",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_printed_command_can_be_pasted(name, tmp_path):
+    printed = printable(pasted(["printf", "%s", folder_word(name)]))
+    out = subprocess.run(["bash", "-c", printed], capture_output=True, timeout=60).stdout
+    assert os.fsdecode(out).removeprefix("./" if name.startswith("-") else "") == name
+    assert resume_command(Path(name)) == f"python -m runner resume {pasted([folder_word(name)])}"
 
 
 @pytest.mark.slow

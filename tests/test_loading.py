@@ -1,6 +1,9 @@
 """Batches: the same tensors with any number of workers, from any position, whatever draws random numbers."""
 
+import os
 import random
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -26,6 +29,15 @@ class Drawing(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         return torch.rand(2) + random.random() + np.random.rand(), index
+
+
+class Killing(Drawing):
+    """Its worker dies at the sixth example."""
+
+    def __getitem__(self, index):
+        if index == 5 and torch.utils.data.get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
 
 
 def noisy_collate(samples):
@@ -143,3 +155,20 @@ def test_only_what_is_known_to_draw_nothing_counts_as_deterministic(tiny_data):
     assert not is_deterministic(MNIST(tiny_data, transform=drawing))
     assert is_deterministic(DATA)
     assert not is_deterministic(Drawing())
+
+
+@pytest.mark.parametrize("is_persistent", [False, True])
+def test_a_worker_that_was_killed_is_found_by_who_waits_for_it_and_nowhere_else(is_persistent):
+    """torch's handler of SIGCHLD would raise wherever this process is: in the middle of a checkpoint, say."""
+    before = signal.getsignal(signal.SIGCHLD)
+    settings = LoaderSettings(4, 4, num_workers=2, persistent_workers=is_persistent, shuffle=False)
+    loader = settings.training(Part(Killing(), torch.arange(20)), (), 0, CPU, None)
+    given = loader.batches()
+    try:
+        next(given)
+        assert signal.getsignal(signal.SIGCHLD) is before
+        time.sleep(0.5)  # the worker has died, and nothing happens here
+        with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid\(s\) [\d, ]+\) exited unexpectedly"):
+            list(given)
+    finally:
+        loader.close()

@@ -10,10 +10,11 @@ from runner.batches import settings as settings_module
 from runner.batches.loaders import MemoryLoader
 from runner.batches.memory import jobs_at_once
 from runner.batches.parts import Part
-from runner.batches.settings import GIB, LoaderSettings
+from runner.batches.settings import LoaderSettings
 from runner.cli.verify import differences
 from runner.data import Digits, Fake
 from runner.storage.run_dir import RunDir
+from runner.terminal.words import GIB
 
 CPU = torch.device("cpu")
 AUGMENT = [RandomCrop(2), RandomHorizontalFlip(), RandomAffine(10, 0.1), RandomErasing()]

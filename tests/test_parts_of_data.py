@@ -66,7 +66,7 @@ def test_crops_of_different_sizes_train_resume_and_evaluate(name, tiny_data, tor
     words = [*given(name, tiny_data), transform_train(TORCHVISION[name]), "device.threads=1", "quiet=true"]
     words += ["trainer.limit_batches=2", "trainer.epochs=2"]
     runner.run(words, run_dir="run")
-    reason = "batches from workers: torchvision.transforms.transforms.RandomResizedCrop may draw"
+    reason = "batches from torch's DataLoader: torchvision.transforms.transforms.RandomResizedCrop may draw"
     assert reason in Path("run/runner.log").read_text()
     record = json.loads(Path("run/run.json").read_text())
     built = rebuilt(open_saved(Path("run"), "best"))

@@ -156,6 +156,7 @@ def test_warning_filters_are_put_back_also_after_an_error():
     assert warnings.filters == before and torch.get_default_dtype() == torch.float32
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
 def test_what_was_compiled_before_is_forgotten():
     from torch._dynamo.testing import CompileCounter
 

@@ -143,6 +143,7 @@ def test_a_pruned_trial_is_told_shown_and_in_no_mean(find, capsys):
 @pytest.mark.parametrize("name", ["median", "successive halving", "hyperband"])
 def test_a_pruned_search_that_is_killed_takes_the_same_decisions(name, at_once, find):
     words = [LR, "seed=1,2", f"hydra.sweeper.at_once={at_once}", "+hydra.sweeper.sampler.n_startup_trials=2"]
+    words.append("+hydra.sweeper.sampler.constant_liar=true")  # Optuna 5's default, not 4's
     given = ", ".join(f"{key}: {value}" for key, value in PRUNERS[name].items())
     words.append(f"hydra.sweeper.pruner={{{given}}}")
     whole = find(*words)

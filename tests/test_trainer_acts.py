@@ -390,7 +390,7 @@ def test_a_stop_at_an_epochs_beginning_saves_nothing_again(tmp_path):
 # --- precision --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:CUDA is not available")
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
 def test_a_format_is_taken_or_refused_by_name():
     for name in ("fp32", "bf16"):
         assert resolve(name).type == name and resolve(name).scaler is None

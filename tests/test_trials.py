@@ -222,6 +222,8 @@ def test_every_sampler_copes_with_such_a_key_and_with_a_kill_at_any_word(sampler
 
     whole = searched(tmp_path / "whole", iter([]))
     assert len(whole) == 8 and (not conditional or {params["kind"] for params in whole} == {"a", "b"})
+    if "QMC" in sampler["_target_"]:  # also what its sequence does not hold
+        assert len({params["only"] for params in whole if "only" in params}) > 1
     if "Brute" in sampler["_target_"]:
         assert len({tuple(params.items()) for params in whole}) == 8  # all that there are
     assert searched(tmp_path / "killed", iter([1, 2, 3, 0, 2, 1, 4, 0, 1])) == whole

@@ -12,15 +12,16 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, NoReturn
 
-from runner.cli import VERBS
+from runner.cli import ACTING, VERBS
 from runner.errors import InputError, Interrupted
 from runner.terminal import printable
-from runner.terminal.printable import printable_lines, say
+from runner.terminal.printable import printable_lines, put, say
 
 
 def main() -> None:
     """The console script, and `python -m runner`. Exit codes: 0 done, 1 failed, 2 wrong input, 128 + n signal n."""
     atexit.register(say_no_more)  # the first that is registered is the last that is called
+    speak_utf8()
     gc.disable()  # the imports make a million objects that stay: looking for garbage among them costs 0.4 s
     prepare_streams()
     sys.excepthook = say_traceback
@@ -33,7 +34,7 @@ def main() -> None:
             if printable.drawn is not None:  # by a loop that an error has left
                 printable.drawn.end()
         say_notices()
-        sys.exit(code)
+        sys.exit(code or unread(sys.argv[1:]))
     except InputError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             say_traceback(*sys.exc_info())
@@ -44,10 +45,6 @@ def main() -> None:
         sys.exit(128 + stopped.signum)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        # Whoever read our output is gone; python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except Exception as error:
         if getattr(error, "is_logged", False):
             sys.exit(1)  # the run's log has said it, on the screen too
@@ -57,12 +54,30 @@ def main() -> None:
         raise
 
 
+def unread(argv: Sequence[str]) -> int:
+    """1 where all that was asked for was to be read, and could not be written; said, if it is not that nobody reads."""
+    put("", sys.stdout, flush=True)
+    is_look = not LOOKS.isdisjoint(word.partition("=")[0] for word in argv)
+    acts = argv[0] in ACTING if argv and argv[0] in VERBS else not is_look
+    if printable.lost is None or acts:
+        return 0
+    if not isinstance(printable.lost, BrokenPipeError):
+        say(f"error: {printable.lost}", file=sys.stderr)
+    return 1
+
+
+# Flags with which nothing is trained.
+LOOKS = {"--cfg", "-c", "--info", "-i", "--hydra-help", "--help", "-h", "--version", "--shell-completion", "-sc"}
+
+
 def say_no_more() -> None:
-    """Where a run has frozen what the imports made, nothing looks through it at the end, which takes half a second; and
-    nanobind's complaint about that, 40 lines after all that is ours, goes nowhere.
+    """Nothing looks through what the imports of torch have made, at the end, which takes half a second; and nanobind's
+    complaint about that, 40 lines after all that is ours, goes nowhere.
     """
-    if gc.get_freeze_count():
-        sys.stderr.flush()
+    put("", sys.stdout, flush=True)
+    put("", sys.stderr, flush=True)
+    if "torch" in sys.modules:
+        gc.freeze()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
@@ -75,6 +90,14 @@ def say_notices() -> None:
 
     for line in notices.take():
         say(f"warning: {line}", file=sys.stderr)
+
+
+def speak_utf8() -> None:
+    """Starts again in Python's UTF-8 mode where words and names of files can only be ASCII: a locale that is C, with
+    Python's own answer to it switched off.
+    """
+    if sys.getfilesystemencoding() == "ascii" and not sys.flags.utf8_mode:
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})
 
 
 def prepare_streams() -> None:
@@ -90,8 +113,8 @@ def prepare_streams() -> None:
             if nowhere != number:
                 os.close(nowhere)
             setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+    for stream in (sys.stdout, sys.stderr):  # in the C locale stdout's errors are "surrogateescape"
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="replace")
 
 
@@ -117,7 +140,10 @@ def find_own_modules() -> None:
     Raises:
         InputError: one of them would be taken for this package.
     """
-    here = os.getcwd()
+    try:
+        here = os.getcwd()
+    except FileNotFoundError as error:
+        raise InputError("the working directory is gone: it was removed or renamed; cd to one that is there") from error
     if os.path.exists(os.path.join(here, "runner.py")):
         raise InputError(
             f"{os.path.join(here, 'runner.py')}: a file of this name stands in front of the package `runner`, in"

@@ -3,6 +3,7 @@
 Each entry says what breaks if torch moves it; tests/test_torch_adapter.py has a test that fails by its name.
 """
 
+import multiprocessing.connection
 import sys
 import threading
 from collections.abc import Sequence
@@ -37,6 +38,15 @@ def copy_all(tensors: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
     with averaging fails at its first evaluation.
     """
     torch._foreach_copy_(list(tensors), list(sources))
+
+
+def dead_workers(iterator: Any) -> list[int]:
+    """The process ids of a DataLoader's workers that have died. If the name moves, a run whose worker was killed may
+    end with the error of the broken pipe between the two, which says less.
+    """
+    workers = getattr(iterator, "_workers", [])
+    multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=0.5)  # it may be dying just now
+    return [worker.pid for worker in workers if not worker.is_alive()]
 
 
 def end_loader_workers(iterator: Any, grace: float = 1.0) -> None:

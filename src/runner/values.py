@@ -1,11 +1,12 @@
 """Plain values: by their dotted keys, and whether one is of a kind and in a range, by a rule or by a type hint."""
 
 import collections.abc
+import difflib
 import inspect
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,6 +142,12 @@ def hints_of(target: Any) -> dict[str, Any]:
         if name in hints and (default is parameter.empty or default is None or fits(default, hints[name])):
             found[name] = hints[name]
     return found
+
+
+def guess(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """`did you mean ...? ` where one of the known names is near."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"did you mean {prefix}{near[0]}? " if near else ""
 
 
 def flatten(config: Any, before: str = "") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Batches from any position of an epoch: out of memory, or by torch's DataLoader."""
 
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from runner.augment import Augmentations
 from runner.batches.memory import Store
 from runner.batches.order import BatchDataset, BatchIndex, EpochOrder
 from runner.processes import STOP_SIGNALS, die_with_parent
-from runner.torch_adapter import end_loader_workers
+from runner.torch_adapter import dead_workers, end_loader_workers
 
 IGNORED_SIGNALS = (*STOP_SIGNALS, signal.SIGUSR2)  # by loader workers; the last one is what SLURM sends
 
@@ -121,14 +122,26 @@ class WorkersLoader:
         if not self._loader.persistent_workers:
             self.close()  # of an epoch that was left in the middle
         self.order.epoch, self.order.start = epoch, start
+        # torch would raise an error of its own wherever this process is when a worker dies, in the middle of a write
+        # too; without its handler the loader that waits for the worker finds it, within 5 s.
+        is_main = threading.current_thread() is threading.main_thread()
+        handler = signal.getsignal(signal.SIGCHLD) if is_main else None
         # A worker is born with the stop signals blocked, until it has chosen to ignore them: one that is sent to
         # the whole process group then cannot kill it in between.
         signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED_SIGNALS)
         try:
             self._iterator = iter(self._loader)
         finally:
+            if handler is not None:
+                signal.signal(signal.SIGCHLD, handler)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED_SIGNALS)
-        yield from self._iterator
+        try:
+            yield from self._iterator
+        except (OSError, EOFError) as error:  # of a batch that a worker has begun to hand over
+            if dead := dead_workers(self._iterator):
+                ids = ", ".join(map(str, dead))
+                raise RuntimeError(f"DataLoader worker (pid(s) {ids}) exited unexpectedly") from error
+            raise
 
     def close(self) -> None:
         iterator, self._iterator = self._iterator, None

@@ -88,7 +88,11 @@ class LoaderSettings:
     def for_workers(self) -> str | None:
         """The first setting that only torch's DataLoader knows, where one is given."""
         given = [name for name in WORKERS_ONLY if getattr(self, name) is not None]
-        return f"{given[0]}={getattr(self, given[0])}" if given else None
+        if not given:
+            return None
+        value = getattr(self, given[0])
+        named = f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else value
+        return f"{given[0]}={named}"
 
     def differs(self, key: str) -> bool:
         """Whether a part ("dataset.val") has another collate function than the training part."""
@@ -202,7 +206,7 @@ class LoaderSettings:
                 BatchDataset(order.part.dataset, augment, collate_fn, seed),
                 order,
                 num_workers=self.num_workers or 0,
-                pin_memory=device.type == "cuda" if self.pin_memory is None else self.pin_memory,
+                pin_memory=device.type == "cuda" and self.pin_memory is not False,
                 persistent_workers=bool(self.persistent_workers),
                 prefetch_factor=self.prefetch_factor,
             )

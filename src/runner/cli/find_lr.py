@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from runner.cli.columns import width
 from runner.errors import InputError
 from runner.terminal.plot import plot
 from runner.terminal.printable import say
+from runner.terminal.words import pasted
 
 if TYPE_CHECKING:
     from runner.before.lr_range import RangeTest
@@ -135,7 +135,7 @@ def next_command(found: "RangeTest", arguments: argparse.Namespace) -> str | Non
     ]
     flags = [] if arguments.config_dir is None else ["--config-dir", arguments.config_dir]
     flags += [word for name in arguments.trust for word in ("--trust", name)]
-    return shlex.join(["python", "-m", "runner", *flags, "-m", *kept, f"{found.key}={rates}", "seed=1,2,3"])
+    return pasted(["python", "-m", "runner", *flags, "-m", *kept, f"{found.key}={rates}", "seed=1,2,3"])
 
 
 def write(found: "RangeTest", arguments: argparse.Namespace) -> None:
@@ -143,7 +143,7 @@ def write(found: "RangeTest", arguments: argparse.Namespace) -> None:
     from runner.report.page import page
     from runner.storage.files import write_atomically
 
-    subtitle = shlex.join(["runner", "find-lr", *arguments.words])
+    subtitle = pasted(["runner", "find-lr", *arguments.words])
     try:
         write_atomically(
             arguments.output,

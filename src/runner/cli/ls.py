@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import io
 import json
 import os
 import sys
@@ -13,7 +14,7 @@ from runner.cli import select
 from runner.cli.columns import Listing, chosen, column_of, named, varying, width
 from runner.storage import records
 from runner.storage.records import Row
-from runner.terminal.printable import csv_row, say
+from runner.terminal.printable import csv_row, put, say
 from runner.terminal.tables import Column, joined
 
 
@@ -69,9 +70,11 @@ def main(arguments: argparse.Namespace) -> int:
         say(*json.dumps(rows, indent=2).splitlines())
     elif arguments.csv:
         names = list({name: None for row in rows for name in row})
-        writer = csv.writer(sys.stdout, lineterminator="\n")
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
         writer.writerow(csv_row(names))
         writer.writerows(csv_row([row.get(name) for name in names]) for row in rows)
+        put(text.getvalue(), sys.stdout)
     else:
         show(rows, folders, arguments)
         say(*note, file=sys.stderr) if note else None

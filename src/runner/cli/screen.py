@@ -1,7 +1,6 @@
 """What the verbs that show one thing on a screen share: facts with their names, times, commands as they were typed."""
 
 import os
-import shlex
 import shutil
 import sys
 import textwrap
@@ -12,11 +11,15 @@ from typing import Any
 
 from runner.errors import InputError
 from runner.storage import shapes
-from runner.terminal.printable import can_show, printable, say
+from runner.terminal.printable import can_show, printable, put, say
 from runner.terminal.tables import cell
-from runner.terminal.words import LONGEST_CODE, typed
+from runner.terminal.words import LONGEST_CODE, folder_word, pasted, typed
 
 NAME = 12  # columns of a fact's name
+
+
+def list_command(folder: Path) -> str:
+    return pasted(["runner", "ls", folder_word(folder)])
 
 
 def screen_height() -> int:
@@ -95,7 +98,7 @@ def commands(folder: Path, record: Mapping[str, Any]) -> list[tuple[str, str | N
     if not any(word.lstrip("+").startswith("device.threads=") for word in words) and record["threads"] is not None:
         words.append(f"device.threads={record['threads']}")
     own = ["--config-dir", sweep["config_dir"]] if sweep["config_dir"] else []
-    alone = shlex.join(["python", "-m", "runner", *own, *words])
+    alone = pasted(["python", "-m", "runner", *own, *words])
     return [("sweep", typed(sweep["command"] or (), LONGEST_CODE)), ("this job", alone)]
 
 
@@ -106,6 +109,6 @@ class Redrawn:
         self.height = 0
 
     def draw(self, lines: Sequence[str]) -> None:
-        sys.stdout.write(f"\x1b[{self.height}F\x1b[J" if self.height else "")
+        put(f"\x1b[{self.height}F\x1b[J" if self.height else "", sys.stdout)
         say(*lines, flush=True)
         self.height = len(lines)

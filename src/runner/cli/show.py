@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.cli.columns import width
-from runner.cli.screen import NAME, Facts, commands, cut, figures, screen_height, time_of
+from runner.cli.screen import NAME, Facts, commands, cut, figures, list_command, screen_height, time_of
 from runner.config.defaults import defaults, differences, words
 from runner.storage import labels, records
 from runner.storage.choices import choices_of
@@ -78,7 +78,7 @@ def nothing_here(path: Path) -> Exception:
         below = len(records.find(path))
     except ValueError:
         return error
-    return type(error)(f"{error}; {below} lie below it: runner ls {path}")
+    return type(error)(f"{error}; {below} lie below it: {list_command(path)}")
 
 
 def lines(run_dir: RunDir, record: Mapping[str, Any], changes: Sequence[Any], limit: int) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.cli.columns import width
-from runner.cli.screen import Facts, cut, time_of
+from runner.cli.screen import Facts, cut, list_command, time_of
 from runner.errors import InputError
 from runner.storage import shapes
 from runner.storage.files import read_regular
@@ -28,7 +28,7 @@ def show_sweep(arguments: argparse.Namespace) -> int:
     for flag in ("config", "epochs", "layers"):
         if getattr(arguments, flag):
             raise InputError(
-                f"--{flag}: is of a run, and {place} holds a sweep; give one of its jobs: runner ls {place}"
+                f"--{flag}: is of a run, and {place} holds a sweep; give one of its jobs: {list_command(place)}"
             )
     record = sweep_record(place)
     summed = summary.summarize(members(place))
@@ -80,7 +80,7 @@ def lines(
     if len(failures) > MOST_FAILURES:
         facts.add("", f"and {len(failures) - MOST_FAILURES} more")
     facts.copied("command", typed(record["command"] or (), LONGEST_CODE))
-    return [*cut([str(place)], limit), *facts.lines, f"more: --json; each job: runner ls {place}"]
+    return [*cut([str(place)], limit), *facts.lines, f"more: --json; each job: {list_command(place)}"]
 
 
 def is_open(row: Mapping[str, Any]) -> bool:

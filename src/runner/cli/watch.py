@@ -16,6 +16,7 @@ from runner.errors import InputError
 from runner.storage import records
 from runner.storage.rows import Rows
 from runner.storage.run_dir import RunDir, is_locked, resume_command
+from runner.terminal import printable
 from runner.terminal.plot import sparkline
 from runner.terminal.printable import say
 from runner.terminal.words import duration
@@ -144,7 +145,7 @@ def main(arguments: argparse.Namespace) -> int:
         else:
             news = list(changes(jobs, before)) if before or not is_over else []
             say(*news, flush=True) if news else None
-        if is_over:
+        if is_over or printable.lost is not None:
             break
         before = {job.folder: moment(job) for job in jobs}
         time.sleep(arguments.every)

@@ -1,6 +1,5 @@
 """What can be said of a config before anything is made: keys, missing values, targets and their arguments."""
 
-import difflib
 import inspect
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from runner.config import admission
 from runner.config.names import ALIASES, GROUPS
 from runner.config.own_values import check_values, fill_left_out
 from runner.errors import InputError, UnknownKey
-from runner.values import fits, hints_of, in_words, shown
+from runner.values import fits, guess, hints_of, in_words, shown
 
 ROOT_KEYS = (
     *GROUPS,
@@ -126,10 +125,9 @@ def refuse_unknown_keys(node: Any, key: str, known: tuple[str, ...], referring: 
         raise InputError(f"{key}: must be a group of keys, got {node!r}")
     for name in map(str, node):
         if name not in known and not re.search(r"\$\{\.*" + re.escape(f"{prefix}{name}") + r"\W", referring):
-            near = aliased(name, known) or difflib.get_close_matches(name, known, 1)
-            guess = f"did you mean {near[0]}? " if near else ""
+            meant = guess((aliased(name, known) or [name])[0], known)
             choices = ", ".join(k for k in known if k != "derived")
-            message = f"{prefix}{name}: nothing takes this key; {guess}choices: {choices}"
+            message = f"{prefix}{name}: nothing takes this key; {meant}choices: {choices}"
             raise UnknownKey(message, f"{prefix}{name}", known)
 
 
@@ -188,8 +186,8 @@ def refuse_wrong_arguments(node: DictConfig, key: str) -> None:
     ours = {"scheduler": SCHEDULE_KEYS, "optimizer": OPTIMIZER_KEYS}.get(key, ())
     for name in map(str, node):
         if name not in parameters and name not in SPECIAL and name not in ours:
-            near = aliased(name, list(parameters)) or difflib.get_close_matches(name, list(parameters), 1)
-            choices = (f"did you mean {near[0]}? " if near else "") + f"choices: {', '.join(parameters)}"
+            meant = guess((aliased(name, list(parameters)) or [name])[0], parameters)
+            choices = f"{meant}choices: {', '.join(parameters)}"
             message = f"{key}.{name}: {node['_target_']} takes no such argument; {choices}"
             raise UnknownKey(message, f"{key}.{name}", list(parameters))
 

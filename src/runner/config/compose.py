@@ -1,6 +1,5 @@
 """From a command line to one composed config: the search path, what an override may be, errors in one line."""
 
-import difflib
 import os
 import re
 import secrets
@@ -13,7 +12,7 @@ from typing import Any
 from hydra import version
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -21,8 +20,10 @@ from yaml import YAMLError
 
 from runner.config import hydra_adapter
 from runner.config.conf_dir import conf_dir
-from runner.config.names import ALIASES, GROUPS, nearest
+from runner.config.messages import one_line
+from runner.config.names import ALIASES, GROUPS
 from runner.errors import InputError, UnknownKey
+from runner.values import guess
 
 CONFIG_NAME = "config"
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
@@ -60,7 +61,7 @@ def _sweep_folder(name: str | None) -> str:
         return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(4)}"
     name = str(name)
     if not name or re.search(r"[^A-Za-z0-9._=,+-]", name) or name.startswith("."):
-        raise InputError(f"sweep.name={name}: must be a folder's name of letters, digits and . _ = , + -")
+        raise InputError(f"sweep.name={name}: must be a folder's name of letters from a to z, digits and . _ = , + -")
     return name
 
 
@@ -113,13 +114,16 @@ def _unknown_key(cfg: DictConfig, key: str) -> tuple[str, list[str]]:
     parent_key, _, last = key.rpartition(".")
     parent = OmegaConf.select(cfg, parent_key, throw_on_missing=False) if parent_key else cfg
     if not isinstance(parent, DictConfig):
+        if parent_key and _has(cfg, parent_key):
+            return f"{parent_key} holds no keys; give it whole: '{parent_key}={{{last}: ...}}'", []
         return _unknown_key(cfg, parent_key) if parent_key else (f"there is no key {key!r}", [])
     keys = [str(k) for k in parent if k not in ("hydra", "derived") and not str(k).startswith("_")]
     close = [k for k in ALIASES.get(last.lower(), "").split() if k in keys or (not parent_key and _has(cfg, k))][:1]
-    close = close or difflib.get_close_matches(last, keys, 1) or _same_name(cfg, last)
     where = f"{parent_key} has" if parent_key else "there is"
-    guess = f"did you mean {close[0]}? " if close else ""
-    return f"{where} no key {last!r}; {guess}choices: {', '.join(keys)}", keys
+    meant = f"did you mean {close[0]}? " if close else guess(last, keys)
+    if not meant and (named := _same_name(cfg, last)):
+        meant = f"did you mean {named[0]}? "
+    return f"{where} no key {last!r}; {meant}choices: {', '.join(keys)}", keys
 
 
 def _same_name(cfg: DictConfig, name: str) -> list[str]:
@@ -168,45 +172,12 @@ def _kind_hint(override: Override, expected: str | None) -> str:
     return ""
 
 
-def one_line(error: BaseException) -> str:
-    """Hydra's and OmegaConf's messages, which fill several lines, as one that names key, value and choices."""
-    text = str(error)
-    cause = error.__cause__
-    if isinstance(cause, OmegaConfBaseException) and str(cause) not in text:
-        text = f"{text}; {cause}"
-    if missing := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
-        group, choice = missing.groups()
-        found = re.search(r"Available options in '[^']*':\n(.*?)(?:\n\S|\Z)", text, re.DOTALL)
-        choices = ", ".join(line.strip() for line in found[1].splitlines() if line.strip()) if found else ""
-        if group.startswith("experiment/") and not choices:
-            group = group.removeprefix("experiment/")
-            return (
-                f"experiment: {group}={choice}: the file begins with `# @package _global_`, and its defaults say"
-                f" `- override /{group}: {choice}`"
-            )
-        guess = f"did you mean {near}? " if (near := nearest(choice, choices.split(", "))) else ""
-        return f"{group}={choice}: no such choice; {guess}choices: {choices}"
-    if absent := re.search(r"Could not override '([^']+)'", text):
-        return f"{absent[1]}: there is no such config group or key"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith(("object_type=", "See https://", "Set the environment"))]
-    message = "; ".join(lines)
-    if isinstance(error, OverrideParseException):
-        key, _, value = error.override.partition("=")
-        if message.startswith("LexerNoViableAltException"):
-            message = "holds a sign that must stand in quotes"
-        if error.override not in message:
-            message = f"{error.override}: {message}"
-        example = value if value and not set(value) & set('"\\') else "a (value)"
-        example = "0.95 ** epoch" if "lr_lambda" in key else example
-        message += f"; quotes inside the shell's make it text: '{key}=\"{example}\"'"
-    return message
-
-
 def refuse_no_choice(overrides: Sequence[str]) -> None:
     """Refuses GROUP=null and GROUP=[], and what is no name: Hydra's answers name no group."""
     for word in overrides:
         group, _, choice = word.partition("=")
+        if not group:
+            raise InputError(f"{word}: has no key; give KEY=VALUE")
         if group not in (*GROUPS, "listeners", "tracking") or group == "trainer":
             continue
         found = ", ".join(sorted(path.stem for path in Path(conf_dir(), group).glob("*.yaml")))
@@ -226,6 +197,10 @@ def replaced_files(config_dir: str | None, choices: dict[str, Any]) -> list[str]
 
 def make_hydra(config_dir: str | None = None) -> Any:
     """Hydra, with a user's folder before ours, so that a file of the same name wins."""
+    if "${" in os.getcwd():
+        raise InputError(
+            f"{os.getcwd()}: Hydra takes ${{ in the working directory's name for an interpolation; rename it"
+        )
     if config_dir is not None and not Path(config_dir).is_dir():
         raise InputError(f"--config-dir {config_dir}: there is no such folder")
     folders = [conf_dir()] if config_dir is None else [os.path.abspath(config_dir), conf_dir()]

@@ -54,12 +54,6 @@ def part_of(split: str) -> str:
     return next((split.removesuffix(f"_{kind}") for kind in AVERAGES if split.endswith(f"_{kind}")), split)
 
 
-def guess(name: str, known: Sequence[str]) -> str:
-    """`did you mean ...? ` where one of the known names is near."""
-    near = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {near[0]}? " if near else ""
-
-
 def nearest(choice: str, choices: Sequence[str]) -> str | None:
     """The choice that was meant: by another library's name, or the nearest."""
     words = ALIASES.get(choice.lower(), "").split()

@@ -1,6 +1,5 @@
 """What the values of our own keys may be, and what no value of any key may be: not a number, infinite, unresolvable."""
 
-import difflib
 import math
 import os
 import re
@@ -13,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.conf_dir import conf_dir
 from runner.errors import InputError
-from runner.values import Rule, fits, shown
+from runner.values import Rule, fits, guess, shown
 
 MOST_THREADS = max(512, 4 * (os.cpu_count() or 1))  # more take a machine down; a big machine's count is no mistake
 MOST_WORKERS = MOST_THREADS
@@ -165,8 +164,7 @@ def _unresolved(error: Exception, whole: DictConfig) -> str:
         return message
     plain: Any = OmegaConf.to_container(whole, resolve=False)
     known = [key for key in _keys(plain) if not key.startswith(("hydra", "derived"))]
-    near = difflib.get_close_matches(found[1], known, 1)
-    return f"there is no key {found[1]}" + (f"; did you mean {near[0]}?" if near else "")
+    return f"there is no key {found[1]}; {guess(found[1], known)}".rstrip("; ")
 
 
 def _keys(node: dict[Any, Any], key: str = "") -> Iterator[str]:

@@ -4,7 +4,6 @@ A pattern (with * and ?) is of a parameter's name (`conv1.weight`, `loss.scale`)
 of the type of one (`BatchNorm2d`).
 """
 
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from runner.groups.instantiate import containers
 from runner.groups.length import planned_epochs
 from runner.train.freezing import Freezing, has_running_statistics
 from runner.train.weights import as_written
+from runner.values import guess
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +81,8 @@ def choices(pattern: str, among: Sequence[Named]) -> str:
     modules = {one.name.rpartition(".")[0]: None for one in among if "." in one.name}
     types = sorted({name for one in among for name in one.types})
     known = [*modules, *types, *(one.name for one in among)]
-    near = difflib.get_close_matches(pattern.strip("*"), known, 1)
     shown = [*list(modules)[:12], *(["..."] if len(modules) > 12 else []), *types]
-    return (f"did you mean {near[0]}? " if near else "") + f"choices: {', '.join(shown)}"
+    return f"{guess(pattern.strip('*'), known)}choices: {', '.join(shown)}"
 
 
 # ------------------------------------------------------------------------------------------------------ param groups
@@ -153,9 +152,8 @@ def options_of(rule: Mapping[str, Any], key: str, known: Mapping[str, Any]) -> d
     names = ["match", "lr_scale", *known]
     for name in rule:
         if name not in names:
-            near = difflib.get_close_matches(str(name), names, 1)
-            guess = f"did you mean {near[0]}? " if near else ""
-            raise InputError(f"{key}.{name}: nothing takes this key; {guess}choices: {', '.join(names)}")
+            choices = f"{guess(str(name), names)}choices: {', '.join(names)}"
+            raise InputError(f"{key}.{name}: nothing takes this key; {choices}")
     options = {name: value for name, value in rule.items() if name not in ("match", "lr_scale")}
     if "lr_scale" in rule:
         scale = rule["lr_scale"]

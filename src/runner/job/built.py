@@ -48,11 +48,21 @@ def describe(built: Built) -> list[str]:
     lines.append(
         f"device {built.device.name}, {precision_type}, {built.device.threads} CPU threads, seed {trainer.seed}"
     )
-    lines.append(f"batches from {built.placement.where}: {built.placement.reason}")
+    lines.append(f"batches from {source(built)}: {built.placement.reason}")
+    if built.config["dataloader"].get("pin_memory") and built.device.torch.type != "cuda":
+        lines.append(f"dataloader.pin_memory=true: nothing is pinned on the device {built.device.torch.type}")
     counts = {name: "a stream" if isinstance(part, Stream) else f"{len(part):,}" for name, part in parts.all.items()}
     lines.append("examples: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
     lines += trainer.averaging.described() + said(built.config["trainer"], len(trainer.train_loader))
     return lines + (overfitting(trainer) if isinstance(parts, Overfit) else [])
+
+
+def source(built: Built) -> str:
+    """Where batches come from: memory, so many workers, or a loader of torch's in this process."""
+    if built.placement.where == "memory":
+        return "memory"
+    count = built.config["dataloader"].get("num_workers") or 0
+    return f"{count} worker{'s' if count != 1 else ''}" if count else "torch's DataLoader"
 
 
 def overfitting(trainer: Trainer) -> list[str]:

@@ -1,7 +1,6 @@
 """With which overrides a run may be continued, and the way out for the others."""
 
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from runner.errors import InputError
 from runner.groups.length import length_of
 from runner.storage.files import read_regular
 from runner.storage.identity import FREE
+from runner.terminal.words import pasted
 from runner.values import flatten
 
 
@@ -24,7 +24,7 @@ def check_changes(run_dir: Path, record: dict[str, Any], config: Any, overrides:
     old, new = flatten(record["config"]), flatten(config)
     changed = {k: (old.get(k), new.get(k)) for k in {**old, **new} if old.get(k) != new.get(k)}
     kept = [*config_dir_flag(record), *(word for word in own_overrides(run_dir) if word != "quiet=true")]
-    words = " ".join(shlex.quote(word) for word in [*kept, init_from(run_dir), *overrides])
+    words = pasted([*kept, init_from(run_dir), *overrides])
     way_out = f"start a new run from its weights: python -m runner {words}"
     for key, (before, after) in changed.items():
         if key in ("trainer.epochs", "trainer.steps"):

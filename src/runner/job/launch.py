@@ -8,7 +8,8 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config import hydra_adapter
-from runner.config.compose import CONFIG_NAME, compose, one_line, replaced_files
+from runner.config.compose import CONFIG_NAME, compose, replaced_files
+from runner.config.messages import one_line
 from runner.errors import InputError
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -63,9 +62,8 @@ class Screen(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self.show(record)
-        except BrokenPipeError:  # whoever read the screen (`| head`) is gone; the run goes on
+        except OSError:  # of rich's: the terminal is gone; the run goes on
             self.setLevel(logging.CRITICAL + 1)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def show(self, record: logging.LogRecord) -> None:
         message = self.format(record)

@@ -189,7 +189,7 @@ def failed(run_dir: RunDir, record: dict[str, Any], error: BaseException) -> Non
     error.is_logged = True  # type: ignore[attr-defined]
     if isinstance(error, (Diverged, InputError)):
         record["error"] = str(error)
-    with contextlib.suppress(OSError):  # a disk that is full takes neither this nor, perhaps, the log
+    with contextlib.suppress(Exception):  # a disk that is full takes neither this nor, perhaps, the log
         run_dir.write_run(record)
     with contextlib.suppress(OSError):
         say_failure(run_dir, error)

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
 
-from runner.config.names import guess
 from runner.errors import InputError
 from runner.job.confusion import TooLong, confusion
 from runner.report.confusion import blocks as blocks_of
 from runner.report.gather import Run
 from runner.storage.run_dir import RunDir
+from runner.values import guess
 
 SECONDS = 60.0  # that the examples may take where nobody asked for them
 HEADING = "Confusion"

@@ -4,7 +4,6 @@ Contract: the keys that choose (groups and `_target_`s) are asked for first, in 
 that their choices take, in that order too. Where all choices take all keys, all are asked for as the command has them.
 """
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from runner.sweep.combine import compose_job
 from runner.sweep.plan import Job
 from runner.sweep.points import Point, written
 from runner.sweep.ready import check_new
+from runner.values import guess
 
 Choices = tuple[str, ...]
 
@@ -72,10 +72,10 @@ class Conditions:
         if known == why[0].choices:
             return why[0]
         group, _, name = key.lstrip("+").rpartition(".")
-        near = difflib.get_close_matches(name, known, 1)
-        guess = f"did you mean {group}.{near[0]}? " if near else ""
         tried = " ".join(f"{k}={','.join(self.space.keys[k].choices)}" for k in self.choosing)
-        return InputError(f"{key}: is taken by no choice of {tried}; {guess}choices: {', '.join(known)}")
+        return InputError(
+            f"{key}: is taken by no choice of {tried}; {guess(name, known, f'{group}.')}choices: {', '.join(known)}"
+        )
 
     def keys(self, params: Mapping[str, Any]) -> list[str]:
         """The keys that a trial has, in the order in which they are asked for, as far as these settings tell."""
@@ -114,9 +114,8 @@ def first_trials(points: list[Point], conditions: Conditions) -> list[dict[str, 
         for name, given in point.settings.items():
             key = keys.get(name.lstrip("+"))
             if key is None:
-                near = difflib.get_close_matches(name, list(keys), 1)
-                guess = f"did you mean {near[0]}? " if near else ""
-                raise InputError(f"{point.where}: {name}: is not searched over; {guess}choices: {', '.join(keys)}")
+                choices = f"{guess(name, keys)}choices: {', '.join(keys)}"
+                raise InputError(f"{point.where}: {name}: is not searched over; {choices}")
             distribution = conditions.space.keys[key]
             value = chosen(distribution, given)
             if value is None:

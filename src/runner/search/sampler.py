@@ -61,6 +61,9 @@ def make_sampler(node: Any, number: int, seed: int) -> Any:
         takes_seed = "seed" in inspect.signature(kind).parameters
         if node.get("seed", None) is None and (takes_seed or "seed" in node):
             node["seed"] = derive(seed, "sampler", 0 if issubclass(kind, one_order) else number) % 2**32
+        if issubclass(kind, optuna.samplers.QMCSampler) and node.get("independent_sampler") is None:
+            of_trial = derive(seed, "sampler", number) % 2**32  # its own would draw the same for each trial
+            node["independent_sampler"] = {"_target_": "optuna.samplers.RandomSampler", "seed": of_trial}
         if not takes_seed:
             node.pop("seed", None)  # the default choice's key, which this one does not take
 

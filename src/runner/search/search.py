@@ -22,7 +22,7 @@ from runner.search.sampler import make_sampler, try_sampler
 from runner.search.space import ONE_OBJECTIVE, Space, search_space, text_of
 from runner.search.stages import is_pruned, keep_stages, write_facts, write_history
 from runner.search.study import Trials, check_study, open_study
-from runner.storage.run_dir import RunDir
+from runner.storage.run_dir import RunDir, resume_command
 from runner.sweep import plan, statistics
 from runner.sweep.combine import compose_job
 from runner.sweep.plan import Job
@@ -47,7 +47,7 @@ def search(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
     if options.lengthen:
         raise InputError(
             f"trainer.epochs: {place} is a search, whose trials were told their values at its own length; lengthen"
-            f" one of its jobs: python -m runner resume {place}/JOB trainer.epochs=N"
+            f" one of its jobs: {resume_command(place / 'JOB')} trainer.epochs=N"
         )
     sweeper.pruner = pruner_config(sweeper.pruner)
     if sweeper.pruner is not None:

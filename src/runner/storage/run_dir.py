@@ -7,7 +7,6 @@ out where the lock does not reach them.
 
 import os
 import re
-import shlex
 import stat
 from collections.abc import Mapping
 from datetime import datetime
@@ -20,6 +19,7 @@ from runner.storage.files import make_directory, not_a_file, read_regular
 from runner.storage.inside import refuse_links
 from runner.storage.lease import Lease, Taken, host, other_holder
 from runner.storage.rows import Rows, strict_json
+from runner.terminal.words import folder_word, pasted
 
 LABELS = "labels.jsonl"
 # What a run writes; only the first three are there (and git.diff, and an empty checkpoints/) when a start dies early.
@@ -51,7 +51,7 @@ def now() -> str:
 
 
 def resume_command(path: Path) -> str:
-    return f"python -m runner resume {shlex.quote(str(path))}"
+    return pasted(["python", "-m", "runner", "resume", folder_word(path)])
 
 
 class RunDir:

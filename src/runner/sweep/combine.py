@@ -9,7 +9,8 @@ from omegaconf import OmegaConf, open_dict, read_write
 
 from runner.config import admission
 from runner.config.checks import check_composed, check_targets
-from runner.config.compose import COMPOSITION_ERRORS, one_line, set_up
+from runner.config.compose import COMPOSITION_ERRORS, set_up
+from runner.config.messages import one_line
 from runner.errors import InputError
 from runner.storage.identity import NO_RESULT
 from runner.sweep import plan

@@ -12,6 +12,7 @@ from runner.config import admission
 from runner.errors import InputError
 from runner.job.changes import check_length
 from runner.storage import shapes
+from runner.storage.run_dir import resume_command
 from runner.sweep import plan
 from runner.sweep.combine import compose_job
 from runner.sweep.multirun import is_strangers_word
@@ -71,8 +72,6 @@ def again(sweeper: Any, folder: Path, record: Mapping[str, Any], epochs: int) ->
     if setting_key(plan.setting_of(job.config, job.source), job.config["seed"]) != setting_key(
         record["setting"], record["seed"]
     ):
-        raise InputError(
-            f"{folder.name}: is no more what its words compose to; lengthen it by itself: python -m runner resume"
-            f" {folder} {EPOCHS}={epochs}"
-        )
+        command = f"{resume_command(folder)} {EPOCHS}={epochs}"
+        raise InputError(f"{folder.name}: is no more what its words compose to; lengthen it by itself: {command}")
     return job

@@ -46,6 +46,7 @@ def default_jobs(device_type: str, jobs_per_gpu: int) -> tuple[int, list[str]]:
 
 def start_worker(lock_folder: str, at_once: int, gpus: Sequence[str], jobs_per_gpu: int) -> None:
     """Runs once in each worker: its own process group, the watch on the parent, its share of memory, and its GPU."""
+    multiprocessing.set_start_method(None, force=True)  # of the loader's workers: as in a run of its own
     os.setpgrp()  # a Ctrl-C in the terminal reaches the parent, which then asks the jobs
     allow_children()  # loaders fork too
     parent = multiprocessing.parent_process()

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from runner.sweep.ready import check_launcher, check_new
 from runner.sweep.settings import members
 from runner.sweep.worker import is_shorter
 from runner.terminal.printable import say
+from runner.terminal.words import folder_word, pasted
 
 log = logging.getLogger("runner")
 
@@ -172,8 +172,8 @@ def finished_state(job: Job, code: Any) -> tuple[str | None, str | None]:
 
 def way_out(folder: Path) -> str:
     """What to do with a job whose record cannot be read: the others go on without it."""
-    aside = shlex.quote(f"{folder}{plan.SET_ASIDE}")
-    return f"put run.json back, or train it again: mv {shlex.quote(str(folder))} {aside}, and the same command"
+    move = pasted(["mv", folder_word(folder), folder_word(f"{folder}{plan.SET_ASIDE}")])
+    return f"put run.json back, or train it again: {move}, and the same command"
 
 
 def outcome_of_return(job: Any) -> dict[str, Any]:

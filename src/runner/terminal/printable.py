@@ -4,6 +4,8 @@ Contract: whatever comes from a record, a config, a file's name or an exception 
 One text is one line: only whoever prints decides where a line ends. In src/ nothing else calls print().
 """
 
+import contextlib
+import os
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -24,6 +26,7 @@ class Drawn(Protocol):
 
 
 drawn: Drawn | None = None
+lost: OSError | None = None  # why something that was for stdout could not be written there
 
 
 def printable(value: Any, kept: str = "") -> str:
@@ -73,7 +76,23 @@ def hide() -> None:
 def say(*lines: Any, file: TextIO | None = None, flush: bool = False) -> None:
     """Prints each of the lines as one line."""
     hide()
-    print("\n".join(printable(line) for line in lines), file=file or sys.stdout, flush=flush)
+    put("\n".join(printable(line) for line in lines) + "\n", file or sys.stdout, flush)
+
+
+def put(text: str, stream: TextIO, flush: bool = False) -> None:
+    """Writes a text as it is. Where that cannot be (nobody reads it any more, its disk is full) the stream leads
+    nowhere from then on: what is done does not hang on whether somebody can read of it. See `lost`.
+    """
+    global lost
+    try:
+        print(text, end="", file=stream, flush=flush)
+    except OSError as error:
+        if stream is sys.stdout:
+            lost = error
+        with contextlib.suppress(OSError, ValueError):  # a stream without a file
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 def csv_cell(value: Any) -> Any:

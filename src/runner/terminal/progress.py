@@ -72,8 +72,7 @@ class Bar:
             self._thread = printable.drawn = None
 
     def _write(self, text: str) -> None:
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        printable.put(text, sys.stderr, flush=True)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 GIB = 2**30
 LONGEST_CODE = 60  # of a command's word, such as the source behind `python -c`
@@ -37,7 +38,30 @@ def typed(command: Sequence[str], longest_code: int | None = None) -> str:
         words = ["runner", *words[2:]]
     elif re.fullmatch(r"python[\d.]*", words[0]):
         words[0] = "python"
-    return shlex.join(words if longest_code is None else [shortened(word, longest_code) for word in words])
+    return pasted(words if longest_code is None else [shortened(word, longest_code) for word in words])
+
+
+def pasted(words: Sequence[str]) -> str:
+    """A command's words as a shell takes them, after printable() too: what does not print is quoted as $'...'."""
+    return " ".join(shlex.quote(word) if word.isprintable() else ansi_quoted(word) for word in words)
+
+
+def ansi_quoted(word: str) -> str:
+    text = "".join(char if char.isprintable() and char not in "'\\" else escaped(char) for char in word)
+    return f"$'{text}'"
+
+
+def escaped(char: str) -> str:
+    """Its bytes, as bash has them."""
+    if char in "'\\":
+        return f"\\{char}"
+    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
+
+
+def folder_word(path: Path | str) -> str:
+    """A path as a command's word that is no flag."""
+    text = str(path)
+    return f"./{text}" if text.startswith("-") else text
 
 
 def shortened(word: str, longest: int) -> str:

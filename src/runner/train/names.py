@@ -1,11 +1,11 @@
 """The names of the metrics in a row: what can be monitored."""
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from runner.errors import InputError
 from runner.metrics import can_be_saved
+from runner.values import guess
 
 
 def prefixed(split: str, values: Mapping[str, float]) -> dict[str, float]:
@@ -29,9 +29,7 @@ def check(monitor: str, of_scheduler: str | None, metrics: Iterable[str], splits
     names = known(metrics, splits)
     for key, name in (("trainer.monitor", monitor), ("scheduler.monitor", of_scheduler)):
         if name is not None and name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            guess = f"did you mean {near[0]}? " if near else ""
-            raise InputError(f"{key}={name}: is not logged; {guess}choices: {', '.join(names)}")
+            raise InputError(f"{key}={name}: is not logged; {guess(name, names)}choices: {', '.join(names)}")
 
 
 def check_saved(metrics: Mapping[str, Any], is_inside: bool) -> None:

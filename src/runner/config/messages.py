@@ -1,0 +1,47 @@
+"""Hydra's and OmegaConf's messages, which fill several lines, as one line that names key, value and choices."""
+
+import re
+
+from hydra.errors import OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from runner.config.names import nearest
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message."""
+    text = str(error)
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and str(cause) not in text:
+        text = f"{text}; {cause}"
+    if missing := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        group, choice = missing.groups()
+        found = re.search(r"Available options in '[^']*':\n(.*?)(?:\n\S|\Z)", text, re.DOTALL)
+        choices = ", ".join(line.strip() for line in found[1].splitlines() if line.strip()) if found else ""
+        if group.startswith("experiment/") and not choices:
+            group = group.removeprefix("experiment/")
+            return (
+                f"experiment: {group}={choice}: the file begins with `# @package _global_`, and its defaults say"
+                f" `- override /{group}: {choice}`"
+            )
+        meant = f"did you mean {near}? " if (near := nearest(choice, choices.split(", "))) else ""
+        return f"{group}={choice}: no such choice; {meant}choices: {choices}"
+    if absent := re.search(r"Could not override '([^']+)'", text):
+        return f"{absent[1]}: there is no such config group or key"
+    if named := re.match(r"InputError raised while resolving interpolation: (.*)", text):  # by a resolver of ours
+        return named[1]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("object_type=", "See https://", "Set the environment"))]
+    message = "; ".join(lines)
+    if isinstance(error, OverrideParseException):
+        key, _, value = error.override.partition("=")
+        if not re.fullmatch(r"[\w./@+~:-]+", key, re.ASCII):
+            return f"{error.override}: a key is of letters from a to z, digits, and _ . / - @; give KEY=VALUE"
+        if message.startswith("LexerNoViableAltException"):
+            message = "holds a sign that must stand in quotes"
+        if error.override not in message:
+            message = f"{error.override}: {message}"
+        example = value if value and not set(value) & set('"\\') else "a (value)"
+        example = "0.95 ** epoch" if "lr_lambda" in key else example
+        message += f"; quotes inside the shell's make it text: '{key}=\"{example}\"'"
+    return message
