@@ -241,7 +241,7 @@ def test_an_engine_that_is_not_installed_names_the_line_that_installs_it(choice,
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == package else real(name, *a))
     line = refused(["-m", "seed=1,2", choice], monkeypatch, capsys)
-    assert f"{choice}: needs {package}" in line and f"pip install 'torch-runner[{extra}]'" in line
+    assert f"{choice}: needs {package}" in line and f'pip install -e ".[{extra}]"' in line
 
 
 def refused(words, monkeypatch, capsys):

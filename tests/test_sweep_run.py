@@ -71,7 +71,7 @@ def test_a_space_is_no_list_of_values_whether_optuna_is_installed_or_not(monkeyp
         * 2
     )
     line = refused(["-m", "hydra/sweeper=optuna", "optimizer.lr=interval(0.1,1)"], monkeypatch, capsys)
-    assert "needs optuna" in line and "pip install 'torch-runner[optuna]'" in line
+    assert "needs optuna" in line and 'pip install -e ".[optuna]"' in line
 
 
 def test_what_became_of_a_job_is_told_from_its_own_files(tmp_path):

@@ -22,7 +22,9 @@ def need(package: str, choice: str, extra: str) -> None:
     from runner.errors import InputError
 
     if importlib.util.find_spec(package) is None:
-        raise InputError(f"{choice}: needs {package}, which is not installed; pip install 'torch-runner[{extra}]'")
+        raise InputError(
+            f'{choice}: needs {package}, which is not installed; pip install -e ".[{extra}]" in its checkout'
+        )
 
 
 def as_dict(node: DictConfig | None) -> dict[str, Any]:

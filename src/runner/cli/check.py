@@ -18,7 +18,9 @@ def parser() -> argparse.ArgumentParser:
         " its value comes from, what the data and the schedule would be, and what looks like a mistake. Trains nothing,"
         " and imports nothing that it would refuse. Exit code 2 where a run would be refused.",
     )
-    made.add_argument("words", nargs="*", metavar="WORDS", help="overrides as for a run; or RUN_DIR, or SWEEP_DIR")
+    made.add_argument(
+        "words", nargs="*", default=[], metavar="WORDS", help="overrides as for a run; or RUN_DIR, or SWEEP_DIR"
+    )
     made.add_argument("--config-dir", metavar="DIR", help="YAML files of your own")
     made.add_argument("--json", action="store_true", help="as JSON")
     trust.add_flags(made)

@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         description="Lists the runs in folders: state, what varies between them (choices of groups, config keys), key"
         " metrics. As wide as the terminal (without one 100 columns); what does not fit is named on stderr.",
     )
-    made.add_argument("folders", type=Path, nargs="*", metavar="DIR", help="default: outputs")
+    made.add_argument("folders", type=Path, nargs="*", default=[], metavar="DIR", help="default: outputs")
     made.add_argument(
         *("--sort",),
         metavar="KEY",

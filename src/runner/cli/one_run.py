@@ -7,9 +7,11 @@ from runner.errors import InputError
 
 
 def add_flags(made: argparse.ArgumentParser, words: str = "overrides as for a run") -> None:
-    made.add_argument("words", nargs="*", metavar="WORDS", help=words)
+    made.add_argument("words", nargs="*", default=[], metavar="WORDS", help=words)
     made.add_argument("--config-dir", metavar="DIR", help="YAML files of your own")
-    made.add_argument("--trust", action="append", default=[], help="a package whose code a `_target_` may name")
+    made.add_argument(
+        *("--trust",), metavar="PACKAGE", action="append", default=[], help="a package whose code a `_target_` may name"
+    )
 
 
 def words_of(arguments: argparse.Namespace) -> list[str]:

@@ -16,7 +16,7 @@ NOT_OURS = ("--config-path", "--config-name", "--experimental-rerun")  # Hydra's
 def parser() -> argparse.ArgumentParser:
     """Hydra's flags, as far as they make sense here."""
     made = argparse.ArgumentParser(prog="runner", add_help=False)
-    made.add_argument("overrides", nargs="*", help="KEY=VALUE, GROUP=CHOICE")
+    made.add_argument("overrides", nargs="*", default=[], help="KEY=VALUE, GROUP=CHOICE")
     made.add_argument("--cfg", "-c", choices=("job", "hydra", "all"), help="show the config instead of running it")
     made.add_argument("--resolve", action="store_true", help="with --cfg: resolve interpolations")
     made.add_argument("--package", "-p", help="with --cfg: this part of the config only")

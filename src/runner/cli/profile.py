@@ -12,7 +12,7 @@ from runner.cli import one_run
 from runner.errors import InputError
 from runner.storage.files import read_regular, write_atomically
 from runner.terminal.printable import can_show, say
-from runner.terminal.words import size
+from runner.terminal.words import plural, size
 
 if TYPE_CHECKING:
     from runner.before.profiling import Profile
@@ -98,7 +98,8 @@ def write(path: Path, trace: str) -> None:
 def lines(found: "Profile", top: int) -> list[str]:
     """The screen."""
     return [
-        f"device {found.device}, {found.precision}, {found.threads} CPU threads, batches from {found.placement}",
+        f"device {found.device}, {found.precision}, {plural(found.threads, 'CPU thread')}, batches from"
+        f" {found.placement}",
         f"a step takes {time_of(found.step)} ({found.examples_per_second:,.0f} examples/s): the mean of {found.steps}"
         f" steps after {found.warmup} of warm-up; median {time_of(found.median)}, 8 of 10 from {time_of(found.low)} to"
         f" {time_of(found.high)}",

@@ -16,7 +16,7 @@ def parser() -> argparse.ArgumentParser:
         " trained already may be overridden: trainer.epochs upwards, device, checkpoint.*, dataloader.num_workers, ...",
     )
     made.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a folder that holds a run or a sweep")
-    made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. trainer.epochs=20")
+    made.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="e.g. trainer.epochs=20")
     made.add_argument("--quiet", action="store_true", help="only the result on the screen")
     trust.add_flags(made)
     return made

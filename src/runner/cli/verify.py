@@ -24,6 +24,7 @@ from runner.storage.rows import timeless
 from runner.storage.run_dir import RunDir
 from runner.terminal.printable import say
 from runner.terminal.progress import bar
+from runner.terminal.words import plural
 from runner.values import flatten
 
 LOOK_SECONDS = 1.0  # between two looks at how far a training is
@@ -86,7 +87,7 @@ def main(arguments: argparse.Namespace) -> int:
     if difference is not None:
         say(f"{run_dir.path}: differs: {difference}")
         return 1
-    say(f"{run_dir.path}: equal in every bit of its weights and metrics, after {kills} kills")
+    say(f"{run_dir.path}: equal in every bit of its weights and metrics, after {plural(kills, 'kill')}")
     return 0
 
 

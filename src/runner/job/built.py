@@ -12,6 +12,7 @@ from runner.groups.length import said
 from runner.groups.parameters import described, frozen
 from runner.groups.task_parts import is_supervised
 from runner.models import count_parameters
+from runner.terminal.words import plural
 from runner.train.trainer import Trainer
 
 
@@ -44,10 +45,8 @@ def describe(built: Built) -> list[str]:
     more = f", and {of_task:,} of the {'loss' if is_supervised(task) else 'task'}" if of_task else ""
     lines.append(f"{count_parameters(model):,} parameters{more}")
     lines += described(trainer.optimizer) + frozen(trainer.freezing)
-    precision_type = trainer.options.precision.type
-    lines.append(
-        f"device {built.device.name}, {precision_type}, {built.device.threads} CPU threads, seed {trainer.seed}"
-    )
+    threads = plural(built.device.threads, "CPU thread")
+    lines.append(f"device {built.device.name}, {trainer.options.precision.type}, {threads}, seed {trainer.seed}")
     lines.append(f"batches from {source(built)}: {built.placement.reason}")
     if built.config["dataloader"].get("pin_memory") and built.device.torch.type != "cuda":
         lines.append(f"dataloader.pin_memory=true: nothing is pinned on the device {built.device.torch.type}")

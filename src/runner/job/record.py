@@ -13,6 +13,7 @@ from runner.errors import Diverged, InputError, Interrupted
 from runner.job.logs import RESULT
 from runner.storage import identity, provenance
 from runner.storage.run_dir import RunDir, now, resume_command
+from runner.terminal.words import plural
 from runner.train.events import EpochEnd
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def outcome(run_dir: RunDir, record: dict[str, Any], built: "Built") -> Iterator
             record |= {"state": "interrupted", "ended": now()}
             run_dir.write_run(record)
             progress = built.trainer.progress
-            where = f"{progress.epoch} epochs and {progress.batch} batches done"
+            where = f"{plural(progress.epoch, 'epoch')} and {plural(progress.batch, 'batch')} done"
             name = signal.Signals(stopped.signum).name
             log.log(RESULT, "stopped by %s, %s; continue with: %s", name, where, resume_command(run_dir.path))
             raise

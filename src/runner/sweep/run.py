@@ -21,7 +21,7 @@ from runner.sweep.ready import check_launcher, check_new
 from runner.sweep.settings import members
 from runner.sweep.worker import is_shorter
 from runner.terminal.printable import say
-from runner.terminal.words import folder_word, pasted
+from runner.terminal.words import folder_word, pasted, plural
 
 log = logging.getLogger("runner")
 
@@ -283,4 +283,4 @@ def show_plan(jobs: Sequence[Job], place: Path, said: Sequence[str]) -> None:
             state = "unreadable"
         rows.append([job.name, " ".join(job.overrides), state])
     say(*table(["folder", "overrides", "state"], rows).splitlines(), *said)
-    say(f"{len(jobs)} jobs in {place}; nothing was run (sweep.dry_run=true)")
+    say(f"{plural(len(jobs), 'job')} in {place}; nothing was run (sweep.dry_run=true)")
