@@ -44,7 +44,7 @@ ROOMS = {
     "cli": "errors values terminal config storage job before sweep report",
     "__init__": "errors terminal config storage job",
     "__main__": "errors terminal cli",
-    "hydra_plugins": "errors terminal sweep search",
+    "hydra_plugins": "errors sweep search",
 }
 
 

@@ -108,11 +108,10 @@ class RayLauncher(OurLauncher):
 
     def engine(self, place: Path, jobs: Sequence[Any]) -> Any:
         from runner.sweep.ray_pool import RayEngine
-        from runner.terminal.words import GIB
 
         resources: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": self.gpus}
         if self.memory is not None:
-            resources["memory"] = int(self.memory * GIB)
+            resources["memory"] = int(self.memory * 2**30)
         return RayEngine(self.address, resources, self.settings, self.cpus)
 
 
