@@ -39,7 +39,7 @@ ROOMS = {
     " groups",
     "before": "errors values terminal seeding config storage batches train groups job",
     "sweep": "errors values terminal processes batches config storage groups job before",
-    "search": "errors terminal seeding config storage groups job sweep",
+    "search": "errors values terminal seeding config storage groups job sweep",
     "report": "errors values terminal config storage job sweep",
     "cli": "errors values terminal config storage job before sweep report",
     "__init__": "errors terminal config storage job",
