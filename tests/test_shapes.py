@@ -21,7 +21,7 @@ from runner.storage import checkpoint, records, shapes, signature
 from runner.storage.choices import choices_of
 from runner.storage.kinds import Range, in_words
 from runner.storage.lease import Lease
-from runner.storage.parts import in_parts
+from runner.storage.listed import in_parts
 from runner.storage.rows import Rows
 from runner.storage.run_dir import RunDir
 from runner.sweep import plan

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runner.cli.select import Columns, shown_name, value_of
-from runner.storage.parts import Undecoded
+from runner.storage.listed import Undecoded
 from runner.storage.records import Row, pieces
 from runner.terminal.printable import can_show, printable
 from runner.terminal.tables import Column, cell, joined

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 from runner.errors import InputError
-from runner.storage import parts, signature
+from runner.storage import listed, signature
 from runner.storage.files import read_regular, write_atomically
 from runner.storage.kinds import UNSET, Check, Range, check_of, field, in_words, kind_of, shown
 from runner.terminal import notices
@@ -147,7 +147,7 @@ def read(path: Path | str, name: str) -> dict[str, Any]:
     """
     content = content_of(path)
     is_whole = is_sealed(content)
-    record = parts.in_parts(content) if name == "listed" and is_whole and has_seal(content) else None
+    record = listed.in_parts(content) if name == "listed" and is_whole and has_seal(content) else None
     record = parsed(path, content) if record is None else record
     if not isinstance(record, dict):
         raise BadRecord(f"{path}: is no record of ours: {kind_of(record)} instead of an object")
