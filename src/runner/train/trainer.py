@@ -98,7 +98,7 @@ class Trainer:
         self.state.averaging, self.state.span = self.averaging, self.every
         self.step_rows = StepRows(log_every, self.state, self.listeners)
         self.conditions = (device, self.options, seed, self.stop.check)  # of every evaluation
-        self.examples = 0  # trained on since the last evaluation, in this process
+        self.examples, self.saves_on_the_way = 0, False  # trained on since the last evaluation, in this process
         self.seconds = 0.0  # of training and evaluating
         splits = [split for part in eval_loaders for split, _ in self.averaging.splits(part)]
         names.check(monitor, schedule.monitor, self.train_metrics, splits)
