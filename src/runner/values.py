@@ -1,21 +1,17 @@
 """Plain values: by their dotted keys, and whether one is of a kind and in a range, by a rule or by a type hint."""
 
 import collections.abc
-import difflib
-import inspect
 import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 SERIES = (list, tuple, set, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 IN_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: "null"}
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """A kind, as a type hint, and a range; of a list, the range of each item."""
 
     hint: Any
@@ -123,6 +119,8 @@ def is_protocol(hint: type) -> bool:
 
 def hints_of(target: Any) -> dict[str, Any]:
     """The type hints of what target takes, by name; none of a hint that its own default does not fit."""
+    import inspect
+
     function = inspect.unwrap(target.__init__ if inspect.isclass(target) else target)
     try:
         parameters = inspect.signature(target).parameters
@@ -146,6 +144,8 @@ def hints_of(target: Any) -> dict[str, Any]:
 
 def guess(name: str, known: Iterable[str], prefix: str = "") -> str:
     """`did you mean ...? ` where one of the known names is near."""
+    import difflib  # here: listing runs needs this file, and neither of these
+
     near = difflib.get_close_matches(name, list(known), 1)
     return f"did you mean {prefix}{near[0]}? " if near else ""
 
