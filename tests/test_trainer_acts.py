@@ -16,7 +16,7 @@ from runner.processes import StopRequest
 from runner.storage import checkpoint
 from runner.storage.checkpoint import Checkpoints, load
 from runner.tasks import Supervised
-from runner.tasks.sizes import check, is_mean, size_of
+from runner.tasks.sizes import check_size, is_mean, size_of
 from runner.train import trainer as trainer_module
 from runner.train.hidden import load_buffers
 from runner.train.precision import CPU, Precision, allow_tf32, as_fp32, resolve
@@ -507,10 +507,10 @@ def test_a_loss_is_the_mean_over_its_size_where_its_parts_say_so():
     assert is_mean(lambda o, t: mean(o, t) if len(o) > 1 else 1 / 0, by_output, output, target)  # it cannot be told
     assert is_mean(lambda o, t: torch.tensor(math.inf), by_output, output, target)
     for size in (3, 0, 2.5, torch.tensor(3.0)):
-        check(size)
+        check_size(size)
     for size in (-1, math.inf, math.nan, torch.zeros(2), "x", None):
         with pytest.raises(InputError, match=r"^loss: size\(output, target\) must give one number"):
-            check(size)
+            check_size(size)
 
 
 def test_a_plain_function_with_settings_of_its_own_is_asked_for_none_of_them():

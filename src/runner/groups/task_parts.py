@@ -184,7 +184,7 @@ def look_at_parts(
             shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
             raise InputError(f"loss: must give one number for a batch, a tensor without dimensions; got {shape}")
         size = task.size_of(output, target)
-        sizes.check(size)
+        sizes.check_size(size)
     return Step(loss, size, output, target)
 
 
@@ -215,7 +215,7 @@ def look_at_task(
             step.loss.backward()  # type: ignore[no-untyped-call]  # what was changed in place is found here
             task.zero_grad(set_to_none=True)
         try:
-            sizes.check(step.size)
+            sizes.check_size(step.size)
         except InputError as error:
             raise InputError(
                 f"task: {name}: Step.size must be one number that is finite and not negative, what the loss is a mean"

@@ -79,7 +79,7 @@ def class_size(output: Tensor, target: Tensor, weight: Tensor | None, ignored: i
     return weight_of(target, weight, ignored)
 
 
-def check(size: Any) -> None:
+def check_size(size: Any) -> None:
     """Says what is wrong with a size that a loss of the user's gave. Waits for the device.
 
     Raises:

@@ -17,7 +17,7 @@ def known(metrics: Iterable[str], splits: Sequence[str]) -> list[str]:
     return [f"{split}/{name}" for split in ("train", *splits) for name in ("loss", *metrics)]
 
 
-def check(monitor: str, of_scheduler: str | None, metrics: Iterable[str], splits: Sequence[str]) -> None:
+def check_monitors(monitor: str, of_scheduler: str | None, metrics: Iterable[str], splits: Sequence[str]) -> None:
     """Refuses a monitored metric that is in no row.
 
     Args:

@@ -101,7 +101,7 @@ class Trainer:
         self.examples, self.saves_on_the_way = 0, False  # trained on since the last evaluation, in this process
         self.seconds = 0.0  # of training and evaluating
         splits = [split for part in eval_loaders for split, _ in self.averaging.splits(part)]
-        names.check(monitor, schedule.monitor, self.train_metrics, splits)
+        names.check_monitors(monitor, schedule.monitor, self.train_metrics, splits)
         names.check_saved(self.train_metrics, self.checkpoints.saves_inside_epochs)
 
     @property
