@@ -1,5 +1,6 @@
 """What a person sees in the first minute: nothing on stderr, a process that ends, any terminal, any folder's name."""
 
+import io
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import runner
 from runner.storage.run_dir import resume_command
 from runner.terminal.printable import printable
 from runner.terminal.words import folder_word, pasted
@@ -197,6 +199,9 @@ def test_a_sweep_and_each_verb_end_where_nobody_can_read_of_them(cli):
     for job in jobs:
         assert (job / "labels.jsonl").read_text().count("\n") == 3  # the second time says nothing new
     assert in_shell(cli, f"resume {jobs[0]} > /dev/full").returncode == 0
+    assert in_shell(cli, f"report {jobs[0].parent} -o page.html > /dev/full").returncode == 0
+    assert (cli.cwd / "page.html").read_text().rstrip().endswith("</html>")
+    assert in_shell(cli, "-m seed=1,2 sweep.dry_run=true sweep.name=t > /dev/full").returncode == 1
     for verb in (
         "ls .",
         f"show {jobs[0]}",
@@ -233,6 +238,69 @@ def test_text_on_disk_is_right_in_a_locale_that_knows_only_ascii(cli):
         assert (shown.returncode, shown.stderr) == (0, ""), verb
     swept = in_shell(cli, f"-m {SMALLEST} seed=1,2 sweep.name=s", **ASCII, PYTHONIOENCODING="ascii")
     assert (swept.returncode, swept.stdout.splitlines()[-1]) == (0, "outputs/sweeps/s")
+
+
+@pytest.mark.parametrize("flags", ["-X utf8=0 -m runner", "-m runner"])
+def test_the_command_starts_again_in_utf8_mode_once_at_most(cli, flags):
+    done = subprocess.run(
+        [sys.executable, *flags.split(), "ls", "nosuch"],
+        cwd=cli.cwd,
+        env={**os.environ, **ASCII},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (2, "error: nosuch: there is no such folder\n")
+
+
+def test_somebodys_script_is_not_started_again(cli):
+    script = "import sys; print('once'); sys.argv[1:] = ['--version']; from runner.__main__ import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-"],
+        input=script,
+        cwd=cli.cwd,
+        env={**os.environ, **ASCII},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split()[:2] == ["once", "runner"] and done.returncode == 0
+
+
+class Text:
+    """What takes text, and has no more of a file."""
+
+    def __init__(self, fails=False):
+        self.fails, self.text = fails, ""
+
+    def write(self, text):
+        if self.fails:
+            raise OSError(28, "No space left on device")
+        self.text += text
+        return len(text)
+
+    def flush(self):
+        pass
+
+
+def closed():
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+ODD = {"none": lambda: None, "closed": closed, "text": Text, "full": lambda: Text(fails=True)}
+ODD["ascii"] = lambda: io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_run_from_python_needs_no_stream_of_any_kind(name, kind, monkeypatch):
+    stream = ODD[kind]()
+    monkeypatch.setattr(sys, name, stream)
+    record = runner.run(["device.threads=1", "trainer.dry_run=true", "name='ünï'"], run_dir="ünï")
+    assert record["state"] == "done" and Path("ünï/run.json").exists()
+    if isinstance(stream, Text) and name == "stdout" and not stream.fails:
+        assert stream.text.endswith("ünï\n")
 
 
 def test_a_working_directory_that_is_gone_is_one_line(cli):

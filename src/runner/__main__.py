@@ -24,6 +24,7 @@ def main() -> None:
     speak_utf8()
     gc.disable()  # the imports make a million objects that stay: looking for garbage among them costs 0.4 s
     prepare_streams()
+    printable.owns_streams = True
     sys.excepthook = say_traceback
     warnings.formatwarning = said_warning(warnings.formatwarning)
     try:
@@ -57,7 +58,7 @@ def main() -> None:
 def unread(argv: Sequence[str]) -> int:
     """1 where all that was asked for was to be read, and could not be written; said, if it is not that nobody reads."""
     put("", sys.stdout, flush=True)
-    is_look = not LOOKS.isdisjoint(word.partition("=")[0] for word in argv)
+    is_look = not LOOKS.isdisjoint(argv) or any(word.startswith("--cfg=") for word in argv)
     acts = argv[0] in ACTING if argv and argv[0] in VERBS else not is_look
     if printable.lost is None or acts:
         return 0
@@ -66,8 +67,9 @@ def unread(argv: Sequence[str]) -> int:
     return 1
 
 
-# Flags with which nothing is trained.
+# Words with which nothing is trained.
 LOOKS = {"--cfg", "-c", "--info", "-i", "--hydra-help", "--help", "-h", "--version", "--shell-completion", "-sc"}
+LOOKS |= {"sweep.dry_run=true", "sweep.dry_run=True"}
 
 
 def say_no_more() -> None:
@@ -93,10 +95,13 @@ def say_notices() -> None:
 
 
 def speak_utf8() -> None:
-    """Starts again in Python's UTF-8 mode where words and names of files can only be ASCII: a locale that is C, with
-    Python's own answer to it switched off.
+    """Starts again, once, in Python's UTF-8 mode where words and names of files can only be ASCII: a locale that is C,
+    with Python's own answer to it switched off. A script of somebody's that calls main() is not started again.
     """
-    if sys.getfilesystemencoding() == "ascii" and not sys.flags.utf8_mode:
+    program = sys.modules["__main__"]
+    name = getattr(getattr(program, "__spec__", None), "name", None)
+    is_ours = name == "runner.__main__" or os.path.basename(getattr(program, "__file__", None) or "") == "runner"
+    if is_ours and sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
         os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})
 
 

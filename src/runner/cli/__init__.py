@@ -1,7 +1,7 @@
 """The verbs: a first word that is no override. Each is a module, find-lr find_lr, with parser() and main(arguments)."""
 
 # What they do is done whether or not somebody reads of it, and their exit code tells of that.
-ACTING = ("resume", "verify", "replay", "tag", "note", "archive", "prune", "track")
+ACTING = ("resume", "verify", "replay", "tag", "note", "archive", "prune", "track", "report")
 VERBS = {
     "check": "all that can be said of a command, a run or a sweep before anything trains",
     "preview": "the learning rate of every step, drawn, without training",

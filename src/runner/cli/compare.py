@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from runner.cli.columns import width
-from runner.terminal.printable import say
+from runner.terminal.printable import is_terminal, say
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,5 +30,5 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         say(*json.dumps(summed, indent=2, default=str).splitlines())
     else:
-        say(*(tables(summed, width(), most=None) if sys.stdout.isatty() else show.lines(summed)))
+        say(*(tables(summed, width(), most=None) if is_terminal(sys.stdout) else show.lines(summed)))
     return 0

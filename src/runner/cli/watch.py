@@ -135,7 +135,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.once:
         say(*picture(watched, watched.look(), None))
         return 0
-    is_for_people = sys.stdout.isatty()
+    is_for_people = printable.is_terminal(sys.stdout)
     screen, before = Redrawn(), dict[Path, Any]()
     while True:
         jobs = watched.look()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.storage.inside import unfollowed
-from runner.terminal.printable import hide, printable, printable_lines, say
+from runner.terminal.printable import hide, is_terminal, printable, printable_lines, say
 from runner.train.events import EpochEnd, Progress
 
 log = logging.getLogger("runner")
@@ -46,7 +46,7 @@ class Screen(logging.Handler):
         self.setFormatter(Printable())
         self.live: Any = None
         self.due = time.monotonic() + REFRESH_SECONDS
-        if not quiet and sys.stdout.isatty():
+        if not quiet and is_terminal(sys.stdout):
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             self.live = Progress(

@@ -10,7 +10,7 @@ from runner.errors import InputError
 from runner.storage.records import is_pruned
 from runner.storage.run_dir import RunDir, is_locked
 from runner.sweep.plan import Job
-from runner.terminal.printable import printable
+from runner.terminal.printable import is_terminal, printable
 
 log = logging.getLogger("runner")
 
@@ -27,7 +27,7 @@ class Watch:
         self.text: Any = None  # rich's, imported with it
 
     def __enter__(self) -> "Watch":
-        if sys.stdout.isatty():
+        if is_terminal(sys.stdout):
             from rich.live import Live
             from rich.text import Text
 

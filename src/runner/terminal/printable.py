@@ -26,7 +26,8 @@ class Drawn(Protocol):
 
 
 drawn: Drawn | None = None
-lost: OSError | None = None  # why something that was for stdout could not be written there
+lost: Exception | None = None  # why something that was for stdout could not be written there
+owns_streams = False  # whether the process is our command: else its streams are somebody's, and are left alone
 
 
 def printable(value: Any, kept: str = "") -> str:
@@ -56,7 +57,7 @@ def escaped(char: str) -> str:
 def can_show(text: str) -> bool:
     """Whether stdout's encoding has these characters."""
     try:
-        text.encode(sys.stdout.encoding or "ascii")
+        text.encode(getattr(sys.stdout, "encoding", None) or "ascii")
     except (UnicodeEncodeError, LookupError):
         return False
     return True
@@ -76,22 +77,37 @@ def hide() -> None:
 def say(*lines: Any, file: TextIO | None = None, flush: bool = False) -> None:
     """Prints each of the lines as one line."""
     hide()
-    put("\n".join(printable(line) for line in lines) + "\n", file or sys.stdout, flush)
+    put("\n".join(printable(line) for line in lines) + "\n", sys.stdout if file is None else file, flush)
 
 
-def put(text: str, stream: TextIO, flush: bool = False) -> None:
-    """Writes a text as it is. Where that cannot be (nobody reads it any more, its disk is full) the stream leads
-    nowhere from then on: what is done does not hang on whether somebody can read of it. See `lost`.
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a stream leads to a terminal; None, one that was closed, and what only takes text do not."""
+    try:
+        return stream is not None and stream.isatty()
+    except (AttributeError, ValueError, OSError):
+        return False
+
+
+def put(text: str, stream: TextIO | None, flush: bool = False) -> None:
+    """Writes a text as it is, what the stream's encoding has not as replacements. What cannot be written (nobody reads
+    any more, a full disk, a closed stream) is lost, and nothing else: what is done does not hang on whether somebody
+    can read of it. See `lost`.
     """
     global lost
+    if stream is None:
+        return
     try:
-        print(text, end="", file=stream, flush=flush)
-    except OSError as error:
+        try:
+            print(text, end="", file=stream, flush=flush)
+        except UnicodeEncodeError as error:
+            print(text.encode(error.encoding, "replace").decode(error.encoding), end="", file=stream, flush=flush)
+    except (OSError, ValueError, AttributeError) as error:
         if stream is sys.stdout:
             lost = error
-        with contextlib.suppress(OSError, ValueError):  # a stream without a file
+        if owns_streams:  # it leads nowhere from now on: what waits in its buffer would fail again at the end
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
 
 

@@ -26,7 +26,7 @@ class Bar:
         self._ended = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and printable.drawn is None:
+        if printable.is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb" and printable.drawn is None:
             printable.drawn = self
             self._thread = threading.Thread(target=self._live, daemon=True)
             self._thread.start()
