@@ -11,6 +11,7 @@ import runner
 from runner.cli import check
 from runner.config import admission
 from runner.errors import InputError
+from runner.groups import walk
 
 WORDS = ["dataset=fake", "dataset.train_size=32", "dataset.eval_size=16", "model=mlp", "model.hidden=[4]", "quiet=true"]
 
@@ -35,14 +36,15 @@ def test_a_good_command(capsys):
     assert parts["likely mistakes"] == [] and not list(Path().iterdir())
 
 
-def test_the_rates_are_those_that_batches_are_trained_with(capsys):
+def test_the_rates_are_those_that_batches_are_trained_with(capsys, monkeypatch):
     _, said = checked(capsys, *WORDS, "trainer.steps=3", "scheduler=polynomial", "scheduler.interval=batch")
     batches = int(said["parts"]["batches"].split()[0])
     assert said["parts"]["rate"]["last"] > 0 and said["parts"]["epochs"] == f"{-(-3 // batches)} (3 steps)"
     _, said = checked(capsys, *WORDS, "scheduler=plateau")
     assert said["parts"]["rate"] == {"first": 1.0, "then": "by val/accuracy"}
+    monkeypatch.setattr(walk, "LONGEST", 20)
     _, said = checked(capsys, *WORDS, "scheduler=polynomial", "scheduler.interval=batch", "trainer.steps=300_000")
-    assert said["parts"]["rate"]["highest"] == "not known (the first 200,001 of 300,000 steps are walked)"
+    assert said["parts"]["rate"]["highest"] == "not known (the first 21 of 300,000 steps are walked)"
 
 
 def test_an_experiments_keys_are_said_to_be_its_own(capsys):

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 import runner
+from conftest import until
 from runner.storage.run_dir import resume_command
 from runner.terminal.printable import printable
 from runner.terminal.words import folder_word, pasted
@@ -109,7 +110,8 @@ def ends_and_leaves_nobody(cli, words, ending):
     def tell(line):
         begun = line.split()[:1] == ["3/500"] or "0 of them finished before" in line
         if ending.startswith("SIG") and begun:
-            time.sleep(0 if "3/500" in line else 12)  # a sweep's first job then trains
+            if "3/500" not in line:  # a sweep: when one of its jobs trains
+                until(lambda: list(cli.cwd.glob("outputs/sweeps/s/*/metrics.jsonl")) or child.poll() is not None)
             child.send_signal(getattr(signal, ending))
 
     lines = Lines(child, tell)

@@ -91,6 +91,7 @@ def test_foreach_copy_copies_each_source_into_its_tensor():
     assert all(torch.equal(tensor, source) for tensor, source in zip(tensors, sources, strict=True))
 
 
+@pytest.mark.slow
 def test_dynamo_is_where_a_compiled_model_leads():
     code = "import torch\nfrom runner.torch_adapter import may_have_compiled as may\nbefore = may()\n"
     code += "torch.compile(torch.nn.Linear(1, 1), backend='eager')(torch.ones(1, 1))\nprint(before, may())"
