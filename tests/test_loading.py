@@ -157,7 +157,8 @@ def test_only_what_is_known_to_draw_nothing_counts_as_deterministic(tiny_data):
     assert not is_deterministic(Drawing())
 
 
-@pytest.mark.parametrize("is_persistent", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow  # torch looks for dead workers every 5 s
+@pytest.mark.parametrize("is_persistent", [False, True])
 def test_a_worker_that_was_killed_is_found_by_who_waits_for_it_and_nowhere_else(is_persistent):
     """torch's handler of SIGCHLD would raise wherever this process is: in the middle of a checkpoint, say."""
     before = signal.getsignal(signal.SIGCHLD)

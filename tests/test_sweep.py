@@ -29,6 +29,7 @@ def states(place):
     return {row["name"]: row["state"] for row in json.loads((place / "sweep.json").read_text())["jobs"]}
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_a_run_directory_a_job_and_a_summary_and_goes_on(cli):
     place = cli.cwd / "outputs" / "sweeps" / "two"
     shown = cli(*TWO, "sweep.dry_run=true")

@@ -178,7 +178,7 @@ def test_a_key_that_only_some_choices_take_is_asked_for_with_those_alone(find, c
         {"_target_": "optuna.samplers.QMCSampler"},
         {"_target_": "optuna.samplers.BruteForceSampler"},
         {"_target_": "optuna.samplers.CmaEsSampler", "n_startup_trials": 1},
-        {"_target_": "optuna.samplers.GPSampler", "n_startup_trials": 2},
+        pytest.param({"_target_": "optuna.samplers.GPSampler", "n_startup_trials": 2}, marks=pytest.mark.slow),
     ],
     ids=lambda sampler: ", ".join(map(str, sampler.values())),
 )
