@@ -4,7 +4,7 @@ import collections.abc
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 SERIES = (list, tuple, set, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
@@ -142,11 +142,15 @@ def hints_of(target: Any) -> dict[str, Any]:
     return found
 
 
-def guess(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """`did you mean ...? ` where one of the known names is near."""
+def guess(name: str, known: Iterable[str], prefix: str = "", meant: Sequence[str] = ()) -> str:
+    """`did you mean ...? ` where one of the known names is near.
+
+    Args:
+        meant: what is known to be meant by the name, before any that is only near.
+    """
     import difflib  # here: listing runs needs this file, and neither of these
 
-    near = difflib.get_close_matches(name, list(known), 1)
+    near = meant or difflib.get_close_matches(name, list(known), 1)
     return f"did you mean {prefix}{near[0]}? " if near else ""
 
 

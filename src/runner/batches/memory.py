@@ -230,5 +230,6 @@ def jobs_at_once(device: torch.device) -> int:
 
 
 def name_of(thing: Any) -> str:
-    """module.Class of an object."""
-    return f"{type(thing).__module__}.{type(thing).__qualname__}"
+    """module.name of a function or class, module.Class of any other object."""
+    named = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{named.__module__}.{named.__qualname__}"

@@ -91,8 +91,7 @@ class LoaderSettings:
         if not given:
             return None
         value = getattr(self, given[0])
-        named = f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else value
-        return f"{given[0]}={named}"
+        return f"{given[0]}={name_of(value) if callable(value) else value}"
 
     def differs(self, key: str) -> bool:
         """Whether a part ("dataset.val") has another collate function than the training part."""

@@ -125,10 +125,9 @@ def refuse_unknown_keys(node: Any, key: str, known: tuple[str, ...], referring: 
         raise InputError(f"{key}: must be a group of keys, got {node!r}")
     for name in map(str, node):
         if name not in known and not re.search(r"\$\{\.*" + re.escape(f"{prefix}{name}") + r"\W", referring):
-            alias = aliased(name, known)
-            meant = f"did you mean {alias[0]}? " if alias else guess(name, known)
             choices = ", ".join(k for k in known if k != "derived")
-            message = f"{prefix}{name}: nothing takes this key; {meant}choices: {choices}"
+            choices = f"{guess(name, known, meant=aliased(name, known))}choices: {choices}"
+            message = f"{prefix}{name}: nothing takes this key; {choices}"
             raise UnknownKey(message, f"{prefix}{name}", known)
 
 
@@ -187,9 +186,8 @@ def refuse_wrong_arguments(node: DictConfig, key: str) -> None:
     ours = {"scheduler": SCHEDULE_KEYS, "optimizer": OPTIMIZER_KEYS}.get(key, ())
     for name in map(str, node):
         if name not in parameters and name not in SPECIAL and name not in ours:
-            alias = aliased(name, list(parameters))
-            meant = f"did you mean {alias[0]}? " if alias else guess(name, parameters)
-            choices = f"{meant}choices: {', '.join(parameters)}"
+            meant = aliased(name, list(parameters))
+            choices = f"{guess(name, parameters, meant=meant)}choices: {', '.join(parameters)}"
             message = f"{key}.{name}: {node['_target_']} takes no such argument; {choices}"
             raise UnknownKey(message, f"{key}.{name}", list(parameters))
 

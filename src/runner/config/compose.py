@@ -120,9 +120,7 @@ def _unknown_key(cfg: DictConfig, key: str) -> tuple[str, list[str]]:
     keys = [str(k) for k in parent if k not in ("hydra", "derived") and not str(k).startswith("_")]
     close = [k for k in ALIASES.get(last.lower(), "").split() if k in keys or (not parent_key and _has(cfg, k))][:1]
     where = f"{parent_key} has" if parent_key else "there is"
-    meant = f"did you mean {close[0]}? " if close else guess(last, keys)
-    if not meant and (named := _same_name(cfg, last)):
-        meant = f"did you mean {named[0]}? "
+    meant = guess(last, keys, meant=close) or guess(last, (), meant=_same_name(cfg, last))
     return f"{where} no key {last!r}; {meant}choices: {', '.join(keys)}", keys
 
 

@@ -20,7 +20,7 @@ from runner.groups.instantiate import containers
 from runner.groups.length import planned_epochs
 from runner.train.freezing import Freezing, has_running_statistics
 from runner.train.weights import as_written
-from runner.values import guess
+from runner.values import guess, is_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +168,7 @@ def options_of(rule: Mapping[str, Any], key: str, known: Mapping[str, Any]) -> d
 
 
 def is_finite_rate(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+    return is_number(value) and 0 <= value < math.inf
 
 
 def described(optimizer: Optimizer) -> list[str]:

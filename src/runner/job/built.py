@@ -61,7 +61,7 @@ def source(built: Built) -> str:
     if built.placement.where == "memory":
         return "memory"
     count = built.config["dataloader"].get("num_workers") or 0
-    return f"{count} worker{'s' if count != 1 else ''}" if count else "torch's DataLoader"
+    return plural(count, "worker") if count else "torch's DataLoader"
 
 
 def overfitting(trainer: Trainer) -> list[str]:
