@@ -232,24 +232,25 @@ def test_the_defaults_save_all_and_keep_two():
 def test_what_is_saved_follows_from_the_choice_and_needs_a_folder(tmp_path, save):
     inside = {"every_batches": 2} if save in ("all", "last") else {}
     made = Checkpoints(save=save, **inside)
-    assert not (made.saves_last or made.saves_best or made.saves_inside_epochs)
+    assert not (made.saves_last or made.saves_best)
     made.write(state(), is_evaluated=True, is_best=True)  # without a folder nothing is written
     made.open(tmp_path / "c")
-    assert made.saves_last == made.saves_inside_epochs == (save in ("all", "last"))
+    assert made.saves_last == made.saves_between(6, 6) == (save in ("all", "last"))
     assert made.saves_best == (save in ("all", "best"))
     if inside:
         minutes = Checkpoints(save=save, every_minutes=1)
         minutes.open(tmp_path / "c")
-        assert minutes.saves_inside_epochs
+        assert minutes.saves_between(6, 6)
     plain = Checkpoints(save=save)
     plain.open(tmp_path / "c")
-    assert not plain.saves_inside_epochs
+    assert not plain.saves_between(4, 6) and not Checkpoints(every=2).saves_between(4, 6)
+    assert Checkpoints(every=1).saves_between(4, 6) and Checkpoints(every=1).saves_between(12, 6)
 
 
 def test_inside_an_epoch_only_last_is_written(tmp_path):
     made = Checkpoints(every=1)
     made.open(tmp_path / "c")
-    made.write(state(1), is_evaluated=False, is_best=True)
+    made.write({**state(1), "progress": {"batch": 1}}, is_evaluated=False, is_best=True)
     assert {path.name for path in (tmp_path / "c").iterdir()} == {"last.pt"}
 
 

@@ -138,8 +138,8 @@ def test_the_last_weights_are_put_back_after_the_test_also_when_it_is_stopped():
     assert torch.equal(seen[0], last["model_state_dict"]["1.weight"])
     assert torch.equal(seen[-1], best["model_state_dict"]["1.weight"])
     assert_equal_states(last, weights_of(trainer.task))
-    trainer.conditions = (
-        *trainer.conditions[:-1],
+    trainer.eval_args = (
+        *trainer.eval_args[:-1],
         StopAfter(3).check,
     )  # two batches of the last weights, then one of the best
     with pytest.raises(Interrupted):

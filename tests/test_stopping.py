@@ -1,8 +1,12 @@
 """When a run ends before its length: the rule, the run that obeys it, and what is said of it afterwards."""
 
+import contextlib
+import functools
 import importlib
 import json
 import math
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -11,10 +15,12 @@ from omegaconf import OmegaConf, open_dict
 import runner
 from conftest import killed_after
 from runner.config.compose import compose, overridden
-from runner.errors import InputError
+from runner.errors import InputError, Interrupted
 from runner.job.build import build
+from runner.job.launch import launch
 from runner.job.record import unbegun
 from runner.job.resuming import resume
+from runner.job.run import train
 from runner.storage.identity import config_digest
 from runner.storage.run_dir import RunDir
 from runner.sweep import show
@@ -129,6 +135,32 @@ def test_the_time_of_all_epochs_counts():
     trainer.seconds = 59.99999
     trainer.fit()
     assert trainer.progress.epoch == 1 and trainer.stopped == "max_minutes=1 have passed"
+
+
+def test_time_inside_epochs_that_were_stopped_counts_in_the_record_and_for_the_clock():
+    """Stopped inside every epoch, before any evaluation, and killed by no limit but the clock's."""
+    words = [*FAST, "trainer.epochs=40", "trainer.limit_batches=4", "stopping.max_minutes=0.02"]
+
+    def on_batch(progress, batches):
+        time.sleep(0.1)
+        if progress.batch == 2 and progress.epoch % 2 == 0:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        launch(words, functools.partial(train, on_batch=on_batch), None, "run")
+    place, seconds = Path("run"), [0.0]
+    for _ in range(40):
+        record = RunDir(place).read_run()
+        assert record["seconds"] >= seconds[-1] + 0.1  # nothing that was used is forgotten
+        seconds.append(record["seconds"])
+        with contextlib.suppress(Interrupted):
+            if resume(place, [], on_batch=on_batch, is_shown=False)["state"] == "done":
+                break
+    record = RunDir(place).read_run()
+    assert record["stopped"] == "max_minutes=0.02 have passed" and record["epochs_done"] < 40
+    rows = RunDir(place).metrics.read()
+    assert record["seconds"] >= sum(row["seconds"] for row in rows) - 0.01
+    assert all(0 < row["examples_per_second"] < 16 / 0.1 + 1 for row in rows)
 
 
 @pytest.fixture(scope="module")

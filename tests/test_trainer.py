@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -344,5 +345,91 @@ def test_at_most_three_frames_of_ours_stand_between_fit_and_a_models_forward(acc
     trainer = make(model=model, options=StepOptions(accumulate=accumulate))
     trainer.averaging = trainer.state.averaging = Averaging(trainer.task, "swa", start=1, epochs=trainer.epochs)
     trainer.fit()
-    training, evaluating = ("forward", "train_step", "train_epoch"), ("forward", "evaluate", "evaluate")
+    training, evaluating = ("forward", "train_step", "train_interval"), ("forward", "evaluate", "evaluate")
     assert seen == {training, evaluating, ("forward", "count_statistics", "evaluate")}
+
+
+def test_a_stop_in_an_epochs_short_last_batch_leaves_a_throughput_that_is_true(tmp_path):
+    whole = make(tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        make(tmp_path / "stopped", stop=StopAfter(6)).fit()  # before the evaluation: 43 examples are 5 x 8 + 3
+    state = load(tmp_path / "stopped" / "checkpoints" / "last.pt")
+    assert (state["progress"]["step"], state["progress"]["evaluated"]) == (6, 0)
+    resumed, ends = make(tmp_path / "stopped"), []
+    resumed.state.load_state_dict(state)
+    resumed.listeners.epoch.append(ends.append)
+    resumed.fit(), whole.fit()
+    trained = state["running"]["seconds"] - state["running"]["eval_seconds"]
+    assert 0 < ends[0].examples_per_second <= 43 / trained and ends[0].seconds >= state["running"]["seconds"] > 0
+    assert_equal_states(whole.state.state_dict(), resumed.state.state_dict())
+
+
+def test_time_before_a_stop_inside_an_interval_counts_for_the_rest_of_the_run(tmp_path):
+    stops = (2, 3, 4, 3)  # inside the first epoch, at its end, ...
+    used, saved = 0.0, None
+    for after in stops:
+        trainer = make(tmp_path, stop=StopAfter(after))
+        if saved is not None:
+            trainer.state.load_state_dict(saved)
+            assert trainer.state.seconds >= used * 0.999
+        with pytest.raises(Interrupted):
+            trainer.fit()
+        saved = load(tmp_path / "checkpoints" / "last.pt")
+        if saved["progress"]["step"] != saved["progress"]["evaluated"]:
+            used = saved["running"]["seconds"]
+            assert 0 < used <= trainer.seconds_used
+
+
+@pytest.mark.parametrize(("every", "evaluate_every"), [(2, 18), (1, 12), (3, 4), (2, 5)])
+def test_every_nth_epoch_is_saved_whether_it_is_evaluated_or_not(tmp_path, every, evaluate_every):
+    settings = {"epochs": 6, "evaluate_every": evaluate_every}
+    whole = make(tmp_path / "whole", checkpoints=Checkpoints(every=every), **settings)
+    whole.fit()
+    files = {path.stem: path for path in (tmp_path / "whole" / "checkpoints").glob("epoch_*.pt")}
+    assert sorted(files) == [f"epoch_{epoch:04d}" for epoch in range(every, 7, every)]
+    for name, path in files.items():  # each leads to the same end
+        state, other = load(path), make(**settings)
+        assert f"epoch_{state['epoch']:04d}" == name and state["progress"]["batch"] == 0
+        other.state.load_state_dict(state)
+        other.fit()
+        assert_equal_states(dict(whole.task.state_dict()), dict(other.task.state_dict()))
+        assert other.state.rows == whole.state.rows
+
+
+class Noting(torch.utils.data.Dataset):
+    """Writes down which process gave which example."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __len__(self):
+        return len(DATA)
+
+    def __getitem__(self, index):
+        with open(self.path, "a") as file:
+            file.write(f"{os.getpid()} {index}\n")
+        return DATA[index]
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("average", ["none", "swa"])
+def test_loader_workers_live_on_while_the_run_is_evaluated_inside_an_epoch(tmp_path, persistent, average):
+    def trained(workers, evaluate_every):
+        path = tmp_path / f"{workers}-{evaluate_every}"
+        loading = LoaderSettings(8, num_workers=workers, persistent_workers=bool(workers) and persistent)
+        seed_everything(3)
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(36), torch.nn.Linear(36, 4))
+        trainer = make(epochs=2, model=model, evaluate_every=evaluate_every)
+        trainer.train_loader = loading.training(Part(Noting(path), torch.arange(43)), (), 3, CPU, None)
+        if average == "swa":
+            trainer.averaging = trainer.state.averaging = Averaging(trainer.task, "swa", start=1, epochs=2)
+        try:
+            trainer.fit()
+        finally:
+            trainer.train_loader.close()
+        return trainer, len({line.split()[0] for line in path.read_text().splitlines()})
+
+    (by_hand, _), (trainer, processes) = trained(0, 2), trained(1, 2)
+    assert_equal_states(by_hand.state.state_dict(), trainer.state.state_dict())
+    if average == "none":  # SWA's norms ask the same workers in between
+        assert processes == (1 if persistent else 2)  # an epoch's

@@ -49,7 +49,7 @@ def test_between_two_forwards_there_are_few_calls_in_few_files():
     assert found
     for calls, frames in found:
         assert len(calls) <= 12 and len({file for file, _ in calls}) <= 6, calls
-        assert frames == ("forward", "train_step", "train_epoch")
+        assert frames == ("forward", "train_step", "train_interval")
 
 
 @pytest.mark.slow

@@ -96,6 +96,7 @@ class WorkersLoader:
     ) -> None:
         self.source, self.order = batches, order
         self._iterator: Iterator[Any] | None = None
+        self._begun = 0  # how often it was iterated
         self._loader: DataLoader[Any] = DataLoader(
             batches,
             batch_size=None,  # the sampler names whole batches, and the dataset makes them
@@ -119,6 +120,23 @@ class WorkersLoader:
         return self._loader.dataset[BatchIndex(0, self.order.part.spread(count).tolist())]
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Any]:
+        """The workers live until the last batch is there, also while the batches are asked for in between. An
+        iteration that another one has cut off, for there are workers for one only, goes on from its position.
+        """
+        while start < len(self):
+            self._begun += 1
+            begun = self._begun
+            for batch in self._iterate(epoch, start):
+                start += 1
+                if start == len(self) and not self._loader.persistent_workers:
+                    self.close()
+                yield batch
+                if self._begun != begun:
+                    break
+            else:
+                return
+
+    def _iterate(self, epoch: int, start: int) -> Iterator[Any]:
         if not self._loader.persistent_workers:
             self.close()  # of an epoch that was left in the middle
         self.order.epoch, self.order.start = epoch, start

@@ -54,7 +54,7 @@ class EpochOrder(Sampler[BatchIndex]):
 
     def num_examples(self, start: int = 0) -> int:
         """Examples of the batches from `start` on."""
-        return min(self.num_batches * self.batch_size, len(self.part)) - start * self.batch_size
+        return max(0, min(self.num_batches * self.batch_size, len(self.part)) - start * self.batch_size)
 
     def rows(self, batch: int) -> slice:
         """Where the batch lies in `indices`."""

@@ -81,7 +81,7 @@ def made(task: DictConfig) -> dict[str, Any]:
     with admission.of_config(task):
         built, warnings = examined(task)
     trainer, parts = built.trainer, built.parts
-    length = trainer.epochs if is_usual(built.config["trainer"]) else f"{trainer.epochs} ({trainer.length:,} steps)"
+    length = trainer.epochs if is_usual(built.config["trainer"]) else f"{trainer.epochs} ({trainer.max_steps:,} steps)"
     return {
         "examples": {name: count_of(part) for name, part in parts.all.items()},
         "input": built.config["dataset"].get("input_shape"),
@@ -100,7 +100,7 @@ def rate_of(trainer: "Trainer") -> dict[str, Any]:
     schedule = trainer.schedule
     if schedule.monitor is not None:
         return {"first": schedule.rates[0][0], "then": f"by {schedule.monitor}"}
-    walked, intervals = schedule.rates_of_run(trainer.epochs, trainer.length)
+    walked, intervals = schedule.rates_of_run(trainer.epochs, trainer.max_steps)
     rates = [group[0] for group in walked]
     if len(rates) < intervals:
         whole: dict[str, Any] = {"highest": f"not known (the first {len(rates):,} of {intervals:,} steps are walked)"}

@@ -6,7 +6,6 @@ changed. On CUDA the pieces are measured twice: on the host, and by events on th
 
 import functools
 import itertools
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -143,12 +142,9 @@ def watched_steps(trainer: Trainer, steps: int, watch: Stopwatch, told: Callable
         wait(trainer.device)
         watch.enter("rest")
         try:
-            trainer.length = sys.maxsize  # a short run's steps go on, too
-            while True:
-                trainer.begin()
-                while trainer.progress.step < trainer.due:
-                    trainer.train_epoch()
-                trainer.state.progress = replace(trainer.progress, evaluated=trainer.progress.step)
+            trainer.max_steps = trainer.eval_every = trainer.progress.step + steps + 1  # never evaluated
+            trainer.state.progress = replace(trainer.progress, evaluated=trainer.progress.step)
+            trainer.fit()
         except Enough:
             wait(trainer.device)
             watch.enter("rest")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from runner.job.built import Built
+    from runner.train.trainer import Trainer
 
 log = logging.getLogger("runner")
 
@@ -44,14 +45,14 @@ def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
         **{key: built.config[key] for key in ("name", "tags", "notes", "seed")},
         "epochs": trainer.epochs,
         "epochs_done": 0,
-        "steps": trainer.length if built.config["trainer"].get("steps") is not None else None,  # what was asked for
+        "steps": trainer.max_steps if built.config["trainer"].get("steps") is not None else None,  # what was asked for
         "steps_done": 0,
         "stopped": None,  # why it ended before its epochs
         "monitor": trainer.monitor,
         "mode": trainer.mode,
         "modes": modes(built.config),  # of every metric of which it is known
         "chosen_on": part_of(trainer.monitor.partition("/")[0]),
-        "seconds": 0.0,  # of all epochs
+        "seconds": 0.0,  # of training and evaluating, with what was interrupted or had to be done again
         "best_epoch": None,
         "best_step": None,
         "best_value": None,
@@ -145,13 +146,13 @@ def source_of(cfg: "DictConfig") -> dict[str, Any]:
     return OmegaConf.to_container(cfg, resolve=False)  # type: ignore[return-value]
 
 
-def keep_epochs(run_dir: RunDir, record: dict[str, Any]) -> Callable[[EpochEnd], None]:
+def keep_epochs(run_dir: RunDir, record: dict[str, Any], trainer: "Trainer") -> Callable[[EpochEnd], None]:
     """Keeps the epochs done and the best one in run.json."""
 
     def write(end: EpochEnd) -> None:
         record.update(epochs_done=end.progress.epoch, steps_done=end.progress.step)
         record.update({key: getattr(end.progress, key) for key in ("best_epoch", "best_step", "best_value")})
-        record["seconds"] = round(record["seconds"] + end.seconds, 3)
+        record["seconds"] = round(trainer.seconds_used, 3)
         record["last"] = end.metrics
         if end.is_best:
             record["best"] = end.metrics
@@ -167,7 +168,7 @@ def outcome(run_dir: RunDir, record: dict[str, Any], built: "Built") -> Iterator
         try:
             yield
         except Interrupted as stopped:
-            record |= {"state": "interrupted", "ended": now()}
+            record |= {"state": "interrupted", "ended": now(), "seconds": round(built.trainer.seconds_used, 3)}
             run_dir.write_run(record)
             progress = built.trainer.progress
             where = f"{plural(progress.epoch, 'epoch')} and {plural(progress.batch, 'batch')} done"
@@ -179,6 +180,7 @@ def outcome(run_dir: RunDir, record: dict[str, Any], built: "Built") -> Iterator
     except Interrupted:
         raise
     except BaseException as error:
+        record["seconds"] = round(built.trainer.seconds_used, 3)
         failed(run_dir, record, error)
         raise
 

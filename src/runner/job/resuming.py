@@ -165,7 +165,9 @@ class Resumed:
         record |= {"epochs_done": progress.epoch, "steps_done": progress.evaluated}
         record |= {key: getattr(progress, key) for key in ("best_epoch", "best_step", "best_value")}
         rows = {row["step"]: row for row in run_dir.metrics.read()}
-        record["seconds"] = trainer.seconds = round(sum(row["seconds"] or 0 for row in rows.values()), 3)
+        evaluated, begun = sum(row["seconds"] or 0 for row in rows.values()), trainer.state.seconds
+        record["seconds"] = round(max(evaluated + begun, self.record["seconds"]), 3)  # what is done again counts too
+        trainer.seconds = record["seconds"] - begun
         for which, step in (("best", progress.best_step), ("last", progress.evaluated)):
             record[which] = {k: v for k, v in rows.get(step, {}).items() if k == "lr" or "/" in k}
         before, after = (

@@ -139,8 +139,8 @@ def prepare(
         told.saving.append(run_dir.steps.sync)
     told.epoch += [
         lambda end: run_dir.metrics.append(end.row),  # durable before the epoch's checkpoint is
-        keep_epochs(run_dir, record),
-        epoch_table(trainer.epochs, None if is_usual(built.config["trainer"]) else trainer.length),
+        keep_epochs(run_dir, record, trainer),
+        epoch_table(trainer.epochs, None if is_usual(built.config["trainer"]) else trainer.max_steps),
     ]
     listening = make_listeners(cfg, built.device.torch)
     listening.attach(told)

@@ -181,12 +181,23 @@ class Checkpoints:
     def saves_best(self) -> bool:
         return self.directory is not None and self.save in ("all", "best")
 
-    @property
-    def saves_inside_epochs(self) -> bool:
-        return self.saves_last and (self.every_batches is not None or self.every_minutes is not None)
+    def saves_between(self, eval_every: int, num_batches: int) -> bool:
+        """Whether states between two evaluations are to be written.
 
-    def is_due(self, batch: int) -> bool:
-        """Whether the state after so many batches of an epoch is to be written."""
+        Args:
+            eval_every: steps between two evaluations. num_batches: in an epoch.
+        """
+        epoch_is_not_evaluated = self.every is not None and self.every * num_batches % eval_every != 0
+        return epoch_is_not_evaluated or self.every_batches is not None or self.every_minutes is not None
+
+    def is_due(self, batch: int, epoch: int | None = None) -> bool:
+        """Whether the state after so many batches of an epoch is to be written.
+
+        Args:
+            epoch: how many epochs are completed, where the batch was the last of one.
+        """
+        if self.every is not None and epoch is not None and epoch % self.every == 0:
+            return True
         if self.every_batches is not None and batch % self.every_batches == 0:
             return True
         return self.every_minutes is not None and time.monotonic() - self.written >= self.every_minutes * 60
@@ -203,19 +214,21 @@ class Checkpoints:
         assert self.directory is not None
         return self.directory / f"{name}.pt"
 
+    def names(self, epoch: int, batch: int, is_evaluated: bool, is_best: bool) -> list[str]:
+        """The names that a state is due after so many epochs, and batches of the next one."""
+        if self.directory is None:
+            return []
+        is_due = self.every is not None and self.save != "none" and batch == 0 and epoch % self.every == 0
+        names = [f"epoch_{epoch:04d}"] if is_due else []
+        names += ["best"] if is_evaluated and is_best and self.saves_best else []
+        return names + (["last"] if self.saves_last else [])
+
     def write(self, state: dict[str, Any], is_evaluated: bool, is_best: bool) -> None:
         """Writes the state once, and gives it each name that it is due. best.pt comes before last.pt: a crash in
         between leaves a last.pt that leads to this same best again, never one that knows of a best that is not there.
         """
-        names = []
+        names = self.names(state["epoch"], state.get("progress", {}).get("batch", 0), is_evaluated, is_best)
         self.written = time.monotonic()
-        is_whole = is_evaluated and not state.get("progress", {}).get("batch")  # nothing of the next one is trained
-        if is_whole and self.every is not None and self.save != "none" and state["epoch"] % self.every == 0:
-            names.append(f"epoch_{state['epoch']:04d}")
-        if is_evaluated and is_best and self.saves_best:
-            names.append("best")
-        if self.saves_last:
-            names.append("last")
         if self.directory is None or not names:
             return
         temporary = write_temporary(self.path(names[-1]), state)

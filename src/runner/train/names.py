@@ -42,5 +42,6 @@ def check_saved(metrics: Mapping[str, Any], is_inside: bool) -> None:
         if not can_be_saved(metric):
             raise InputError(
                 f"metrics.{name}: has no state_dict and load_state_dict, so a checkpoint inside an epoch"
-                " cannot hold it; leave out checkpoint.every_batches and checkpoint.every_minutes"
+                " cannot hold it; leave out checkpoint.every_batches and checkpoint.every_minutes, and evaluate at each"
+                " epoch that checkpoint.every saves"
             )

@@ -14,7 +14,6 @@ from runner.errors import Diverged
 from runner.metrics import load_metric
 from runner.seeding import rng_state
 from runner.storage.checkpoint import FORMAT_VERSION
-from runner.tasks.sizes import examples
 from runner.torch_adapter import mark_as_stepped
 from runner.train import hidden
 from runner.train.averaging import Averaging
@@ -83,6 +82,8 @@ class TrainState:
         self.stream: Any = None  # the loader of the training part, where it keeps a state
         self.averaging: Averaging | None = None
         self.span = 0  # steps between two evaluations, where they are not those of an epoch
+        self.seconds = 0.0  # of the interval that is not evaluated yet, in processes before this one
+        self.eval_seconds = 0.0  # ... and of these, those of an evaluation that was interrupted
         self.lr = self.current_lr()
         self.last_row: dict[str, Any] = {}  # the metrics of the last completed epoch
         self.rows: list[dict[str, Any]] = []  # metrics.jsonl so far, less times: a lost file is made again
@@ -142,7 +143,8 @@ class TrainState:
             state["stream_state_dict"] = self.stream.state_dict()
         if self.progress.step != self.progress.evaluated:
             metrics = {name: metric.state_dict() for name, metric in self.metrics.items()}
-            state["running"] = {"loss": self.loss.state_dict(), "metrics": metrics}
+            times = {"seconds": self.seconds, "eval_seconds": self.eval_seconds}
+            state["running"] = {"loss": self.loss.state_dict(), "metrics": metrics, **times}
         if self.best_weights is not None:
             state |= {f"{BEST}{key}": value for key, value in self.best_weights.items() if value}
         return state
@@ -169,15 +171,11 @@ class TrainState:
             self.rng = state["rng"]
         if self.progress.step != self.progress.evaluated:
             self.loss = MeanLoss(self.span or self.num_batches, self.device)
-            self.loss.load_state_dict(state["running"]["loss"])
-            if "sizes" in state["running"]["loss"] and getattr(self.task, "size_of", examples) is not examples:
-                log.warning(
-                    "train/loss of epoch %d weights its batches up to %d by their examples, as the older version that"
-                    " saved them did",
-                    *(self.progress.epoch + 1, self.progress.batch),
-                )
+            running = state["running"]
+            self.loss.load_state_dict(running["loss"])
+            self.seconds, self.eval_seconds = running["seconds"], running["eval_seconds"]
             for name, metric in self.metrics.items():
-                load_metric(metric, state["running"]["metrics"][name], self.device)
+                load_metric(metric, running["metrics"][name], self.device)
 
     def check_finite(self) -> None:
         """A finite loss can come before a step to infinity, in the parameters or in what the optimizer keeps.

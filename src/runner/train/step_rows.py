@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from runner.train.events import Listeners
+from runner.train.events import Listeners, Progress
 from runner.train.state import TrainState
 
 SECONDS_BETWEEN_WAITS = 1.0  # such a device is asked for its losses no more often between two evaluations
@@ -17,9 +17,9 @@ class StepRows:
         self.pending: list[tuple[int, int, dict[str, Any]]] = []  # still without a loss
         self.last_wait = time.monotonic()
 
-    def add(self) -> None:
+    def add(self, progress: Progress) -> None:
         """A row for the step that is done."""
-        progress, count = self.state.progress, self.state.loss.count
+        count = self.state.loss.count
         row = {"step": progress.step, "epoch": progress.epoch + 1, "lr": self.state.lr}
         self.pending.append((max(0, count - self.every), count, row))
         if self.state.device.type == "cpu" or time.monotonic() - self.last_wait >= SECONDS_BETWEEN_WAITS:

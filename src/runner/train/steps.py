@@ -70,9 +70,7 @@ class MeanLoss:
         return {"losses": losses, "loss_sizes": sizes}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes a checkpoint's, also of the version that weighted every batch by its examples."""
-        self.sizes = state["loss_sizes" if "loss_sizes" in state else "sizes"].tolist()
-        self.losses = state["losses"].tolist()
+        self.losses, self.sizes = state["losses"].tolist(), state["loss_sizes"].tolist()
 
 
 @dataclass(frozen=True)

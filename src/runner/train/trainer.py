@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -90,19 +90,21 @@ class Trainer:
         self.checkpoints = checkpoints or Checkpoints(save="none")
         self.listeners, self.stop = listeners or Listeners(), stop or StopRequest()
         precision, batches = self.options.precision, len(train_loader)
-        self.length = epochs * batches if steps is None else steps  # in steps
-        self.every = evaluate_every or batches  # steps between two evaluations
-        self.due = self.every  # the step of the next one
+        self.max_steps = epochs * batches if steps is None else steps
+        self.eval_every = evaluate_every or batches  # steps between two evaluations
+        self.next_eval = self.eval_every  # the step of the next one
         self.state = TrainState(task, optimizer, schedule, precision, self.train_metrics, batches, device, config)
         self.state.stream = train_loader if hasattr(train_loader, "state_dict") else None
-        self.state.averaging, self.state.span = self.averaging, self.every
+        self.state.averaging, self.state.span = self.averaging, self.eval_every
         self.step_rows = StepRows(log_every, self.state, self.listeners)
-        self.conditions = (device, self.options, seed, self.stop.check)  # of every evaluation
-        self.examples, self.saves_on_the_way = 0, False  # trained on since the last evaluation, in this process
-        self.seconds = 0.0  # of training and evaluating
+        self.eval_args = (device, self.options, seed, self.stop.check)  # of every evaluation
+        self.saves_inside = self.checkpoints.saves_between(self.eval_every, batches)
+        self.seconds = 0.0  # of training and evaluating, up to the last evaluation
+        self.began: float | None = None  # when the interval since then began; of one that was interrupted, so long ago
+        self.trained: float | None = None  # when its training was done
         splits = [split for part in eval_loaders for split, _ in self.averaging.splits(part)]
         names.check_monitors(monitor, schedule.monitor, self.train_metrics, splits)
-        names.check_saved(self.train_metrics, self.checkpoints.saves_inside_epochs)
+        names.check_saved(self.train_metrics, self.saves_inside)
 
     @property
     def model(self) -> nn.Module:
@@ -112,6 +114,11 @@ class Trainer:
     def progress(self) -> Progress:
         return self.state.progress
 
+    @property
+    def seconds_used(self) -> float:
+        """Of training and evaluating, up to now."""
+        return self.seconds + (0.0 if self.began is None else time.perf_counter() - self.began)
+
     def fit(self) -> None:
         """Trains for `epochs` epochs, or `steps` steps, or until stopping has a reason to end before.
 
@@ -119,95 +126,96 @@ class Trainer:
             Diverged: the loss or a parameter is not finite; nothing of that state is saved.
             Interrupted: a stop was requested; the state is saved as far as the checkpoint policy allows.
         """
+        batches = self.train_batches()
         try:
-            while self.progress.evaluated < self.length and self.goes_on():
-                began = time.perf_counter()
-                self.begin()
-                while self.progress.step < self.due or self.progress.batch == self.state.num_batches:
-                    self.train_epoch()  # the second: it was saved after its last batch, and not yet counted
-                self.step_rows.tell()
-                train = self.training_figures()
-                trained = time.perf_counter()
-                self.state.check_finite()
-                metrics = {"lr": self.state.lr, **train, **self.evaluate()}
-                self.step_scheduler("evaluation", metrics)
-                is_best = self.advance(metrics)
-                self.tell(metrics, is_best, began, trained)
-                self.save_checkpoint(is_evaluated=True, is_best=is_best)
+            while self.progress.evaluated < self.max_steps and not self.should_stop():
+                self.start_interval()
+                train = self.train_interval(batches)
+                self.finish_interval({**train, **self.evaluate()})
         except Interrupted:
             self.save_checkpoint(is_evaluated=False)
             raise
+        finally:
+            batches.close()
 
-    def goes_on(self) -> bool:
+    def should_stop(self) -> bool:
         self.stopped = self.stopping.reason(self.state.rows, self.monitor, self.mode, self.seconds)
-        return self.stopped is None
+        return self.stopped is not None
 
-    def begin(self) -> None:
-        """Clears the sums; of a state that was saved on the way to the next evaluation, goes on with them."""
-        if self.state.rng is not None:
-            set_rng_state(self.state.rng, self.device)
-        self.state.rng = None
-        progress, self.examples = self.progress, 0
-        self.saves_on_the_way = self.checkpoints.saves_inside_epochs  # known once its folder is open
-        self.state.watch_attributes()
-        self.due = min(self.length, (progress.evaluated // self.every + 1) * self.every)
+    def train_batches(self) -> Generator[Any, None, None]:
+        """Batches on the device, from where the run stands, epoch after epoch: they outlive an evaluation, and with
+        them the loader's workers. Each epoch begins with the generators seeded from (seed, epoch).
+        """
+        while True:
+            epoch, batch = self.progress.epoch, self.progress.batch
+            if batch == 0:
+                seed_everything(derive(self.seed, "epoch", epoch))
+            self.freezing.train(self.task, epoch + 1)
+            for each in self.train_loader.batches(epoch, batch):
+                yield to_device(each, self.device, self.options.channels_last)
+
+    def start_interval(self) -> None:
+        """Clears the sums; of a state that was saved inside an interval, goes on with them."""
+        state, progress = self.state, self.progress
+        if state.rng is not None:
+            set_rng_state(state.rng, self.device)
+        state.rng = None
+        state.watch_attributes()
+        self.next_eval = min(self.max_steps, (progress.evaluated // self.eval_every + 1) * self.eval_every)
+        self.began, self.trained = time.perf_counter() - state.seconds, None
+        self.freezing.train(self.task, progress.epoch + 1)
         if progress.step == progress.evaluated:
-            self.state.loss = MeanLoss(self.due - progress.step, self.device)
+            state.loss = MeanLoss(self.next_eval - progress.step, self.device)
             for metric in self.train_metrics.values():
                 metric.reset()
 
-    def train_epoch(self) -> None:
-        """Trains on what is left of the epoch, up to the next evaluation."""
-        self.begin_epoch()
-        first = self.progress.batch
-        for batch in self.train_loader.batches(self.progress.epoch, first):
-            batch = to_device(batch, self.device, self.options.channels_last)
+    def train_interval(self, batches: Iterator[Any]) -> dict[str, float]:
+        """Trains up to the next evaluation; returns the last batch's rate, and the mean loss and metrics of all."""
+        while self.state.progress.step < self.next_eval:
+            batch = next(batches)
             self.state.lr = float(self.optimizer.param_groups[0]["lr"])
             loss, size, outputs, targets = train_step(self.task, self.optimizer, batch, self.options)
             self.state.loss.add(loss, size)
             for metric in self.train_metrics.values():
                 metric.update(outputs, targets)
             self.after_batch()
-            if self.state.progress.step == self.due and self.progress.batch < self.state.num_batches:
-                break  # in the middle of the epoch; else the loader ends by itself
-        self.leave_epoch(first)
-
-    def begin_epoch(self) -> None:
-        """Seeds from (seed, epoch), where it is not gone on with in its middle."""
-        if self.progress.batch == 0:
-            seed_everything(derive(self.seed, "epoch", self.progress.epoch))
-        self.freezing.train(self.task, self.progress.epoch + 1)
+        self.step_rows.tell()
+        train = {"lr": self.state.lr, "train/loss": self.state.finite_loss()}
+        train |= names.prefixed("train", computed(self.train_metrics))
+        self.trained = time.perf_counter() - self.state.eval_seconds
+        self.state.check_finite()
+        return train
 
     def after_batch(self) -> None:
-        """Counts, steps a scheduler of batches, tells, saves on the way where asked for, stops where asked to."""
+        """Counts, steps the schedule, ends an epoch, tells, saves where that is due, stops where asked to."""
         now = self.state.progress
         kept = (now.best_epoch, now.best_value, now.best_step, now.evaluated)
         self.state.progress = progress = Progress(now.epoch, now.step + 1, now.batch + 1, *kept)  # replace() is slow
+        is_last = progress.batch == self.state.num_batches
         if self.averaging.type != "none":  # asked here, as the two below: a call for each batch is saved
-            self.averaging.update(progress.epoch + 1, progress.step, progress.batch == self.state.num_batches)
+            self.averaging.update(progress.epoch + 1, progress.step, is_last)
         if self.schedule.interval == "batch":
             self.step_scheduler("batch", {})
+        if is_last:
+            self.step_scheduler("epoch", {})
+            self.state.progress = replace(progress, epoch=progress.epoch + 1, batch=0)
         for listener in self.listeners.batch:
             listener(progress, self.state.num_batches)
         if self.log_every and progress.step % self.log_every == 0:
-            self.step_rows.add()
-        if self.saves_on_the_way and progress.step < self.due and self.checkpoints.is_due(progress.batch):
-            self.save_checkpoint(is_evaluated=False)
+            self.step_rows.add(progress)
+        if self.saves_inside and progress.step < self.next_eval:
+            completed = progress.epoch + 1 if is_last else None
+            if self.checkpoints.is_due(progress.batch, completed):
+                self.save_checkpoint(is_evaluated=False)
         if self.stop.signum is not None:
             self.stop.check()
 
-    def leave_epoch(self, first: int) -> None:
-        """Counts the examples of the batches from `first` on; and the epoch, where all of it is done."""
-        batch, left = self.progress.batch, self.train_loader.num_examples
-        is_done = batch == self.state.num_batches
-        self.examples += left(first) - (0 if is_done else left(batch))
-        if is_done:
-            self.step_scheduler("epoch", {})
-            self.state.progress = replace(self.progress, epoch=self.progress.epoch + 1, batch=0)
-
-    def training_figures(self) -> dict[str, float]:
-        """The mean loss and the metrics of the batches since the last evaluation."""
-        return {"train/loss": self.state.finite_loss(), **names.prefixed("train", computed(self.train_metrics))}
+    def finish_interval(self, metrics: dict[str, float]) -> None:
+        """Steps a scheduler of metrics, updates the best, notifies, saves: a crash costs nothing in this order."""
+        self.step_scheduler("evaluation", metrics)
+        is_best = self.update_best(metrics)
+        self.notify(metrics, is_best)
+        self.save_checkpoint(is_evaluated=True, is_best=is_best)
 
     def evaluate(self) -> dict[str, float]:
         """The loss and metrics of the evaluated parts, as val/*, ...: of the weights, or of their average."""
@@ -219,7 +227,7 @@ class Trainer:
         for part, loader in self.eval_loaders.items():
             for split, is_average in self.averaging.splits(part):
                 with self.averaging.weights(is_average):
-                    figures = evaluate(self.task, loader, self.eval_metrics, *self.conditions)
+                    figures = evaluate(self.task, loader, self.eval_metrics, *self.eval_args)
                 found |= names.prefixed(split, figures)
         return found
 
@@ -235,14 +243,14 @@ class Trainer:
 
     def evaluate_on(self, loader: Loader) -> dict[str, float]:
         """The loss and metrics of one part."""
-        return evaluate(self.task, loader, self.eval_metrics, *self.conditions)
+        return evaluate(self.task, loader, self.eval_metrics, *self.eval_args)
 
     def step_scheduler(self, moment: str, metrics: Mapping[str, float]) -> None:
         if moment == self.schedule.moment:
             monitor, step = self.schedule.monitor, self.schedule.scheduler.step
             step() if monitor is None else step(metrics[monitor])  # type: ignore[arg-type]
 
-    def advance(self, metrics: dict[str, float]) -> bool:
+    def update_best(self, metrics: dict[str, float]) -> bool:
         """Counts the evaluation as done; returns whether it is the best so far. A NaN never is."""
         progress, value, best = self.progress, metrics[self.monitor], self.progress.best_value
         is_best = not math.isnan(value) and (best is None or (value > best if self.mode == "max" else value < best))
@@ -254,14 +262,24 @@ class Trainer:
         self.state.last_row = metrics
         return is_best
 
-    def tell(self, metrics: dict[str, float], is_best: bool, began: float, trained: float) -> None:
+    def notify(self, metrics: dict[str, float], is_best: bool) -> None:
+        """Adds the interval's row, and tells it."""
+        began, trained, rows = self.began, self.trained, self.state.rows
+        assert began is not None and trained is not None
         seconds = time.perf_counter() - began
-        self.seconds += seconds
-        rate = self.examples / (trained - began)
-        end = EpochEnd(self.progress, metrics, seconds, rate, is_best)
-        self.state.rows.append(timeless(end.row))
+        self.seconds, self.began = self.seconds + seconds, None
+        self.state.seconds = self.state.eval_seconds = 0.0
+        examples = self.examples_until(self.progress.step) - self.examples_until(rows[-1]["step"] if rows else 0)
+        end = EpochEnd(self.progress, metrics, seconds, examples / (trained - began), is_best)
+        rows.append(timeless(end.row))
         for listener in self.listeners.epoch:
             listener(end)
+
+    def examples_until(self, step: int) -> int:
+        """Examples of the run's first `step` batches."""
+        epochs, batch = divmod(step, self.state.num_batches)
+        count = self.train_loader.num_examples
+        return (epochs + 1) * count() - count(batch)
 
     def test(self, loader: Loader) -> dict[str, dict[str, float]]:
         """The loss and metrics of the test part on the last and on the best weights; the last are put back."""
@@ -283,16 +301,22 @@ class Trainer:
         return saved_weights(self.task, self.checkpoints.path("best"), self.progress.best_step)
 
     def save_checkpoint(self, is_evaluated: bool, is_best: bool = False) -> None:
-        """Saves under the names that are due, if all is finite: after an evaluation, or on the way to the next."""
+        """Saves under the names that are due, if all is finite: after an evaluation, or inside an interval."""
         if not is_evaluated:
-            if not self.checkpoints.saves_last or self.progress.step == self.progress.evaluated:
-                return  # what was saved after the last evaluation is as good
+            if self.progress.step == self.progress.evaluated:  # what was saved then is as good
+                return
+            if not self.checkpoints.names(self.progress.epoch, self.progress.batch, is_evaluated, is_best):
+                return
             if unsaved := [n for n, m in self.train_metrics.items() if not can_be_saved(m)]:
                 log.warning("not saved inside the epoch: metrics.%s has no state_dict", unsaved[0])
                 return
             self.step_rows.tell()
             self.state.finite_loss()
             self.state.check_finite()
+            if self.began is not None:
+                now = time.perf_counter()
+                self.state.seconds = now - self.began
+                self.state.eval_seconds = 0.0 if self.trained is None else now - self.trained
         if self.checkpoints.saves_last or self.checkpoints.saves_best:
             self.state.say_unsaved()
         for listener in self.listeners.saving:
