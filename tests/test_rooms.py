@@ -24,7 +24,7 @@ ROOMS = {
     "models": "",
     "losses": "",
     "schedulers": "",
-    "metrics": "errors",
+    "metrics": "errors losses",
     "augment": "seeding",
     "data": "errors seeding",
     "tasks": "errors losses",

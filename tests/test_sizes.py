@@ -6,12 +6,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import Dataset
 
 import runner
 from conftest import Batches
+from runner.cli import evaluate as evaluate_verb
+from runner.data import Digits
 from runner.errors import InputError
+from runner.job.rebuilding import rebuilt
+from runner.job.saved import open_saved
 from runner.losses import NLL, CrossEntropy, Focal, OneHotMSE
-from runner.tasks import Supervised
+from runner.metrics import Accuracy
+from runner.tasks import Distillation, MixUp, Supervised
 from runner.tasks.sizes import examples, is_mean, size_of
 from runner.train.steps import MeanLoss, StepOptions, evaluate, train_step
 from test_trainer import CPU
@@ -31,7 +37,11 @@ LOSSES = {
     "nll ignoring": (NLL(), IGNORING),
     "cross entropy weighted, smoothed": (CrossEntropy([1.0, 10.0, 0.5, 0.1], 0.2), CLASSES),
     "focal weighted": (Focal(2.0, WEIGHT.tolist()), CLASSES),
+    "focal ignoring": (Focal(2.0, WEIGHT.tolist()), IGNORING),
+    "focal of tokens": (Focal(ignore_index=2), TOKENS.clamp(min=0)),
     "one-hot mse": (OneHotMSE(), CLASSES),
+    "one-hot mse ignoring": (OneHotMSE(), TOKENS),
+    "nll of 255": (NLL(ignore_index=255), torch.where(TOKENS < 0, 255, TOKENS)),
     "torch's cross entropy of tokens": (nn.CrossEntropyLoss(), TOKENS),
     "weighted": (nn.CrossEntropyLoss(WEIGHT), TOKENS),
     "ignore_index": (nn.CrossEntropyLoss(WEIGHT, ignore_index=1, label_smoothing=0.1), TOKENS.clamp(min=0)),
@@ -231,3 +241,120 @@ def test_a_weighted_run_in_pieces_is_the_run_within_rounding(tmp_path):
     one, two = (runner.run([*words, f"trainer.accumulate={n}"], run_dir=tmp_path / str(n)) for n in (1, 4))
     for key in ("train/loss", "val/loss"):
         assert one["last"][key] == pytest.approx(two["last"][key], rel=1e-4)
+
+
+# ------------------------------------------------------------------------------------------- targets that are ignored
+
+
+class Gaps(Dataset):
+    """Digits; every third has no label, which is written as `gap`."""
+
+    is_deterministic = True
+
+    def __init__(self, gap=-100, size=600):
+        self.digits, self.gap, self.size = Digits(), gap, size
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, i):
+        return self.digits.images[i], self.gap if i % 3 == 0 else self.digits.targets[i]
+
+
+GAPS = ["~dataset.train.mean", "~dataset.train.std", f"dataset.train._target_={__name__}.Gaps"]
+GAPS += ["model=mlp", "trainer.epochs=4", "device.threads=1", "quiet=true"]
+KEYS_OF_255 = ["+loss.ignore_index=255", "+dataset.train.gap=255"]
+
+
+def own_loss(output, target):
+    return F.cross_entropy(output, target)
+
+
+own_loss.size = lambda output, target: (target != -100).sum()
+
+
+class Wrapped(nn.Module):
+    def __init__(self, ignore_index):
+        super().__init__()
+        self.inner = nn.CrossEntropyLoss(ignore_index=ignore_index)
+
+    def forward(self, output, target):
+        return self.inner(output, target)
+
+    def size(self, output, target):
+        return (target != self.inner.ignore_index).sum()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["loss=focal"],
+        ["loss=mse", *KEYS_OF_255],
+        ["loss=cross_entropy", "+loss.ignore_index=3", "+dataset.train.gap=3"],  # a class of its own, too
+        ["~loss", f"+loss={{_target_: {__name__}.own_loss}}"],
+        ["~loss", f"+loss={{_target_: {__name__}.Wrapped, ignore_index: 255}}", "+dataset.train.gap=255"],
+        ["~loss", "+loss={_target_: torch.nn.functional.cross_entropy, ignore_index: 255}", "+dataset.train.gap=255"],
+        ["task=mixup", "loss=cross_entropy"],
+    ],
+    ids=str,
+)
+def test_what_the_loss_ignores_is_no_mistake_of_any_figure(words, tmp_path):
+    f1 = "{_target_: torchmetrics.classification.MulticlassAccuracy, num_classes: 10, average: micro}"
+    words = [*GAPS, "metrics=top5", f"+metrics.torchs={f1}", "dataloader.eval_batch_size=50", *words]
+    record = runner.run(words, run_dir=tmp_path / "run")
+    best = record["test"]["last"]
+    assert best["accuracy"] > 0.75 and best["top5"] > 0.9  # of 120 every third was counted as wrong
+    assert best["torchs"] == pytest.approx(best["accuracy"], abs=1e-6)
+
+
+def test_evaluate_counts_no_ignored_target_in_the_matrix_or_among_the_mistakes(tmp_path, capsys):
+    runner.run([*GAPS, *KEYS_OF_255], run_dir=tmp_path / "run")
+    evaluate_verb.main(evaluate_verb.parser().parse_args([str(tmp_path / "run"), "--confusion"]))
+    said = capsys.readouterr().out
+    matrix = said.partition("columns: predicted)\n")[2].partition("worst mistakes")[0].splitlines()[1:]
+    labels = [int(n) for line in matrix for n in line.split()[1:]]
+    part = rebuilt(open_saved(tmp_path / "run", "best")).parts.test
+    of_part = [int(part.dataset[int(i)][1]) for i in part.indices]
+    assert sum(labels) == sum(label != 255 for label in of_part) < len(of_part)
+    right = sum(int(line.split()[1 + row]) for row, line in enumerate(matrix) if line.split())
+    assert f"test/accuracy: {right / sum(labels)!r}" in said
+    assert "255" not in said.partition("worst mistakes")[2]
+    for line in said.partition("worst mistakes")[2].splitlines()[1:]:
+        example, target = (int(word.strip(":")) for word in (line.split()[1], line.split()[3]))
+        assert part.dataset[example][1] == target
+
+
+def test_a_batch_in_which_every_target_is_ignored_counts_for_nothing():
+    for loss in (Focal(), OneHotMSE(), NLL(), nn.CrossEntropyLoss(label_smoothing=0.1)):
+        gradient, step = gradient_of(loss, torch.full((30,), -100), StepOptions())
+        assert not gradient.any() and step.size == 0
+    accuracy = Accuracy()
+    accuracy.update(torch.rand(4, 3), torch.tensor([-100] * 4))
+    assert accuracy.compute() != accuracy.compute()
+    accuracy.update(torch.eye(3), torch.tensor([0, -100, 1]))
+    assert accuracy.compute() == 0.5
+
+
+def test_ignored_targets_take_no_part_in_a_mixture_or_in_what_a_teacher_says():
+    torch.manual_seed(0)
+    model, data = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), torch.randn(6, 1, 8, 8)
+    target = torch.tensor([0, -100, 2, -100, 1, 1])
+    known = target != -100
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    for task in (
+        MixUp(model, CrossEntropy(), num_classes=3, mixup=1.0),
+        Distillation(model, CrossEntropy(), teacher, weight=0.5),
+    ):
+        steps = []
+        for batch in ((data, target), (data[known], target[known])):
+            torch.manual_seed(1)
+            steps.append(task.train()(batch))
+        assert torch.equal(steps[0].loss, steps[1].loss) and steps[0].size == steps[1].size == 4
+        assert task((data, torch.full((6,), -100))).size == 0
+
+
+def test_a_label_that_torchs_margin_loss_would_not_leave_out_is_refused(tmp_path):
+    words = [*GAPS, "loss._target_=torch.nn.MultiMarginLoss"]
+    with pytest.raises(InputError, match="go down to -100"):
+        runner.run(words, run_dir=tmp_path / "run")

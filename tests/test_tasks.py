@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 import runner
 from conftest import killed_after
+from runner.cli import evaluate as evaluate_verb
 from runner.errors import InputError
 from runner.job.resuming import resume
 from runner.metrics import R2, MeanAbsoluteError, Perplexity
@@ -292,6 +293,82 @@ def test_a_distilled_run_keeps_the_teacher_that_it_began_with():
     resume(Path("student"), ["trainer.epochs=2"])
     state = torch.load("student/checkpoints/last.pt", weights_only=False)
     assert_equal(kept, {k.removeprefix("teacher."): v for k, v in state["task_state_dict"].items()})
+
+
+# --- graphs: a batch whose tensors have other lengths than it has examples
+
+
+class Graphs(Dataset):
+    """Graphs of 2 to 5 nodes; the label is whether their first feature is above 0 in the mean."""
+
+    is_deterministic, classes, SIZE = True, ["below", "above"], 60
+
+    def __len__(self):
+        return self.SIZE
+
+    def __getitem__(self, i):
+        nodes = torch.randn(2 + i % 4, 6, generator=torch.Generator().manual_seed(i))
+        return nodes, int(nodes[:, 0].mean() > 0)
+
+
+class GraphBatch:
+    """A batch of a library's own class, that moves itself."""
+
+    def __init__(self, x, graph, y):
+        self.x, self.graph, self.y = x, graph, y
+
+    def to(self, device):
+        return self
+
+
+def graphs_as_dict(samples):
+    graph = torch.cat([torch.full((len(nodes),), i) for i, (nodes, _) in enumerate(samples)])
+    labels = torch.tensor([label for _, label in samples])
+    return {"x": torch.cat([nodes for nodes, _ in samples]), "graph": graph, "y": labels}
+
+
+def graphs_as_object(samples):
+    return GraphBatch(**graphs_as_dict(samples))
+
+
+class OfGraphs(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch):
+        x, graph, y = (batch[k] if isinstance(batch, dict) else getattr(batch, k) for k in ("x", "graph", "y"))
+        count = torch.bincount(graph, minlength=len(y)).unsqueeze(1)
+        scores = self.model(torch.zeros(len(y), 6).index_add(0, graph, x) / count)
+        return Step(F.cross_entropy(scores, y), len(y), scores, y)
+
+
+@pytest.mark.parametrize("collated", ["graphs_as_dict", "graphs_as_object"])
+def test_graphs_have_a_matrix_whose_mistakes_are_named_by_the_graph(collated, capsys):
+    words = [word for word in NESTED if "Siamese" not in word and "near" not in word and "collate" not in word]
+    words = [word.replace(f"{__name__}.Pairs", f"{__name__}.Graphs") for word in words if word != "~metrics.accuracy"]
+    words += [f"dataloader.{key}={{_target_: {__name__}.{collated}}}" for key in ("collate_fn", "eval_collate_fn")]
+    words += [f"task._target_={__name__}.OfGraphs", "dataset.num_classes=2", "trainer.epochs=1"]
+    words += [f"+listeners.told={{_target_: {__name__}.Confused}}"]
+    Confused.told.clear()
+    runner.run([word for word in words if "every_batches" not in word], run_dir="run")
+    evaluate_verb.main(evaluate_verb.parser().parse_args(["run", "--confusion"]))
+    said = capsys.readouterr().out
+    assert said.count(" of ") >= 3 and "below" in said
+    graphs = Graphs()
+    mistakes = [line.split() for line in said.partition("worst mistakes")[2].splitlines()[1:]]
+    assert mistakes
+    for _, example, _, target, *_ in mistakes:
+        assert graphs.classes[graphs[int(example.strip(":"))][1]] == target
+    (matrix,) = Confused.told
+    assert sum(map(sum, matrix["counts"])) == 12
+
+
+class Confused:
+    told: list = []  # noqa: RUF012
+
+    def confusion(self, found):
+        self.told.append(found)
 
 
 # --- metrics

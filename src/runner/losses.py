@@ -1,16 +1,21 @@
 """Losses on raw scores. Each takes output (N, C) and target (N,) of class indices, and returns the batch's mean.
 
+Targets that are `ignore_index` do not count. A target for each pixel (N, ...) has scores (N, C, ...).
+
 A loss, of ours or of yours, may have a method `size(output, target)`: what its mean is over, where that is not the
 examples, as a number or a tensor of one number. It weights the batch in an epoch's mean, in an evaluation and in
 `trainer.accumulate`, so that the size of the batches changes no figure. NLL here is the example to copy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Weights = Sequence[float] | Mapping[Any, float] | str | None  # one factor a class; "balanced" where a config is filled
+IGNORED = -100  # torch's own ignore_index
 COUNTED_IN_PYTHON = 512  # targets: a small batch is counted in a third of the time of torch's calls
 
 
@@ -23,11 +28,11 @@ def _as_weight(weight: Sequence[float] | None) -> Tensor | None:
     return made
 
 
-def weight_of(target: Tensor, weight: Tensor | None = None, ignored: int = -100) -> Tensor | int:
+def weight_of(target: Tensor, weight: Tensor | None = None, ignored: int = IGNORED) -> Tensor | int:
     """The sum of the weights (C numbers; None: 1 each) of all targets that are not `ignored`; on their device."""
+    if weight is None and (count := target.numel()) <= COUNTED_IN_PYTHON and target.is_cpu:
+        return count - (target if target.dim() == 1 else target.flatten()).tolist().count(ignored)
     target = target.long()  # bytes would be a mask, and hold no -100
-    if weight is None and target.device.type == "cpu" and target.numel() <= COUNTED_IN_PYTHON:
-        return target.numel() - target.flatten().tolist().count(ignored)
     is_counted = target != ignored
     return is_counted.sum() if weight is None else (weight[target.where(is_counted, 0)] * is_counted).sum()
 
@@ -35,33 +40,35 @@ def weight_of(target: Tensor, weight: Tensor | None = None, ignored: int = -100)
 class NLL(nn.Module):
     """Negative log likelihood of log_softmax(output), weighted by class where `weight` (C numbers) is given.
 
-    As in torch, targets of -100 do not count, and the mean is over the weights of the targets.
+    As in torch, the mean is over the weights of the targets.
     """
 
     weight: Tensor | None
 
-    def __init__(self, weight: Sequence[float] | None = None) -> None:
+    def __init__(self, weight: Weights = None, ignore_index: int = IGNORED) -> None:
         super().__init__()
+        self.ignore_index = ignore_index
         self.register_buffer("weight", _as_weight(weight))  # a buffer: it follows the model's device
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        return F.nll_loss(F.log_softmax(output, dim=1), target, weight=self.weight)
+        scores = F.log_softmax(output, dim=1)
+        return F.nll_loss(scores, target, weight=self.weight, ignore_index=self.ignore_index)
 
     def size(self, output: Tensor, target: Tensor) -> Tensor | int:
-        return weight_of(target, self.weight)
+        return weight_of(target, self.weight, self.ignore_index)
 
 
 class CrossEntropy(nn.CrossEntropyLoss):
     """torch's CrossEntropyLoss with `weight` as a plain list of C numbers."""
 
-    def __init__(self, weight: Sequence[float] | None = None, label_smoothing: float = 0.0) -> None:
+    def __init__(self, weight: Weights = None, label_smoothing: float = 0.0, ignore_index: int = IGNORED) -> None:
         if not 0.0 <= label_smoothing <= 1.0:
             raise ValueError(f"label_smoothing={label_smoothing}: must be between 0 and 1")
-        super().__init__(weight=_as_weight(weight), label_smoothing=label_smoothing)
+        super().__init__(weight=_as_weight(weight), ignore_index=ignore_index, label_smoothing=label_smoothing)
 
 
 class Focal(nn.Module):
-    """Focal loss, mean of -(1 - p)^gamma log p over the batch, p being the probability of the target.
+    """Focal loss, mean of -(1 - p)^gamma log p over the targets, p being the probability of the target.
 
     Source: Lin et al., "Focal Loss for Dense Object Detection", 2017, equation 5 (`weight` is its alpha, by class).
     With gamma 0 and no weight it is the cross entropy.
@@ -69,23 +76,38 @@ class Focal(nn.Module):
 
     weight: Tensor | None
 
-    def __init__(self, gamma: float = 2.0, weight: Sequence[float] | None = None) -> None:
+    def __init__(self, gamma: float = 2.0, weight: Weights = None, ignore_index: int = IGNORED) -> None:
         super().__init__()
         if gamma < 0:
             raise ValueError(f"gamma={gamma}: must not be negative")
-        self.gamma = gamma
+        self.gamma, self.ignore_index = gamma, ignore_index
         self.register_buffer("weight", _as_weight(weight))
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        log_p = F.log_softmax(output, dim=1).gather(1, target.unsqueeze(1)).squeeze(1)
+        is_counted = target != self.ignore_index
+        known = target.where(is_counted, 0)
+        log_p = F.log_softmax(output, dim=1).gather(1, known.unsqueeze(1)).squeeze(1)
         losses = -((1 - log_p.exp()) ** self.gamma) * log_p
         if self.weight is not None:
-            losses = losses * self.weight[target]
-        return losses.mean()
+            losses = losses * self.weight[known]
+        return losses.where(is_counted, 0).sum() / is_counted.sum()  # of no targets NaN, as torch's
+
+    def size(self, output: Tensor, target: Tensor) -> Tensor | int:
+        return weight_of(target, None, self.ignore_index)
 
 
 class OneHotMSE(nn.Module):
-    """Mean squared error between the raw scores and the one-hot target, over examples and classes."""
+    """Mean squared error between the raw scores and the one-hot target, over targets and classes."""
+
+    def __init__(self, ignore_index: int = IGNORED) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        return F.mse_loss(output, F.one_hot(target, output.shape[1]).to(output.dtype))
+        is_counted = target != self.ignore_index
+        wanted = F.one_hot(target.where(is_counted, 0), output.shape[1]).movedim(-1, 1).to(output.dtype)
+        off = output.where(is_counted.unsqueeze(1), wanted)
+        return F.mse_loss(off, wanted) * (target.numel() / is_counted.sum())  # of all, the factor is exactly 1
+
+    def size(self, output: Tensor, target: Tensor) -> Tensor | int:
+        return weight_of(target, None, self.ignore_index)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from runner.errors import InputError
+from runner.losses import IGNORED, weight_of
 
 # Of the words in a metric's name: which way is better. What is not here is asked for, not guessed.
 LOW = (
@@ -27,7 +28,8 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 class Metric(Protocol):
     """What the Trainer calls; a torchmetrics.Metric has it already. compute() gives one number.
 
-    An attribute `higher_is_better` (True or False) says which of its values is the best.
+    An attribute `higher_is_better` (True or False) says which of its values is the best. One whose constructor takes
+    `ignore_index` is given the loss's, unless its YAML gives one: what the loss leaves out no metric counts.
     """
 
     def update(self, output: Tensor, target: Tensor, /) -> Any: ...
@@ -36,9 +38,12 @@ class Metric(Protocol):
 
 
 class Accuracy:
-    """The fraction of examples whose target is among the top_k highest of output (N, C); target is (N,).
+    """The fraction of targets that are among the top_k highest of output (N, C); target is (N,).
 
     The counts stay on the device until compute() is called.
+
+    Args:
+        ignore_index: a target that does not count.
 
     Raises:
         InputError: other shapes, or targets that are not integers: their share of equal numbers means nothing.
@@ -46,12 +51,12 @@ class Accuracy:
 
     higher_is_better = True
 
-    def __init__(self, top_k: int = 1) -> None:
+    def __init__(self, top_k: int = 1, ignore_index: int | None = None) -> None:
         if top_k < 1:
             raise ValueError(f"top_k={top_k}: must be at least 1")
-        self.top_k = top_k
+        self.top_k, self.ignore_index = top_k, IGNORED if ignore_index is None else ignore_index
         self.correct = torch.zeros((), dtype=torch.int64)
-        self.total = 0
+        self.total: Tensor | int = 0
 
     def to(self, device: torch.device) -> "Accuracy":
         self.correct = self.correct.to(device)
@@ -65,22 +70,27 @@ class Accuracy:
                 f" {list(output.shape)} and targets {list(target.shape)} of {str(target.dtype).removeprefix('torch.')};"
                 " give another metric, or none: '~metrics.accuracy' trainer.monitor=val/loss"
             )
+        ignored = self.ignore_index
+        if ignored >= 0:  # a class, that a score may be highest of
+            target = target.long()
+            target, ignored = target.where(target != ignored, IGNORED), IGNORED
         if self.top_k == 1:
             self.correct += (output.argmax(dim=1) == target).sum()
         else:
             top = output.topk(min(self.top_k, output.shape[1]), dim=1).indices
             self.correct += (top == target.unsqueeze(1)).sum()
-        self.total += len(target)
+        self.total += weight_of(target, None, ignored)
 
     def compute(self) -> float:
-        return self.correct.item() / self.total if self.total else float("nan")
+        total = int(self.total)
+        return self.correct.item() / total if total else float("nan")
 
     def reset(self) -> None:
         self.correct = torch.zeros_like(self.correct)
         self.total = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"correct": self.correct.clone(), "total": self.total}
+        return {"correct": self.correct.clone(), "total": int(self.total)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.correct = state["correct"].to(self.correct.device)
@@ -170,11 +180,15 @@ class R2:
 
 
 class Perplexity(Mean):
-    """exp of the mean cross entropy of scores (N, C) against targets (N,); targets of -100 do not count."""
+    """exp of the mean cross entropy of scores (N, C) against targets (N,) that are not `ignore_index`."""
+
+    def __init__(self, ignore_index: int | None = None) -> None:
+        super().__init__()
+        self.ignore_index = IGNORED if ignore_index is None else ignore_index
 
     def update(self, output: Tensor, target: Tensor) -> None:
-        self.total += F.cross_entropy(output, target, reduction="sum")
-        self.count += int((target != -100).sum())
+        self.total += F.cross_entropy(output, target, reduction="sum", ignore_index=self.ignore_index)
+        self.count += int((target != self.ignore_index).sum())
 
     def compute(self) -> float:
         mean = super().compute()

@@ -20,6 +20,7 @@ from runner.batches.memory import random_transforms
 from runner.batches.parts import Part, Parts, integer_targets, known_labels
 from runner.errors import InputError
 from runner.seeding import isolated
+from runner.tasks.sizes import ignored_by
 from runner.train.hidden import untouched
 from runner.train.precision import as_fp32
 from runner.train.steps import StepOptions, to_device
@@ -33,10 +34,8 @@ ROWS = 4096  # scores that are looked at: of a segmentation, so many pixels
 # What a loss of class indices makes of the model's outputs. Any other loss is left alone.
 WITH_SOFTMAX = (losses.NLL, losses.Focal, nn.CrossEntropyLoss, F.cross_entropy)
 OF_LOG_PROBABILITIES = (nn.NLLLoss, F.nll_loss)
-OF_ONE_SCORE_A_CLASS = (
-    *(*WITH_SOFTMAX, *OF_LOG_PROBABILITIES),
-    *(nn.MultiMarginLoss, F.multi_margin_loss, losses.OneHotMSE),
-)
+OF_MARGINS = (nn.MultiMarginLoss, F.multi_margin_loss)
+OF_ONE_SCORE_A_CLASS = (*WITH_SOFTMAX, *OF_LOG_PROBABILITIES, *OF_MARGINS, losses.OneHotMSE)
 
 
 def check_data(cfg: Any, parts: Parts) -> None:
@@ -141,12 +140,6 @@ def is_one_of(criterion: Any, kinds: tuple[Any, ...]) -> bool:
     return any(function is kind or (isinstance(kind, type) and isinstance(function, kind)) for kind in kinds)
 
 
-def setting(criterion: Any, name: str, default: Any) -> Any:
-    """An argument that a loss was given: a partial function's, or an object's attribute."""
-    given = criterion.keywords if isinstance(criterion, functools.partial) else vars(criterion)
-    return given.get(name, default)
-
-
 def are_probabilities(scores: Tensor, dim: int) -> bool:
     is_sum = (scores.sum(dim) - 1).abs().max() < TOLERANCE
     return scores.shape[dim] > 1 and bool((scores >= 0).all()) and bool(is_sum)
@@ -221,7 +214,8 @@ def check_labels(cfg: Mapping[str, Any], criterion: Any, scores: int, labels: Te
         InputError: a label without a score.
     """
     classes = cfg["dataset"].get("num_classes")
-    labels = labels[labels != setting(criterion, "ignore_index", -100)]
+    if not is_one_of(criterion, OF_MARGINS):  # torch's has nothing that is left out
+        labels = labels[labels != ignored_by(criterion)]
     if not len(labels):
         return
     least, most = int(labels.min()), int(labels.max())

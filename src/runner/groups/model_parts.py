@@ -224,12 +224,28 @@ def make_averaging(cfg: DictConfig, task: nn.Module, part: Part | Stream) -> Ave
     return averaging
 
 
-def make_metrics(cfg: DictConfig, where: torch.device) -> dict[str, Any]:
-    """A fresh set of the metrics group, by name."""
+def make_metrics(cfg: DictConfig, where: torch.device, ignored: int) -> dict[str, Any]:
+    """A fresh set of the metrics group, by name.
+
+    Args:
+        ignored: the target that the loss leaves out: a metric whose constructor takes `ignore_index` leaves it out too.
+    """
     made = {}
     for name in cfg.metrics:
-        metric = make(cfg.metrics, name, "metrics")
+        node = containers(cfg.metrics, name)
+        if isinstance(node, dict) and node.get("ignore_index") is None and takes_ignored(node, f"metrics.{name}"):
+            node = {**node, "ignore_index": ignored}
+        metric = instantiate(node, f"metrics.{name}")
         if name == "loss" or not all(hasattr(metric, method) for method in ("update", "compute", "reset")):
             raise InputError(f"metrics.{name}: must have another name than loss, and update, compute and reset")
         made[name] = metrics.prepare(metric, where)
     return made
+
+
+def takes_ignored(node: Mapping[str, Any], path: str) -> bool:
+    """Whether a metric's constructor takes `ignore_index`, and has no number of its own for it."""
+    try:
+        parameter = inspect.signature(locate(node.get("_target_"), path)).parameters.get("ignore_index")
+    except (TypeError, ValueError):
+        return False
+    return parameter is not None and parameter.default in (None, parameter.empty)

@@ -42,6 +42,7 @@ from runner.job.saved import open_model
 from runner.processes import StopRequest
 from runner.seeding import derive, seed_everything
 from runner.storage.checkpoint import Checkpoints
+from runner.tasks.sizes import ignored_in
 from runner.train.events import Listeners
 from runner.train.steps import StepOptions
 from runner.train.stopping import Stopping
@@ -151,6 +152,7 @@ def _build(
     optimizer = make_optimizer(cfg, task)
     options.precision.prepare(optimizer)
     schedule = make_schedule(cfg, optimizer, is_new)
+    new_metrics = functools.partial(make_metrics, cfg, where.torch, ignored_in(task))
     trainer = call(
         functools.partial(
             Trainer,
@@ -159,7 +161,7 @@ def _build(
             schedule,
             train_loader,
             eval_loaders,
-            (make_metrics(cfg, where.torch), make_metrics(cfg, where.torch)),
+            (new_metrics(), new_metrics()),
             where.torch,
             seed=cfg.seed,
             epochs=length.epochs,
@@ -185,7 +187,6 @@ def _build(
         if is_supervised(task):
             check_outputs(resolved, model, getattr(task, "criterion", None), train_loader, parts.train, options)
         others = {key: each for key, each in loaders.items() if each is not None and loading.differs(key)}
-        new_metrics = functools.partial(make_metrics, cfg, where.torch)
         probe(resolved, task, {"dataset.train": train_loader, **others, **further}, options, new_metrics)
         if smallest(parts.train, loading.batch_size, loading.drop_last, limit) == 1:
             check_smallest_batch(task, train_loader, loading.batch_size, options)

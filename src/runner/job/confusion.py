@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import InputError
@@ -46,7 +46,7 @@ class Confusion:
 
 
 def confusion(built: "Built", loader: Any, part: Any, seconds: float = math.inf) -> Confusion:
-    """Takes every example of a part through the model.
+    """Takes every example of a part through the model. A target that the loss ignores is left out.
 
     Raises:
         InputError: what comes out is no score for each class, or the targets are no classes.
@@ -54,10 +54,11 @@ def confusion(built: "Built", loader: Any, part: Any, seconds: float = math.inf)
     """
     import torch
 
-    from runner.batches.nested import length
+    from runner.tasks.sizes import ignored_in
     from runner.train.steps import to_device
 
     task, options = built.trainer.task.eval(), built.trainer.options
+    ignored = ignored_in(task)
     matrix: Tensor | None = None
     worst: list[Mistake] = []
     done, until = 0, time.monotonic() + seconds
@@ -71,14 +72,15 @@ def confusion(built: "Built", loader: Any, part: Any, seconds: float = math.inf)
             scores, targets = step.outputs.float().cpu(), step.targets.cpu()
             if scores.dim() != 2 or targets.dim() != 1 or targets.is_floating_point() or len(scores) != len(targets):
                 raise InputError(UNUSABLE)
-            if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < scores.shape[1]:
+            targets = targets.long()  # bytes would be a mask
+            is_counted = targets != ignored
+            counted = targets[is_counted]
+            if len(counted) and not 0 <= int(counted.min()) <= int(counted.max()) < scores.shape[1]:
                 raise InputError(f"{UNUSABLE} below C")
             if matrix is None:
                 matrix = torch.zeros(scores.shape[1], scores.shape[1], dtype=torch.int64)
-            matrix.index_put_((targets, scores.argmax(dim=1)), torch.tensor(1), accumulate=True)
-            # A stream has no indices, and a text a target for each of its tokens: those are known by their own numbers.
-            indices = getattr(part, "indices", None) if length(batch) == len(targets) else None
-            found = worst_of(scores, targets, inputs_of(batch, len(targets)), indices, done)
+            matrix.index_put_((counted, scores.argmax(dim=1)[is_counted]), torch.tensor(1), accumulate=True)
+            found = worst_of(scores, targets, is_counted, inputs_of(batch, len(targets)), done)
             worst = sorted([*worst, *found], key=lambda one: one.of_target)[:WORST]
             done += len(targets)
             if time.monotonic() > until:
@@ -88,7 +90,12 @@ def confusion(built: "Built", loader: Any, part: Any, seconds: float = math.inf)
     names = [str(name) for name in getattr(part.dataset, "classes", range(len(matrix)))]
     names = [name if name.strip() else repr(name) for name in names]  # a text's classes are characters
     names += [str(number) for number in range(len(names), len(matrix))]
-    noun = "targets" if done > len(getattr(part, "indices", range(done))) else "examples"
+    # A stream has no indices, and a text a target for each of its tokens: those are known by their own numbers.
+    indices = getattr(part, "indices", None)
+    is_one_each = indices is None or done == getattr(loader, "num_examples", lambda: len(indices))()
+    if indices is not None and is_one_each:
+        worst = [replace(one, example=int(indices[one.example])) for one in worst]
+    noun = "examples" if is_one_each else "targets"
     return Confusion(names, matrix.tolist(), int(matrix.sum() - matrix.trace()), worst, noun)
 
 
@@ -98,16 +105,15 @@ def inputs_of(batch: Any, count: int) -> Any:
     return first if hasattr(first, "dim") and first.dim() > 0 and len(first) == count else None
 
 
-def worst_of(scores: "Tensor", targets: "Tensor", data: Any, indices: Any, before: int) -> list[Mistake]:
-    """The worst mistakes of one batch, whose first example is number `before` of the part."""
+def worst_of(scores: "Tensor", targets: "Tensor", is_counted: "Tensor", data: Any, before: int) -> list[Mistake]:
+    """The worst mistakes of one batch, whose first target is number `before` of the part."""
     predicted, probabilities = scores.argmax(dim=1), scores.softmax(dim=1)
-    of_target = probabilities.gather(1, targets.unsqueeze(1)).squeeze(1)
-    wrong = (predicted != targets).nonzero().squeeze(1)
+    of_target = probabilities.gather(1, targets.long().where(is_counted, 0).unsqueeze(1)).squeeze(1)
+    wrong = (is_counted & (predicted != targets)).nonzero().squeeze(1)
     found = []
     for at in wrong[of_target[wrong].argsort(stable=True)][:WORST].tolist():
         guess = int(predicted[at])
-        example = before + at if indices is None else int(indices[before + at])
         image = None if data is None else data[at].cpu()
         chances = float(of_target[at]), float(probabilities[at, guess])
-        found.append(Mistake(example, int(targets[at]), guess, *chances, image))
+        found.append(Mistake(before + at, int(targets[at]), guess, *chances, image))
     return found

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from runner.tasks.sizes import examples
+from runner.losses import Focal
+from runner.tasks.sizes import examples, ignored_by
 from runner.tasks.step import Step
 from runner.tasks.supervised import Supervised
 
@@ -14,8 +15,9 @@ from runner.tasks.supervised import Supervised
 class Distillation(Supervised):
     """weight x (the divergence from the teacher's softened scores) + (1 - weight) x criterion, in training.
 
-    What is evaluated is the model alone, by the criterion. The teacher is frozen and in eval mode. It is part of the
-    task's state: a resumed run has the teacher that it began with, whatever became of the folder that it came from.
+    What is evaluated is the model alone, by the criterion. An example whose target (N,) the criterion ignores counts
+    in neither. The teacher is frozen and in eval mode. It is part of the task's state: a resumed run has the teacher
+    that it began with, whatever became of the folder that it came from.
 
     Args:
         criterion: a mean over examples.
@@ -34,8 +36,10 @@ class Distillation(Supervised):
             raise ValueError(f"temperature={temperature}: must be above 0")
         if not 0 <= weight <= 1:
             raise ValueError(f"weight={weight}: must be between 0 and 1")
-        if self.size_of is not examples and getattr(criterion, "weight", None) is not None:
+        is_over_examples = self.size_of is examples or isinstance(criterion, Focal)
+        if not is_over_examples and getattr(criterion, "weight", None) is not None:
             raise ValueError("loss.weight: distillation needs a loss that is a mean over examples, without weights")
+        self.ignored = ignored_by(criterion)
         self.teacher = teacher.requires_grad_(False).eval()
         self.temperature, self.weight = temperature, weight
 
@@ -52,7 +56,10 @@ class Distillation(Supervised):
             if teaching.shape != output.shape:
                 shapes = f"{list(teaching.shape)}, and the model's {list(output.shape)}"
                 raise ValueError(f"the teacher's scores are {shapes}: they must be of one shape")
-            loss = self.weight * self.divergence(output, teaching) + (1 - self.weight) * loss
+            is_counted = target != self.ignored
+            is_whole = target.dim() > 1 or bool(is_counted.all())
+            both = (output, teaching) if is_whole else (output[is_counted], teaching[is_counted])
+            loss = self.weight * self.divergence(*both) + (1 - self.weight) * loss
         return Step(loss, size, output, target)
 
     def divergence(self, output: Tensor, teaching: Tensor) -> Tensor:

@@ -5,7 +5,9 @@ size is a number, or a tensor of one number that stays on the device. A loss of 
 `size(output, target)` that gives it; without one, a loss that is not torch's is a mean over examples, len(target).
 """
 
+import contextlib
 import functools
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runner.errors import InputError
-from runner.losses import weight_of
+from runner.losses import IGNORED, weight_of
 
 Size = float | Tensor
 SizeOf = Callable[[Any, Any], Size]
@@ -55,8 +57,7 @@ def size_of(criterion: Any) -> SizeOf:
         if setting(key, None) is False:
             _refuse(key, "false")
     if _is_one_of(criterion, function, BY_CLASS):
-        ignored = setting("ignore_index", None)
-        ignored = -100 if ignored is None else ignored
+        ignored = ignored_by(criterion)
         return lambda output, target: class_size(output, target, setting("weight", None), ignored)
     return elements if _is_one_of(criterion, function, BY_ELEMENT) and reduction == "mean" else examples
 
@@ -77,6 +78,28 @@ def class_size(output: Tensor, target: Tensor, weight: Tensor | None, ignored: i
     if target.is_floating_point():
         return target.numel() // target.shape[1] if target.dim() > 1 else 1
     return weight_of(target, weight, ignored)
+
+
+def ignored_by(*owners: Any) -> int:
+    """The target that a loss leaves out, and with it all that counts targets: the `ignore_index` that the first of the
+    owners, or a module in it, says by an attribute, an argument or its default; torch's where none says one.
+    """
+    for owner in owners:
+        for part in owner.modules() if isinstance(owner, nn.Module) else (owner,):
+            known = getattr(part, "keywords", {}).get("ignore_index", getattr(part, "ignore_index", None))
+            if known is None and callable(part) and not isinstance(part, nn.Module):
+                with contextlib.suppress(TypeError, ValueError):  # a builtin has no signature
+                    parameter = inspect.signature(part).parameters.get("ignore_index")
+                    known = None if parameter is None else parameter.default
+            if isinstance(known, int):
+                return known
+    return IGNORED
+
+
+def ignored_in(task: nn.Module) -> int:
+    """As ignored_by(), of a task: by its loss, else by what it holds beside its model."""
+    of_model = set(getattr(task, "model", nn.Module()).modules())
+    return ignored_by(getattr(task, "criterion", None), *(part for part in task.modules() if part not in of_model))
 
 
 def check_size(size: Any) -> None:
