@@ -1,14 +1,24 @@
 """The checkpoint protocol: whole or not at all, and never trusted without its digest."""
 
+import datetime
+import enum
 import os
 import pickle
+import sys
+from collections import Counter, OrderedDict, defaultdict, deque
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
 from runner.errors import InputError
 from runner.storage import checkpoint
 from runner.storage.checkpoint import MAGIC, TRAILER_LENGTH, Checkpoints, Damaged, load, save
+from runner.storage.plain import restored
 from runner.storage.weights import read_weights
 
 
@@ -65,7 +75,8 @@ class Payload:
         return (open, (str(self.path), "w"))
 
 
-def test_a_hostile_pickle_is_refused_and_does_nothing(tmp_path):
+def test_a_hostile_pickle_is_refused_and_does_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "plain", lambda state: state)  # we write none: somebody else does
     save(tmp_path / "a.pt", state(payload=Payload(tmp_path / "pwned")))
     (tmp_path / "plain.pt").write_bytes(pickle.dumps({"model_state_dict": Payload(tmp_path / "pwned")}))
     with pytest.raises(Damaged, match="more than tensors and plain values"):
@@ -164,7 +175,7 @@ def refusal(call, *arguments, kind=Damaged, **options):
     return str(refused.value)
 
 
-def test_what_is_wrong_with_a_file_is_said_whole(tmp_path):
+def test_what_is_wrong_with_a_file_is_said_whole(tmp_path, monkeypatch):
     path = tmp_path / "a.pt"
     assert refusal(load, path) == f"{path}: cannot be read (No such file or directory)"
     path.write_bytes(b"x" * 100)
@@ -177,6 +188,7 @@ def test_what_is_wrong_with_a_file_is_said_whole(tmp_path):
         assert refusal(load, path) == f"{path}: not a checkpoint of the runner"
     save(path, state(format_version=2))
     assert refusal(load, path) == f"{path}: has format version 2, this runner reads version 1"
+    monkeypatch.setattr(checkpoint, "plain", lambda state: state)
     save(path, state(odd=Payload(tmp_path / "pwned")))
     assert refusal(load, path) == f"{path}: refused, it holds more than tensors and plain values"
     path.write_text("text")
@@ -307,3 +319,97 @@ def test_without_hard_links_a_second_name_is_a_durable_copy(tmp_path, monkeypatc
     checkpoint._link(tmp_path / "a.pt", tmp_path / "b.pt")
     assert load(tmp_path / "b.pt")["epoch"] == 5 and synced == [(tmp_path / "b.pt").stat().st_ino]
     assert sorted(os.listdir(tmp_path)) == ["a.pt", "b.pt"]
+
+
+class Mode(enum.Enum):
+    LINEAR = "linear"
+
+
+class Flag(enum.IntFlag):
+    A = 1
+    B = 2
+
+
+class Point(NamedTuple):
+    x: float
+    y: float
+
+
+class Table(dict):
+    pass
+
+
+class Half(float):
+    pass
+
+
+UNUSUAL = {
+    "rates": [np.float64(-0.0), np.float32(0.1), np.float16(0.1), np.complex64(1 + 2j), float("nan")],
+    "counts": [np.int64(3), np.uint64(2**64 - 1), np.bool_(True), 2**130, np.str_("a"), np.bytes_(b"b")],
+    "times": [np.datetime64("2020-01-01T00:00:00"), np.timedelta64(3, "s"), datetime.timedelta(seconds=3.5)],
+    "dates": [datetime.datetime(2020, 1, 2, 3), datetime.date(2020, 1, 2), datetime.time(1, 2)],
+    "arrays": [np.ones((2, 3), np.float32), np.array(3.5), np.zeros((0, 3)), np.arange(3, dtype=">f4")],
+    "more": [np.array([["ab", "c"]]), np.array(["2020-01-01"], "M8[D]"), np.arange(3, dtype=np.uint64)],
+    "generator": np.random.default_rng(0).bit_generator.state,
+    "ordered": OrderedDict(a=np.float32(1)),
+    "default": defaultdict(int, {np.int64(3): 5}),
+    "counter": Counter({np.int64(3): 5, 4: 1}),
+    "queue": deque([(1, np.int32(2)), {"a": deque([np.float32(1)])}], maxlen=4),
+    "tuples": (1, (2, np.float32(3)), Point(1.0, np.float64(2))),
+    "sets": [{1, 2}, {np.int64(1)}, frozenset([1]), {frozenset([2])}],
+    "keys": {Mode.LINEAR: [np.float32(2)], (1, 2): np.float32(3), (np.int64(1), 2): 3},
+    "subclasses": [Table(a=np.float32(1)), Half(-0.0), Mode.LINEAR, Flag.A | Flag.B],
+    "words": [Path("a/b"), range(1, 9, 2), slice(1, None), Decimal("1.1"), Fraction(1, 3), b"\xff", bytearray(b"x")],
+    "torch": [torch.float32, torch.device("cpu"), torch.Size([2, 3]), torch.ones(1).expand(4), torch.ones(2).half()],
+}
+
+
+def is_equal(one, two):
+    if type(one) is not type(two):
+        return False
+    if isinstance(one, dict):
+        pairs = zip(one.items(), two.items(), strict=True)
+        return len(one) == len(two) and all(map(is_equal, *zip(*pairs, strict=True)))
+    if isinstance(one, (list, tuple, deque)):
+        return len(one) == len(two) and all(map(is_equal, one, two))
+    if isinstance(one, (torch.Tensor, np.ndarray)):
+        return (one.dtype, one.shape) == (two.dtype, two.shape) and bool((one == two).all())
+    return repr(one) == repr(two)
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_what_is_not_plain_is_written_plain_and_comes_back_as_it_was(tmp_path, name):
+    save(tmp_path / "a.pt", state(**{name: UNUSUAL[name]}))
+    assert torch.load(tmp_path / "a.pt", weights_only=True)["epoch"] == 1
+    assert is_equal(load(tmp_path / "a.pt")[name], UNUSUAL[name])
+
+
+def test_a_state_that_is_plain_is_written_as_it_is(tmp_path):
+    save(tmp_path / "a.pt", given := state(rows=[{"lr": 0.1}], ordered=OrderedDict(a=torch.ones(1))))
+    assert torch.load(tmp_path / "a.pt", weights_only=True).keys() == given.keys()
+
+
+@pytest.mark.parametrize(
+    "odd", [len, object(), np.array([object()]), np.longdouble(1), torch.Generator(), defaultdict(lambda: 0)]
+)
+def test_what_cannot_be_made_again_is_refused_by_its_place_and_nothing_is_written(tmp_path, odd):
+    with pytest.raises(InputError, match=r"deep\.0\.x.*no checkpoint can hold"):
+        save(tmp_path / "a.pt", state(deep=[{"x": odd}]))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_makes_nothing_but_what_is_one_of_ours(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "plain", lambda state: state)
+    popen = ("subprocess", "Popen")
+    for note in (["enum", popen], ["subclass", popen], ["array", ("O", [1])], [1, 2]):
+        save(tmp_path / "a.pt", state(x=["touch", "pwned"], kinds=[(("x",), *note)]))
+        with pytest.raises(Damaged, match=r"a\.pt"):
+            load(tmp_path / "a.pt")
+
+
+def test_a_class_that_is_imported_later_is_made_then(tmp_path, monkeypatch):
+    save(tmp_path / "a.pt", state(mode=deque([Mode.LINEAR]), rate=np.float32(1)))
+    with monkeypatch.context() as patched:
+        patched.delitem(sys.modules, Mode.__module__)
+        loaded = load(tmp_path / "a.pt")
+    assert is_equal(restored(loaded)["mode"], deque([Mode.LINEAR])) and is_equal(loaded["rate"], np.float32(1))

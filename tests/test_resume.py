@@ -391,3 +391,143 @@ def test_damage_and_a_kill_together_lose_no_more_than_the_damage(tmp_path):
     events = json.loads(Path("run/run.json").read_text())["resumed"]
     assert [event["epoch"] for event in events] == [2, 2, 2]
     assert_equal_runs("whole", "run")
+
+
+NUMPY = """
+import math
+from collections import defaultdict, deque
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.optim.lr_scheduler import LRScheduler, LambdaLR
+
+from runner.metrics import Accuracy
+
+
+def warm_cosine(optimizer):
+    def factor(epoch):  # the first rates are Python's, later ones numpy's
+        return (epoch + 1) / 2 if epoch < 2 else 0.5 * (1 + np.cos(np.pi * epoch / 5))
+
+    return LambdaLR(optimizer, factor)
+
+
+class Short(LRScheduler):
+    def __init__(self, optimizer):
+        self.seen, self.where, self.table = deque(maxlen=2), Path("a"), defaultdict(int)
+        super().__init__(optimizer)
+
+    def get_lr(self):
+        self.seen.append(np.float32(0.1))
+        self.table[np.int64(self.last_epoch)] += 1
+        return [(self.seen[-1] * np.float32(0.7)) ** 2 * len(self.table) for group in self.optimizer.param_groups]
+
+
+class Counting(Accuracy):
+    def __init__(self):
+        super().__init__()
+        self.by_class = {}
+
+    def update(self, output, target):
+        super().update(output, target)
+        for label in target.numpy():
+            self.by_class[label] = self.by_class.get(label, np.int64(0)) + 1
+
+    def compute(self):
+        return np.float32(sum(self.by_class.values()) / 7 + super().compute())
+
+    def reset(self):
+        super().reset()
+        self.by_class = {}
+
+    def state_dict(self):
+        return {**super().state_dict(), "by_class": dict(self.by_class), "seen": np.array([len(self.by_class)])}
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        assert all(type(key) is np.int64 for key in state["by_class"]), state
+        self.by_class = dict(state["by_class"])
+
+
+class Numbers(torch.optim.SGD):
+    def __init__(self, params, lr):
+        super().__init__(params, lr=np.float32(lr))
+
+    def step(self, closure=None):
+        super().step(closure)
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter]["history"] = deque([np.float64(parameter.detach().sum().item())], maxlen=3)
+        self.param_groups[0]["lr"] = self.param_groups[0]["lr"] * np.float32(0.99)
+
+
+class Remembering(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(64, 10)
+        self.calls = np.int64(0)
+
+    def forward(self, x):
+        self.calls += self.training
+        return super().forward(x.flatten(1)) * (1 + 0.01 * float(self.calls))
+
+    def get_extra_state(self):
+        return {"calls": self.calls, "table": np.arange(3)}
+
+    def set_extra_state(self, state):
+        self.calls = state["calls"]
+
+
+class Holding(LRScheduler):
+    def __init__(self, optimizer):
+        self.function = math.cos
+        super().__init__(optimizer)
+
+    def get_lr(self):
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+
+class Odd(Counting):
+    def state_dict(self):
+        return {"odd": object()}
+"""
+PART = {
+    "scheduler": "{_target_: np_parts.warm_cosine}",
+    "scheduler ": "{_target_: np_parts.Short, interval: batch}",
+    "optimizer": "{_target_: np_parts.Numbers, _partial_: true, lr: 0.1}",
+    "metrics": "{accuracy: {_target_: np_parts.Counting}}",
+    "model": "{_target_: np_parts.Remembering}",
+}
+
+
+def with_part(key, value, more=()):
+    Path("np_parts.py").write_text(NUMPY)
+    partial = ", _partial_: true" if key == "scheduler" else ""
+    words = [word for word in WORDS if not word.startswith((f"{key}=", f"{key}."))]
+    return [*words, f"~{key}", f"+{key}={value[:-1]}{partial}}}", *more]
+
+
+@pytest.mark.parametrize("key", PART)
+def test_a_run_whose_parts_hold_numpys_numbers_is_saved_read_and_resumed(key, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = with_part(key.strip(), PART[key], ["checkpoint.every_batches=1", "checkpoint.state_dict=true"])
+    runner.run(words, run_dir=tmp_path / "whole")
+    for path in Path("whole/checkpoints").glob("*.pt"):
+        assert torch.load(path, weights_only=True), path
+    crash_at(15, "crashed", words)
+    resume(Path("crashed"), [])
+    assert_equal_runs("whole", "crashed")
+    record = json.loads(Path("whole/run.json").read_bytes().rpartition(b"}")[0] + b"}")
+    assert all(type(value) is float for value in record["last"].values())
+
+
+@pytest.mark.parametrize(
+    "key, value, said",
+    [
+        ("scheduler", "{_target_: np_parts.Holding}", "scheduler:.*function"),
+        ("metrics", "{accuracy: {_target_: np_parts.Odd}}", r"metrics\.accuracy:.*object"),
+    ],
+)
+def test_a_part_whose_state_no_file_can_hold_is_refused_before_training(key, value, said, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InputError, match=said):
+        runner.run(with_part(key, value), run_dir=tmp_path / "run")
+    assert not Path("run/metrics.jsonl").exists()

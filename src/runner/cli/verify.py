@@ -161,6 +161,7 @@ def differences(one: RunDir, two: RunDir) -> Iterator[str]:
     """Everything in which two runs differ, by name: metrics, results, then every value of the final checkpoints."""
     from runner.storage import checkpoint
     from runner.storage.checkpoint import Damaged
+    from runner.storage.plain import plain
 
     rows = [[timeless(row) for row in r.metrics.read()] for r in (one, two)]
     yield from compare(rows[0], rows[1], "metrics.jsonl")
@@ -170,7 +171,7 @@ def differences(one: RunDir, two: RunDir) -> Iterator[str]:
     names = sorted(path.name for path in one.checkpoints.glob("*.pt") if path.name in ("best.pt", "last.pt"))
     for name in names:
         try:
-            states = [checkpoint.load(r.checkpoints / name) for r in (one, two)]
+            states = [plain(checkpoint.load(r.checkpoints / name)) for r in (one, two)]
         except Damaged as error:
             yield str(error)
             continue

@@ -15,7 +15,9 @@ from runner.batches.loaders import Loader
 from runner.config.checks import LATER, complaint, locate
 from runner.errors import InputError
 from runner.groups.instantiate import containers, instantiate, make
+from runner.metrics import can_be_saved
 from runner.seeding import isolated
+from runner.storage.plain import plain
 from runner.tasks import Step, Supervised, sizes
 from runner.train import precision
 from runner.train.hidden import untouched
@@ -131,6 +133,8 @@ def probe(cfg: dict[str, Any], task: nn.Module, loaders: dict[str, Loader], opti
                 for name, metric in new().items():
                     at.part = f"metrics.{name}"
                     metric.update(step.outputs, step.targets)
+                    if can_be_saved(metric):
+                        plain({"its state_dict()": metric.state_dict()})
         except InputError as error:
             if at.part.startswith(("metrics.", "trainer.")):
                 raise InputError(f"{at.part}: {error}") from error

@@ -43,11 +43,21 @@ from runner.processes import StopRequest
 from runner.seeding import derive, seed_everything
 from runner.storage.checkpoint import Checkpoints
 from runner.tasks.sizes import ignored_in
+from runner.storage.plain import plain
 from runner.train.events import Listeners
 from runner.train.steps import StepOptions
 from runner.train.stopping import Stopping
 from runner.train.trainer import Trainer
 from runner.values import targets_in
+
+OWNERS = {  # of what a checkpoint holds: the group that gives it
+    "model": "model_state_dict",
+    "loss": "criterion_state_dict",
+    "task": "task_state_dict",
+    "optimizer": "optimizer_state_dict",
+    "scheduler": "scheduler_state_dict",
+    "dataset.train": "stream_state_dict",
+}
 
 
 @dataclass(frozen=True)
@@ -190,10 +200,25 @@ def _build(
         probe(resolved, task, {"dataset.train": train_loader, **others, **further}, options, new_metrics)
         if smallest(parts.train, loading.batch_size, loading.drop_last, limit) == 1:
             check_smallest_batch(task, train_loader, loading.batch_size, options)
+        if given.checkpoints.save != "none":
+            check_saved(trainer.state.state_dict())
     if mode := cfg.trainer.get("compile"):
         # Each shape gets code of its own: what a shape computes must not depend on the ones that came before.
         model.compile(mode="default" if mode is True else mode, dynamic=False)
     return built
+
+
+def check_saved(state: dict[str, Any]) -> None:
+    """Holds the first state of a run against what its checkpoints can hold.
+
+    Raises:
+        InputError: names the group whose state_dict() holds what they cannot.
+    """
+    for group, name in OWNERS.items():
+        try:
+            plain(state.get(name, {}))
+        except InputError as error:
+            raise InputError(f"{group}: in its state_dict(), {error}") from error
 
 
 def loader_arguments(cfg: DictConfig) -> dict[str, Any]:

@@ -151,12 +151,14 @@ def save_extras(built: "Built") -> None:
     """The tutorial's other two ways of saving, where they are asked for: of the last weights."""
     import torch
 
+    from runner.storage.plain import plain
+
     trainer, directory = built.trainer, built.trainer.checkpoints.directory
     assert directory is not None
     wanted = {"model_state_dict.pt": trainer.checkpoints.state_dict, "model.pt": trainer.checkpoints.whole_model}
     for name in [name for name, is_wanted in wanted.items() if is_wanted]:
         content = io.BytesIO()
-        torch.save(trainer.model if name == "model.pt" else trainer.model.state_dict(), content)
+        torch.save(trainer.model if name == "model.pt" else plain({"": trainer.model.state_dict()})[""], content)
         write_atomically(directory / name, content.getvalue())
 
 

@@ -3,6 +3,7 @@
 Contract:
 - A file is torch's zip followed by a trailer: MAGIC and the SHA-256 of all bytes before it. torch.load reads it as
   it is, with weights_only=True; the trailer cannot disagree with its file, because one rename brings both.
+- What is written is plain (storage/plain.py), so that it can be read.
 - Write: a temporary file in the same directory, flush, fsync, rename, fsync the directory. An old file is only
   replaced or deleted once the new one is durable.
 - Load: the digest first, then torch.load(weights_only=True), then the format version.
@@ -22,6 +23,7 @@ from typing import Any, BinaryIO
 import torch
 
 from runner.storage.files import TEMPORARY, fsync_directory, make_directory, read_regular
+from runner.storage.plain import plain, restored
 from runner.values import Rule
 
 FORMAT_VERSION = 1
@@ -56,8 +58,9 @@ def write_temporary(path: Path, state: dict[str, Any]) -> Path:
     """Writes a checkpoint durably beside `path`, under a temporary name, which it returns.
 
     Raises:
-        OSError: the disk is full, say; the temporary file is gone again.
+        OSError: the disk is full, say; the temporary file is gone again. InputError: it holds what no file can.
     """
+    state = plain(state)
     temporary = path.with_name(path.name + TEMPORARY)
     writing = None
     temporary.unlink(missing_ok=True)  # never write into a file that may have a second name
@@ -108,7 +111,11 @@ def load(path: Path) -> dict[str, Any]:
         raise Damaged(f"{path}: not a whole checkpoint of the runner ({len(content)} bytes, without its digest)")
     if hashlib.sha256(body).hexdigest().encode() != trailer[len(MAGIC) :]:
         raise Damaged(f"{path}: damaged, its SHA-256 is not the one that was written")
-    return of_known_format(path, torch_load(path))
+    state = of_known_format(path, torch_load(path))
+    try:
+        return restored(state)
+    except Exception as error:
+        raise Damaged(f"{path}: cannot be read, its notes on values are not ours ({type(error).__name__})") from error
 
 
 def of_known_format(path: Path, state: Any) -> dict[str, Any]:

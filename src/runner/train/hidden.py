@@ -53,6 +53,7 @@ def attributes(module: nn.Module) -> dict[tuple[str, str], Any]:
     return {
         (path, name): copied(value)
         for path, owner in module.named_modules()
+        if type(owner).get_extra_state is nn.Module.get_extra_state  # it has a place for them in the checkpoints
         for name, value in vars(owner).items()
         if name not in OF_TORCH and is_plain(value, own)
     }

@@ -10,6 +10,7 @@ from torch import nn
 
 from runner.errors import InputError
 from runner.storage import checkpoint
+from runner.storage.plain import restored
 from runner.storage.weights import evaluated
 from runner.train import hidden
 
@@ -29,6 +30,7 @@ def weights_of(task: nn.Module) -> dict[str, Any]:
 
 def load_weights(task: nn.Module, saved: dict[str, Any]) -> None:
     """Puts weights_of() back, out of a checkpoint. An older version's best weights lack those of the loss."""
+    saved = restored(saved)  # what is of a class that was not imported when the file was read
     for owner in ("model", "criterion"):
         if isinstance(module := getattr(task, owner, None), nn.Module) and f"{owner}_state_dict" in saved:
             module.load_state_dict(saved[f"{owner}_state_dict"])
