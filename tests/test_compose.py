@@ -1,11 +1,14 @@
 """From words to one composed config."""
 
 import random
+import sys
+from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from runner.__main__ import main
 from runner.config.compose import compose, quoted
 
 TEXTS = ["it's", "a\\'b", "a\\", "${x}", "\\${y}", "a b,c={d}[e](f)", "ünï", '"q"', "'", "a:b", "$x", "", "tab\tx"]
@@ -31,3 +34,97 @@ def read_back(word):
 def test_a_quoted_path_composes():
     path = "/x/it's/${a}"
     assert compose([quoted("hydra.run.dir", path)])[1].hydra.run.dir == path
+
+
+@pytest.fixture
+def answered(monkeypatch, capsys):
+    """(exit code, all that is printed) of the command with a folder `mine` of YAML files."""
+
+    def call(files, *words):
+        for name, text in files.items():
+            Path("mine", name).parent.mkdir(parents=True, exist_ok=True)
+            Path("mine", name).write_bytes(text if isinstance(text, bytes) else text.encode())
+        monkeypatch.setattr(sys, "argv", ["runner", "--config-dir", "mine", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return ended.value.code or 0, said.out + said.err
+
+    return call
+
+
+def experiment(body, name="mine"):
+    return {f"experiment/{name}.yaml": f"# @package _global_\n{body}"}
+
+
+SEARCH = """defaults: [override /hydra/sweeper: optuna]
+hydra: {sweeper: {n_trials: 3, params: {optimizer.lr: "interval(0.1, 1)"}}}
+"""
+
+
+def test_a_sweeper_that_an_experiment_chooses_is_the_one_that_runs(answered):
+    pytest.importorskip("optuna")
+    code, said = answered(experiment(SEARCH), "-m", "experiment=mine", "sweep.dry_run=true")
+    assert code == 0 and "up to 3 trials" in said and "FloatDistribution" in said, said
+
+
+@pytest.mark.parametrize(
+    "group, default, choice, typed",
+    [("launcher", "local", "submitit_local", "ray"), ("sweeper", "runner", "basic", "optuna")],
+)
+def test_hydras_groups_are_chosen_by_the_command_then_by_an_experiment(group, default, choice, typed):
+    Path("mine/experiment").mkdir(parents=True)
+    text = experiment(f"defaults: [override /hydra/{group}: {choice}]")["experiment/mine.yaml"]
+    Path("mine/experiment/mine.yaml").write_text(text)
+    commands = [], ["experiment=mine"], ["experiment=mine", f"hydra/{group}={typed}"]
+    chosen = [compose(words, "mine")[1].hydra.runtime.choices[f"hydra/{group}"] for words in commands]
+    assert chosen == [default, choice, typed]
+
+
+@pytest.mark.parametrize(
+    "body, named",
+    [
+        ("defaults: [override /hydra/sweeper: optuna]", "hydra/sweeper=optuna"),
+        ("defaults: [override /hydra/launcher: basic]", "hydra/launcher=basic"),
+        ("hydra: {sweeper: {params: {optimizer.lr: '1,2'}}}", "hydra.sweeper.params.optimizer.lr=1,2"),
+        ("hydra: {launcher: {jobs: 7}}", "hydra.launcher.jobs=7"),
+        ("sweep: {retries: 7}", "sweep.retries=7"),
+    ],
+)
+def test_an_experiment_that_is_swept_over_cannot_say_how_the_sweep_is_run(body, named, answered):
+    files = {**experiment(body), **experiment("seed: 2", "other")}
+    code, said = answered(files, "-m", "experiment=other,mine", "sweep.dry_run=true")
+    assert code == 2 and named in said and "experiment=mine" in said and "command line" in said, said
+    assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize(
+    "body, named",
+    [
+        ("defaults: [override /hydra/job_logging: disabled]", "job_logging"),
+        ("defaults: [override /hydra/job_logging: default]", "job_logging"),
+        ("defaults: [override /hydra/hydra_logging: disabled]", "hydra_logging"),
+        ("hydra: {job_logging: {root: {level: DEBUG}}}", "job_logging"),
+        ("hydra: {verbose: true}", "verbose"),
+        ("hydra: {mode: MULTIRUN}", "use -m"),
+        ("hydra: {sweeper: {n_trials: 3}}", "hydra.sweeper.n_trials"),
+        ("defaults: [override hydra/sweeper: optuna]", "override /hydra/sweeper"),
+        ("defaults: [/optimizer: adam]", "override /optimizer"),
+        ("defaults: [override /optimzer: adam]", "did you mean optimizer"),
+    ],
+)
+def test_what_an_experiment_says_to_hydra_counts_or_is_refused_in_one_line(body, named, answered):
+    code, said = answered(experiment(body), "experiment=mine", "trainer.dry_run=true")
+    assert code == 2 and named in said and said.count("\n") == 1, said
+    assert not Path("outputs").exists()
+
+
+def test_one_run_of_an_experiment_that_describes_a_search_says_so(answered):
+    code, said = answered(experiment(SEARCH), "experiment=mine", "trainer.dry_run=true")
+    assert code == 0 and "hydra/sweeper=optuna" in said and "add -m" in said, said
+
+
+@pytest.mark.parametrize("word", ["hydra/sweeper=optuna", "hydra.launcher.jobs=2", "hydra.sweeper.n_trials=3"])
+def test_a_sweeps_words_without_m_are_refused(word, answered):
+    code, said = answered({"model/none.yaml": ""}, word)
+    assert code == 2 and word in said and "add -m" in said, said

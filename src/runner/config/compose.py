@@ -26,6 +26,8 @@ from runner.errors import InputError, UnknownKey
 from runner.values import guess
 
 CONFIG_NAME = "config"
+LOGGING = ("job_logging", "hydra_logging", "verbose")
+NO_LOGGING = {"version": 1, "root": None, "disable_existing_loggers": False}
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 
 
@@ -86,9 +88,17 @@ def _apply_checked(overrides: list[Override], cfg: DictConfig) -> None:
             expected[key] = (override, _kind(cfg, key))
     hydra_adapter.apply_overrides(overrides, cfg)
     if "hydra" in cfg:
-        from runner.config import admission  # here: a wrong key is answered before it is needed
+        from runner.config import admission, checks  # here: a wrong key is answered before it is needed
 
         admission.check_hydra(cfg.hydra)
+        for name in ("sweeper", "launcher"):
+            checks.refuse_wrong_arguments(cfg.hydra[name], f"hydra.{name}")
+        for name in LOGGING if "seed" in cfg else ():  # --hydra-help is composed of Hydra's own alone
+            if cfg.hydra[name] not in (NO_LOGGING, False):
+                raise InputError(
+                    f"hydra.{name}: changes nothing, since Hydra logs nothing here: a run writes its own runner.log and"
+                    f" screen (--quiet: less of it); leave out what sets hydra/{name} or hydra.{name}"
+                )
     for override, kind in expected.values():
         given = _kind(cfg, override.key_or_group, must_resolve=True)
         if not _fits(given, kind):
@@ -176,6 +186,8 @@ def refuse_no_choice(overrides: Sequence[str]) -> None:
         group, _, choice = word.partition("=")
         if not group:
             raise InputError(f"{word}: has no key; give KEY=VALUE")
+        if group == "experiment" and "null" in choice.split(","):
+            raise InputError(f"{word}: null is no experiment, but what a command without experiment= has; leave it out")
         if group not in (*GROUPS, "listeners", "tracking") or group == "trainer":
             continue
         found = ", ".join(sorted(path.stem for path in Path(conf_dir(), group).glob("*.yaml")))

@@ -5,7 +5,7 @@ import re
 from hydra.errors import OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.config.names import nearest
+from runner.config.names import GROUPS, nearest
 
 
 def one_line(error: BaseException) -> str:
@@ -26,8 +26,15 @@ def one_line(error: BaseException) -> str:
             )
         meant = f"did you mean {near}? " if (near := nearest(choice, choices.split(", "))) else ""
         return f"{group}={choice}: no such choice; {meant}choices: {choices}"
-    if absent := re.search(r"Could not override '([^']+)'", text):
-        return f"{absent[1]}: there is no such config group or key"
+    if relative := re.search(r"In '(experiment/[^']+)': Could not override '(experiment/(.+?))(@|')", text):
+        return (
+            f"{relative[1]}: {relative[2]}: no such group; its defaults say `- override /{relative[3]}: ...`"
+        )
+    if twice := re.match(r"Multiple values for (\S+)\. ", text):
+        return f"{twice[1]}: is chosen twice; the defaults of an experiment say `- override /{twice[1]}: CHOICE`"
+    if absent := re.search(r"(In '[^']+': )?Could not override '([^']+)'", text):
+        meant = f"; did you mean {near}?" if (near := nearest(absent[2], GROUPS)) else ""
+        return f"{absent[1] or ''}{absent[2]}: there is no such config group or key{meant}"
     if named := re.match(r"InputError raised while resolving interpolation: (.*)", text):  # by a resolver of ours
         return named[1]
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -15,6 +15,7 @@ from runner.errors import InputError
 if TYPE_CHECKING:
     from runner.storage.run_dir import RunDir
 
+OF_SWEEPS = ("sweep.", "hydra/sweeper=", "hydra/launcher=", "hydra.sweeper.", "hydra.launcher.", "hydra.sweep.")
 Start = Callable[[DictConfig, "RunDir", list[str]], Any]
 
 
@@ -28,7 +29,7 @@ def launch(overrides: Sequence[str], task: Start, config_dir: str | None = None,
         What the task raises.
     """
     for word in overrides:
-        if word.lstrip("+").startswith("sweep."):
+        if word.lstrip("+").startswith(OF_SWEEPS):
             raise InputError(f"{word}: is for a sweep; add -m")
     hydra, cfg = compose(overrides, config_dir)
     from runner.storage.run_dir import RunDir  # here: a wrong key is answered without it
@@ -42,6 +43,8 @@ def launch(overrides: Sequence[str], task: Start, config_dir: str | None = None,
         raise InputError(one_line(error)) from error
     replaced = replaced_files(config_dir, dict(cfg.hydra.runtime.choices))
     notes = [f"config: {path} is used in place of the packaged file" for path in replaced]
+    if (sweeper := cfg.hydra.runtime.choices["hydra/sweeper"]) != "runner" or cfg.hydra.sweeper.get("params"):
+        notes.append(f"this is one run; hydra/sweeper={sweeper} and its params are for a sweep: add -m")
     place.claim()
     try:
         job = hydra_adapter.run_single(hydra, CONFIG_NAME, cfg, lambda task_cfg: task(task_cfg, place, notes))

@@ -17,6 +17,7 @@ from runner.sweep import plan
 from runner.sweep.plan import Job
 from runner.sweep.points import Point, is_points, read_points, refuse_twice
 from runner.terminal.progress import with_bar
+from runner.values import flatten, shown
 
 
 def compose_jobs(sweeper: Any, arguments: list[str]) -> tuple[list[Job], list[str], list[str]]:
@@ -114,6 +115,7 @@ def compose_job(sweeper: Any, overrides: list[str], swept: Sequence[str]) -> Job
     from runner.groups.modes import mode_of, monitoring
 
     cfg = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, overrides)
+    refuse_own_sweep(cfg, sweeper.config)
     with read_write(cfg), open_dict(cfg):
         cfg.sweep.points = None  # of all jobs: each has its own
     task = task_config(cfg)
@@ -129,6 +131,30 @@ def compose_job(sweeper: Any, overrides: list[str], swept: Sequence[str]) -> Job
     choices = {str(group): str(name or "null") for group, name in cfg.hydra.runtime.choices.items()}
     choices = {group: name for group, name in choices.items() if not group.startswith("hydra/")}
     return Job(overrides, resolved(task), settings, cfg, source=source, choices=choices)
+
+
+def refuse_own_sweep(cfg: Any, master: Any) -> None:
+    """Refuses a job whose files say how the sweep is to be run, which is read before any job is composed.
+
+    Raises:
+        InputError: the choice, or the key and its value.
+    """
+    chosen, before = (
+        {f"hydra/{kind}": c.hydra.runtime.choices[f"hydra/{kind}"] for kind in ("sweeper", "launcher")}
+        | {
+            name: value
+            for key in ("hydra.sweeper", "hydra.launcher", "hydra.sweep", "sweep")
+            for name, value in flatten(OmegaConf.to_container(OmegaConf.select(c, key), resolve=False), key).items()
+        }
+        for c in (cfg, master)
+    )
+    given = {word.partition("=")[0].lstrip("+") for word in master.hydra.overrides.task}
+    for name, value in chosen.items():
+        if value != before.get(name) and name not in given:
+            raise InputError(
+                f"{name}={shown(value)}: belongs to the sweep as a whole, for which it is {shown(before.get(name))}: a"
+                " file that is swept over cannot set it; give it on the command line"
+            )
 
 
 def task_config(cfg: Any) -> Any:
