@@ -214,7 +214,7 @@ def check(image: Image, moment: Moment, place: Path) -> str | None:
     if not run_dir.checkpoints.exists():
         return "checkpoints/ is gone"
     try:
-        resumed, _ = choose(run_dir, {"known": {}, **record})
+        resumed, _ = choose(run_dir, {"known_steps": {}, **record})
     except InputError as error:
         return str(error)
     progress = resumed.state["progress"] if resumed.state else {"epoch": 0, "batch": 0, "step": 0}

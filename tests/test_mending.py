@@ -46,7 +46,12 @@ def test_the_two_forms_of_a_config_must_say_the_same(tmp_path):
 
 def whole(batch):
     state = dict.fromkeys(TO_GO_ON)
-    return {**state, "progress": {**dict.fromkeys(COUNTERS, 0), "batch": batch}, "running": {}, "rng": {}}
+    return {
+        **state,
+        "progress": {**dict.fromkeys(COUNTERS, 0), "batch": batch, "step": batch},
+        "running": {},
+        "rng": {},
+    }
 
 
 def test_a_checkpoint_that_lacks_what_is_needed_is_named_with_the_key(tmp_path):
@@ -126,19 +131,6 @@ def test_rows_are_the_checkpoints_and_what_the_file_has_of_them_is_kept(tmp_path
     assert "epochs 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, ... are lost" in words[0]
     _, words = whole_rows(place, held(*range(1, 11)), path)
     assert "epochs 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 are lost" in words[0]
-
-
-def test_a_checkpoint_of_an_older_version_takes_the_files_rows_or_none(tmp_path):
-    place, state = RunDir(tmp_path), {"progress": {"epoch": 2}}
-    place.metrics.replace([row(1), row(2), row(3)])
-    assert whole_rows(place, state, tmp_path / "last.pt") == ([row(1), row(2)], [])
-    place.metrics.replace([row(1), row(3)])
-    assert said(whole_rows, place, state, tmp_path / "last.pt") == (
-        f"{place.metrics.path}: the rows of epochs 2 are lost or damaged, and no checkpoint holds them;"
-        " put the file back"
-    )
-    place.metrics.replace([row(2), row(1)])
-    assert "holds rows twice or out of order" in said(whole_rows, place, state, tmp_path / "last.pt")
 
 
 def steps_of(place, *steps):

@@ -24,7 +24,6 @@ FILLED = {
     "best": {},
     "last": {},
     "modes": {},
-    "known": {},
     "started": "",
     "ended": None,
     "error": None,

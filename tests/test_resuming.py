@@ -30,7 +30,7 @@ RECORD = {
 }
 
 
-RECORD |= {"known": {}, "known_steps": {}}
+RECORD |= {"known_steps": {}}
 
 
 @pytest.fixture
@@ -50,6 +50,8 @@ def saved(place, name, epoch, batch=0, best_epoch=1, holds_best=False, **more):
         "step": 9 * epoch + batch,
         "best_epoch": best_epoch,
         "best_value": best_value,
+        "best_step": None if best_epoch is None else 9 * best_epoch,
+        "evaluated": 9 * epoch,
     }
     state = {"format_version": 1, "model_state_dict": {"w": torch.zeros(1000)}, "optimizer_state_dict": {}, "lr": 1.0}
     state |= {"scheduler_state_dict": {}, "metrics": {}, "progress": progress, "running": {}, "rng": {}, "rows": rows}
@@ -142,15 +144,14 @@ def test_where_the_best_weights_are_lost_the_run_begins_anew_and_its_checkpoints
 
 def test_an_epoch_that_is_known_to_be_better_makes_up_for_lost_weights(place):
     path = saved(place, "last", 2)
-    assert choose(place, {**RECORD, "known": {"3": 0.4}})[0].path == path  # it was completed once, and cut off
-    assert choose(place, {**RECORD, "known": {"3": 0.5}})[0].path is None
-    assert choose(place, {**RECORD, "known": {"2": 0.1}})[0].path is None
-    assert choose(place, {**RECORD, "known_steps": {"27": 0.4}})[0].path == path
+    assert choose(place, {**RECORD, "known_steps": {"27": 0.4}})[0].path == path  # it was completed once, and cut off
+    assert choose(place, {**RECORD, "known_steps": {"27": 0.5}})[0].path is None
     assert choose(place, {**RECORD, "known_steps": {"18": 0.1}})[0].path is None
-    with pytest.raises(InputError, match="run.json: known: 'x' is no number of an evaluation"):
+    assert choose(place, {**RECORD, "known_steps": {"27": 0.4}})[0].path == path
+    with pytest.raises(InputError, match="run.json: known_steps: 'x' is no number of a step"):
         choose(place, {**RECORD, "known_steps": {"x": 0.1}})
-    assert choose(place, {**RECORD, "known": {"3": 0.5}, "mode": "max"})[0].path is None
-    resumed, _ = choose(place, {**RECORD, "known": {"3": 0.6, "4": None, "1": 9.0}, "mode": "max"})
+    assert choose(place, {**RECORD, "known_steps": {"27": 0.5}, "mode": "max"})[0].path is None
+    resumed, _ = choose(place, {**RECORD, "known_steps": {"27": 0.6, "36": None, "9": 9.0}, "mode": "max"})
     assert resumed.path == path and resumed.known == {9: 0.5, 18: 0.6, 27: 0.6, 36: None}  # rows are newer than known
 
 

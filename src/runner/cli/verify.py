@@ -15,7 +15,6 @@ from runner.cli import trust
 from runner.config import admission
 from runner.errors import InputError
 from runner.job import own_code
-from runner.job.places import progress_of
 from runner.job.record import unbegun
 from runner.job.saved import check_targets_of
 from runner.storage import provenance, signature
@@ -176,7 +175,6 @@ def differences(one: RunDir, two: RunDir) -> Iterator[str]:
             yield str(error)
             continue
         for state in states:
-            state["progress"] = progress_of(state)
             for key in NOT_RESULTS:
                 state.pop(key, None)
         yield from compare(states[0], states[1], name)

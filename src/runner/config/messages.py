@@ -27,9 +27,7 @@ def one_line(error: BaseException) -> str:
         meant = f"did you mean {near}? " if (near := nearest(choice, choices.split(", "))) else ""
         return f"{group}={choice}: no such choice; {meant}choices: {choices}"
     if relative := re.search(r"In '(experiment/[^']+)': Could not override '(experiment/(.+?))(@|')", text):
-        return (
-            f"{relative[1]}: {relative[2]}: no such group; its defaults say `- override /{relative[3]}: ...`"
-        )
+        return f"{relative[1]}: {relative[2]}: no such group; its defaults say `- override /{relative[3]}: ...`"
     if twice := re.match(r"Multiple values for (\S+)\. ", text):
         return f"{twice[1]}: is chosen twice; the defaults of an experiment say `- override /{twice[1]}: CHOICE`"
     if absent := re.search(r"(In '[^']+': )?Could not override '([^']+)'", text):

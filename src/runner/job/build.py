@@ -42,8 +42,8 @@ from runner.job.saved import open_model
 from runner.processes import StopRequest
 from runner.seeding import derive, seed_everything
 from runner.storage.checkpoint import Checkpoints
-from runner.tasks.sizes import ignored_in
 from runner.storage.plain import plain
+from runner.tasks.sizes import ignored_in
 from runner.train.events import Listeners
 from runner.train.steps import StepOptions
 from runner.train.stopping import Stopping

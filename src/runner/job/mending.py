@@ -1,6 +1,7 @@
 """What lies beside a run's checkpoints, held against them: whose they are, and rows that were lost or damaged."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ def whole_config(run_dir: RunDir, record: Mapping[str, Any]) -> str:
 
 
 WEIGHTS = ("model_state_dict",)
-TO_GO_ON = (*WEIGHTS, "optimizer_state_dict", "scheduler_state_dict", "lr", "metrics", "progress")
-COUNTERS = ("epoch", "batch", "step", "best_epoch", "best_value")
+TO_GO_ON = (*WEIGHTS, "optimizer_state_dict", "scheduler_state_dict", "lr", "metrics", "rows", "progress")
+COUNTERS = tuple(field.name for field in fields(Progress))
 
 
 def check_keys(path: Path, state: Mapping[str, Any], keys: Sequence[str]) -> None:
@@ -97,20 +98,10 @@ def whole_rows(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows of metrics.jsonl up to the checkpoint's epoch, and what to say about them: every checkpoint holds them,
     so what the file has lost is made good.
-
-    Raises:
-        InputError: rows are lost, and the checkpoint, of an older version, does not hold them.
     """
     if state is None:
         return [], []
-    found, kept = run_dir.metrics.read(), state.get("rows")
-    if kept is None:  # of a version that evaluated at the end of each epoch
-        epochs, wanted = [row.get("epoch") for row in found], state["progress"]["epoch"]
-        if epochs[:wanted] != list(range(1, wanted + 1)):
-            what = _what_is_wrong(epochs, list(range(1, wanted + 1)), "epochs")
-            raise InputError(f"{run_dir.metrics.path}: {what}, and no checkpoint holds them; put the file back")
-        return found[:wanted], []
-    kept = [strict_json(row) for row in kept]
+    found, kept = run_dir.metrics.read(), [strict_json(row) for row in state["rows"]]
     if [timeless(row) for row in found[: len(kept)]] == kept:
         return found[: len(kept)], []
     good = {row["step"]: row for row in found if timeless(row) in kept}

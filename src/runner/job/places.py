@@ -1,7 +1,7 @@
 """Where a run's checkpoints stand, and which of them leads to the run's end."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +9,12 @@ from runner.errors import InputError
 from runner.train.events import Progress
 
 
-def progress_of(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's progress; of an older version, as it would be written today."""
-    return asdict(Progress.of(state["progress"]))
-
-
 def known_before(record: Mapping[str, Any]) -> dict[int, float | None]:
-    """The monitored values that earlier starts have known, by step; an older version kept them by epoch."""
-    per_epoch = (record["config"].get("derived") or {}).get("batches_per_epoch") or 1
-    by_epoch, by_step = (record.get(key, {}) for key in ("known", "known_steps"))
-    if bad := [name for name in (*by_epoch, *by_step) if not str(name).isdecimal()]:
-        raise InputError(f"run.json: known: {bad[0]!r} is no number of an evaluation")
-    known = {int(epoch) * per_epoch: value for epoch, value in by_epoch.items()}
-    return known | {int(step): value for step, value in by_step.items()}
+    """The monitored values that earlier starts have known, by step."""
+    known = record.get("known_steps", {})
+    if bad := [name for name in known if not str(name).isdecimal()]:
+        raise InputError(f"run.json: known_steps: {bad[0]!r} is no number of a step")
+    return {int(step): value for step, value in known.items()}
 
 
 def counted(evaluations: int, record: Mapping[str, Any]) -> str:

@@ -82,7 +82,7 @@ def unbegun() -> dict[str, Any]:
     """What a record says of a run that has not begun: another training of a run starts from its record with this."""
     counts = {"epochs_done": 0, "steps_done": 0, "seconds": 0.0}
     nothing = dict.fromkeys(("ended", "stopped", "best_epoch", "best_step", "best_value"))
-    of_epochs: dict[str, Any] = {key: {} for key in ("best", "last", "test", "known", "known_steps")}
+    of_epochs: dict[str, Any] = {key: {} for key in ("best", "last", "test", "known_steps")}
     return {"state": "running", "resumed": [], **counts, **nothing, **of_epochs}
 
 

@@ -82,7 +82,6 @@ def shapes() -> dict[str, Any]:
         "best": (metrics, {}),
         "last": (metrics, {}),
         "modes": (dict[str, mode], {}),
-        "known": (metrics, {}),
         "known_steps": (metrics, {}),
         "best_step": (count | None, None),
         "steps": (count | None, None),

@@ -24,13 +24,8 @@ class Progress:
 
     @classmethod
     def of(cls, saved: Mapping[str, Any]) -> "Progress":
-        """Out of a checkpoint; of an older version, which evaluated at the end of each epoch."""
-        known = {field.name: saved[field.name] for field in fields(cls) if field.name in saved}
-        if "evaluated" not in known:
-            known["evaluated"] = saved["step"] - saved["batch"]
-            per_epoch = known["evaluated"] // saved["epoch"] if saved["epoch"] else 0
-            known["best_step"] = None if saved["best_epoch"] is None else saved["best_epoch"] * per_epoch
-        return cls(**known)
+        """Out of a checkpoint."""
+        return cls(**{field.name: saved[field.name] for field in fields(cls)})
 
 
 @dataclass(frozen=True)

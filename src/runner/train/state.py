@@ -155,7 +155,7 @@ class TrainState:
         self.optimizer.load_state_dict(state["optimizer_state_dict"])
         self.schedule.scheduler.load_state_dict(state["scheduler_state_dict"])
         self.precision.load_state_dict(state.get("precision_state_dict", {}))
-        self.progress = Progress(**{**asdict(Progress.of(state["progress"])), **state["progress"]})
+        self.progress = Progress(**state["progress"])
         if self.progress.step:
             mark_as_stepped(self.optimizer)
         if self.averaging is not None and self.averaging.type != "none":
@@ -164,7 +164,7 @@ class TrainState:
             self.stream.load_state_dict(state["stream_state_dict"])
         self.lr = state["lr"]
         self.last_row = dict(state["metrics"])
-        self.rows = list(state.get("rows", []))
+        self.rows = list(state["rows"])
         best = {key.removeprefix(BEST): value for key, value in state.items() if key.startswith(f"{BEST}")}
         self.best_weights = best or None
         if self.progress.batch or self.progress.step != self.progress.evaluated:
