@@ -1,20 +1,13 @@
 """What several tests share: the real command in a subprocess, small data in torchvision's formats, tiny parts."""
 
-import atexit
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes of two threads each fight over two cores
-
-KEYS = tempfile.mkdtemp(prefix="runner-tests-")
-os.environ["XDG_CONFIG_HOME"] = KEYS  # the signing key of these tests, and of the processes that they start
-atexit.register(shutil.rmtree, KEYS, ignore_errors=True)
 
 import numpy as np
 import pytest

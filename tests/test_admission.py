@@ -5,9 +5,9 @@ import json
 import os
 import random
 import shutil
-import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,6 @@ from runner.config.admission import Policy, Refused, admitted, admitting
 from runner.errors import InputError
 from runner.groups.instantiate import instantiate, with_partials
 from runner.job import own_code
-from runner.storage import signature
 from runner.storage.run_dir import RunDir
 from runner.sweep.plan import known_jobs
 
@@ -240,8 +239,11 @@ def put(config, key, value):
 
 @pytest.fixture
 def evil(tmp_path):
-    """What an attack would run or unpickle, in the folder where it points."""
+    """A folder in the working directory that a stranger has sent, with what an attack would run or unpickle."""
     import pickle
+
+    tmp_path = tmp_path / "theirs"
+    tmp_path.mkdir()
 
     class Bomb:
         def __reduce__(self):
@@ -276,50 +278,150 @@ def test_a_strangers_targets_are_refused_by_every_verb(name, made, evil, no_owne
 
 def test_a_strangers_run_of_the_tables_parts_opens(made, tmp_path, capsys):
     folder = edited(made, tmp_path / "run", lambda config, record: record.update(working_directory="/nowhere"))
-    assert not RunDir(folder).is_mine()
     for verb in (lambda: verified(folder), *every_verb(folder)):
         verb()
     record = RunDir(folder).read_run()
     assert record["state"] == "done" and record["epochs_done"] == 3
-    assert record[signature.FOREIGN] and not RunDir(folder).is_mine(), "continuing it does not make it one's own"
 
 
-def test_a_strangers_finished_run_is_not_made_ones_own_by_a_label(made, tmp_path, capsys):
+def test_a_strangers_finished_run_is_not_trusted_for_a_label(made, tmp_path, capsys):
     folder = edited(made, tmp_path / "run", lambda config, record: put(config, "model._target_", "os.system"))
     resume.main(resume.parser().parse_args([str(folder), "tags=[seen]"]))
-    assert RunDir(folder).read_run()["tags"] == ["seen"] and not RunDir(folder).is_mine()
+    assert RunDir(folder).read_run()["tags"] == ["seen"]
     with pytest.raises(InputError, match="os.system"):
         runner.load_model(folder)
 
 
-def test_ones_own_run_is_known_wherever_it_is_moved(made, tmp_path):
-    folder = tmp_path / "moved"
-    shutil.copytree(made, folder)
-    assert RunDir(folder).is_mine()
+OWN_NET = "from runner.models import MLP\n\nclass Mine(MLP):\n    pass\n"
+
+
+@contextlib.contextmanager
+def started_in(folder):
+    """As a command that is started in a folder."""
+    before, path = os.getcwd(), list(sys.path)
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    sys.modules.pop("own_net", None)
+    try:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(admission, "beside", lambda: (Path.cwd().resolve(),))
+            yield
+    finally:
+        admission.grant()
+        os.chdir(before)
+        sys.path[:] = path
+        sys.modules.pop("own_net", None)
+
+
+@pytest.fixture(scope="module")
+def with_own_code(tmp_path_factory):
+    """A project with a run of its own model, to be copied."""
+    project = tmp_path_factory.mktemp("with_own_code") / "project"
+    project.mkdir()
+    (project / "own_net.py").write_text(OWN_NET)
+    with started_in(project):
+        runner.run([*WORDS, "model._target_=own_net.Mine"], run_dir="outputs/run")
+    return project
+
+
+def refusal(cwd, verb, *words):
+    """What a verb says that refuses; None where it goes through."""
+    with started_in(cwd):
+        try:
+            assert verb.main(verb.parser().parse_args(list(map(str, words)))) == 0
+        except InputError as error:
+            return str(error)
+    return None
+
+
+def test_ones_own_run_opens_from_its_projects_folder_without_a_flag(with_own_code, tmp_path, caplog, capsys):
+    """Moved, as in a container or under another HOME, and after notes were written into its record by hand."""
+    project = tmp_path / "moved"
+    shutil.copytree(with_own_code, project)
+    path = project / "outputs" / "run" / "run.json"
+    config = json.loads(path.read_text())["config"]
+    for change in ({}, {"notes": "by hand"}, {"config": {**config, "notes": "by hand"}}):
+        path.write_text(json.dumps({**json.loads(path.read_text()), **change}, indent=4))
+        assert refusal(project, evaluate, "outputs/run") is None
+    (project / "own_net.py").write_text(OWN_NET + "# edited\n")
+    with_own_code.rename(with_own_code.with_name("away"))  # it has moved, and is no copy
+    try:
+        assert refusal(project, evaluate, "outputs/run") is None
+    finally:
+        with_own_code.with_name("away").rename(with_own_code)
+    assert f"{project / 'own_net.py'} has changed since" in caplog.text
+
+
+def test_a_run_that_is_opened_from_elsewhere_names_the_one_flag(with_own_code, tmp_path, capsys):
+    shutil.copytree(with_own_code, project := tmp_path / "project")
+    for cwd in (tmp_path, project / "outputs", project / "outputs" / "run"):
+        run = os.path.relpath(project / "outputs" / "run", cwd)
+        for verb in (evaluate, resume):
+            said = refusal(cwd, verb, run, *(["trainer.epochs=3"] if verb is resume else []))
+            assert "--trust own_net" in said and "\n" not in said
+        for flag in (["--trust", "own_net"], ["--trust-all"]):
+            assert refusal(cwd, evaluate, run, *flag) is None
+
+
+@pytest.mark.parametrize("name", ["run.json", "sweep.json"])
+@pytest.mark.parametrize("flags", [[], ["--trust", "own_net"]])
+def test_a_module_inside_the_opened_run_or_its_sweep_is_not_beside_the_command(
+    name, flags, with_own_code, tmp_path, no_owner, capsys
+):
+    """Though the command is started there."""
+    shutil.copytree(with_own_code / "outputs" / "run", folder := tmp_path / "place" / "job")
+    place = folder if name == "run.json" else folder.parent
+    (folder.parent / "sweep.json").write_text("{}")
+    (place / "own_net.py").write_text(f"open({str(tmp_path / 'PWNED')!r}, 'w')\n" + OWN_NET)
     record = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**record, "notes": "edited"}))
-    assert not RunDir(folder).is_mine()
+    record["own_code"] = {"own_net": {"file": str(place / "own_net.py"), "sha256": "0"}}
+    (folder / "run.json").write_text(json.dumps(record))
+    for verb, more in ((evaluate, []), (resume, ["trainer.epochs=3"]), (verify, []), (replay, [])):
+        for cwd in (place, folder / "checkpoints"):
+            assert refusal(cwd, verb, folder, *more, *flags) is not None
+            assert not (tmp_path / "PWNED").exists(), (verb, cwd)
 
 
 @pytest.mark.slow
-def test_a_run_with_own_code_opens_for_its_user_and_tells_others_what_to_type(cli, tmp_path, monkeypatch):
-    (tmp_path / "own_net.py").write_text("from runner.models import MLP\n\nclass Mine(MLP):\n    pass\n")
-    done = cli(*WORDS, "model._target_=own_net.Mine", "hydra.run.dir=run")
-    assert done.returncode == 0, done.stderr
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    shutil.move(tmp_path / "run", elsewhere / "run")
+def test_a_library_is_not_imported_from_the_folder_of_a_run(made, tmp_path):
+    shutil.copytree(made, folder := tmp_path / "theirs")
+    for name in ("numpy", "torch", "omegaconf", "sklearn", "torchvision", "tqdm"):
+        (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'PWNED')!r}, 'w')\n")
+    words = [sys.executable, "-m", "runner", "evaluate", "."]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0 and not (tmp_path / "PWNED").exists(), done.stderr
 
-    def again(*words, home):
-        env = {**os.environ, "XDG_CONFIG_HOME": str(home)}
-        words = [sys.executable, "-m", "runner", "evaluate", "run", *words]
-        return subprocess.run(words, cwd=elsewhere, env=env, capture_output=True, text=True)
 
-    assert again(home=os.environ["XDG_CONFIG_HOME"]).returncode == 0
-    other = again(home=tmp_path / "another")
-    assert other.returncode == 2 and len(other.stderr.splitlines()) == 1 and "--trust own_net" in other.stderr
-    assert again("--trust", "own_net", home=tmp_path / "another").returncode == 0
-    assert again("--trust-all", home=tmp_path / "another").returncode == 0
+def test_a_record_does_not_say_where_an_installed_package_lies_that_is_trusted(with_own_code, evil, no_owner):
+    (evil / "sklearn.py").write_text("open('PWNED', 'w')\n" + OWN_NET)
+
+    def change(config, record):
+        config["model"]["_target_"] = "sklearn.Mine"
+        record["own_code"] = {"sklearn": {"file": str(evil / "sklearn.py"), "sha256": "0"}}
+
+    folder = edited(with_own_code / "outputs" / "run", evil / "run", change)
+    with pytest.raises(InputError, match="sklearn"):
+        runner.load_model(folder, trust=["sklearn"])
+    assert not Path("PWNED").exists()
+
+
+def test_another_file_of_the_name_is_not_taken_for_a_runs_own(with_own_code, tmp_path, capsys):
+    (tmp_path / "own_net.py").write_text("open('PWNED', 'w')\n" + OWN_NET)
+    said = refusal(tmp_path, evaluate, with_own_code / "outputs" / "run")
+    assert str(tmp_path / "own_net.py") in said and "--trust own_net" in said and not (tmp_path / "PWNED").exists()
+    (tmp_path / "own_net.py").write_text(OWN_NET)
+    assert refusal(tmp_path, evaluate, with_own_code / "outputs" / "run") is None, "the same file, somewhere else"
+
+
+def test_a_new_run_may_name_what_is_importable_and_its_record_asks_for_it(tmp_path, monkeypatch, capsys):
+    (tmp_path / "lib").mkdir(), (tmp_path / "here").mkdir()
+    (tmp_path / "lib" / "own_net.py").write_text(OWN_NET)
+    monkeypatch.syspath_prepend(tmp_path / "lib")  # as PYTHONPATH does
+    with started_in(tmp_path / "here"):
+        runner.run([*WORDS, "model._target_=own_net.Mine"], run_dir="run")
+    assert "--trust own_net" in refusal(tmp_path / "here", evaluate, "run")
+    assert refusal(tmp_path / "here", evaluate, "run", "--trust", "own_net") is None
+    assert refusal(tmp_path, evaluate, "here/run") is None, "beside the command"
 
 
 def test_the_environment_stays_where_it_is(made, no_owner, tmp_path, monkeypatch, capsys):
@@ -433,42 +535,7 @@ def test_a_script_elsewhere_may_name_the_modules_beside_it(tmp_path):
     other = (folder / "start.py").read_text().replace("run_dir='run'", "run_dir='other'")
     (here / "start.py").write_text(f"import sys; sys.path.append({str(folder)!r})\n{other}")
     done = subprocess.run([sys.executable, "start.py"], cwd=here, capture_output=True, text=True)
-    assert done.returncode != 0 and "trust=[scripts_own]" in done.stderr
-
-
-# ---- the key
-
-
-def test_the_key_is_made_once_and_is_its_users_alone(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    key = signature.key()
-    assert key is not None and len(key) == 32 and signature.key() == key
-    assert stat.S_IMODE(signature.key_file().stat().st_mode) == 0o600
-    assert [path.name for path in signature.key_file().parent.iterdir()] == ["key"]
-
-
-def test_a_key_that_others_can_read_is_none(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    signature.key()
-    signature.key_file().chmod(0o644)
-    signature._key.cache_clear()
-    assert signature.key() is None
-    assert signature.signed({"a": 1}) == {"a": 1} and not signature.is_mine({"a": 1, "signature": "x"})
-
-
-def test_without_a_place_for_a_key_nothing_is_signed(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
-    assert signature.key() is None and "signature" not in signature.signed({"state": "done"})
-
-
-def test_a_signature_is_of_the_whole_record():
-    record = signature.signed({"state": "done", "known": {1: 0.5, 10: 0.25, 2: None}, "x": [1.0, 1e-9]})
-    read = json.loads(json.dumps(record))
-    assert signature.is_mine(read)
-    for change in ({"state": "running"}, {"x": []}, {"more": 1}, {"signature": "00"}, {"signature": None}):
-        assert not signature.is_mine({**read, **change})
-    assert not signature.is_mine([]) and not signature.is_mine(signature.signed({**record, "foreign": True}))
+    assert done.returncode == 0, done.stderr
 
 
 # ---- names of admissible modules that lead elsewhere, and what is of another kind than its place
@@ -515,7 +582,7 @@ def test_a_name_in_an_admissible_module_is_not_admissible_for_that(tmp_path):
     aside = ASIDE_TEXT.split()
     assert len(set(aside) - set(HARM)) >= 60
     let_through = []
-    with admitting(Policy(beside=(tmp_path,))):  # which admits more than a stranger's
+    with admitting(Policy(beside=(tmp_path,))):  # which admits more than the table
         for name in aside:
             for place in (*IN_THE_CONFIG, *NOWHERE, *HYDRAS, "callbacks", "listeners.x", "trainer.callbacks.0"):
                 with contextlib.suppress(Refused, AttributeError, ImportError):
@@ -525,39 +592,55 @@ def test_a_name_in_an_admissible_module_is_not_admissible_for_that(tmp_path):
 
 # ---- arguments of what may be made
 
-STRICT = Policy(downloads=False)
-WEIGHTS = {"weights": "DEFAULT", "weights_backbone": "DEFAULT", "pretrained": True, "progress": False}
-NO_WEIGHTS = {"weights": None, "weights_backbone": None, "pretrained": False, "progress": False}
-TORCHVISIONS = "torchvision.models.segmentation.fcn_resnet50"
+RECORDS = Policy(record=Path("/theirs"))
+
+
+@pytest.mark.parametrize("said", [True, 1, "yes", ["x"], None])
+def test_a_records_dataset_is_built_without_a_download(said):
+    node = {"_target_": "torchvision.datasets.MNIST", "root": "x", **({} if said is None else {"download": said})}
+    with admitting(RECORDS):
+        assert with_partials(node, "dataset.train") == {**node, "download": False}
+        with pytest.raises(InputError, match="_args_"):
+            with_partials({"_target_": node["_target_"], "_args_": ["x", True, None, None, True]}, "dataset.train")
+    with admitting(Policy()):
+        assert with_partials(node, "dataset.train") == node, "a command of one's own downloads what it says"
 
 
 @pytest.mark.parametrize(
-    ("path", "node", "built"),
+    "node",
     [
-        ("dataset.train", {"_target_": "torchvision.datasets.MNIST", "root": "x"}, {"root": "x", "download": False}),
-        *(
-            ("dataset.train", {"_target_": "torchvision.datasets.MNIST", "download": yes}, {"download": False})
-            for yes in (True, 1, "yes", ["x"])
-        ),
-        ("model", {"_target_": "torchvision.models.resnet18", **WEIGHTS}, NO_WEIGHTS),
-        ("model", {"_target_": TORCHVISIONS}, {"weights": None, "weights_backbone": None}),
-        ("model.body.0", {"_target_": TORCHVISIONS}, {"weights": None, "weights_backbone": None}),
-        ("model", {"_target_": "runner.models.resnet18", "weights": "DEFAULT"}, {"weights": None}),
-        ("model", {"_target_": "torch.nn.Linear", "_args_": [1, 2]}, {"_args_": [1, 2]}),
+        {"_target_": "torchvision.models.resnet18", "weights": "DEFAULT", "progress": False},
+        {"_target_": "torchvision.models.segmentation.lraspp_mobilenet_v3_large"},  # its default downloads
+        {"_target_": "runner.models.resnet18", "weights": "DEFAULT", "input_shape": [3, 32, 32], "num_classes": 10},
+        {
+            "_target_": "torch.nn.Sequential",
+            "_args_": [{"_target_": "torchvision.models.alexnet", "weights": "DEFAULT"}],
+        },
     ],
 )
-def test_a_strangers_parts_are_built_without_a_download(path, node, built):
-    with admitting(STRICT):
-        assert with_partials(node, path) == {"_target_": node["_target_"], **built}
-    with admitting(Policy()):
-        assert with_partials(node, path) == node, "a command of one's own downloads what it says"
+def test_a_records_model_is_built_without_a_download_and_not_begun_without_its_weights(node, tmp_path, monkeypatch):
+    import torch.hub
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("downloads"))
+    with admitting(RECORDS):
+        assert isinstance(instantiate(node, "model"), torch.nn.Module)
+    with admitting(replace(RECORDS, starts=True)), pytest.raises(InputError, match=r"https://.*\.pth"):
+        instantiate(node, "model")
+    assert not (tmp_path / "home").exists()
 
 
-@pytest.mark.parametrize("target", ["torchvision.datasets.MNIST", "torchvision.models.resnet18"])
-def test_what_would_download_cannot_hide_in_a_position(target):
-    place = "dataset.train" if "datasets" in target else "model"
-    with admitting(STRICT), pytest.raises(InputError, match="_args_"):
-        with_partials({"_target_": target, "_args_": ["x", True, None, None, True]}, place)
+def test_a_records_model_takes_weights_that_are_on_this_machine(tmp_path, monkeypatch):
+    import torch
+    from torchvision.models import resnet18
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    kept = resnet18().state_dict()
+    torch.save(kept, tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth")
+    with admitting(replace(RECORDS, starts=True)):
+        made = instantiate({"_target_": "runner.models.resnet18", "weights": "DEFAULT", "small_images": False}, "model")
+    assert torch.equal(made.state_dict()["conv1.weight"], kept["conv1.weight"])
 
 
 SYSTEM = {"_target_": "os.system", "command": "touch PWNED"}
@@ -626,7 +709,7 @@ def test_a_length_that_is_none_is_one_line(length, made, tmp_path):
     folder = edited(made, tmp_path / "run", lambda config, record: config["derived"].update(run_length=length))
     record = RunDir(folder).read_run()
     with pytest.raises(InputError, match=r"derived\.run_length\.batch"):
-        verify.train_again(record, False, RunDir(tmp_path / "again"), 0, random.Random(1))
+        verify.train_again(record, RunDir(tmp_path / "again"), 0, random.Random(1))
 
 
 @pytest.mark.parametrize("own", [{"x": {}}, {"x": {"file": "/dev/zero", "sha256": "0"}}, {"x": {"file": "\0"}}])
@@ -642,7 +725,9 @@ def test_a_strangers_own_modules_are_only_words(own, made, no_owner, tmp_path):
             verb()
 
 
-def test_ones_own_sweep_goes_on_with_the_packages_that_it_trusts():
+def test_a_sweeps_record_trusts_nothing_but_the_command_does(tmp_path):
     sweep = {"base": {"trust": ["sklearn"]}, "own_code": {}, "working_directory": "."}
-    assert own_code.policy_of(sweep, True).admits("sklearn.base")
-    assert not own_code.policy_of(sweep, False).admits("sklearn.base")
+    assert not own_code.policy_of(sweep, tmp_path).admits("sklearn.base")
+    with admission.granting(["sklearn"]):
+        assert own_code.policy_of(sweep, tmp_path).admits("sklearn.base")
+    assert own_code.to_be_named(sweep, tmp_path) == ["sklearn"]

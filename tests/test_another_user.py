@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from runner.storage import shapes
 from test_records import run_in
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -19,14 +18,13 @@ import hashlib, hmac, os, sys
 from pathlib import Path
 from runner.terminal import notices
 from runner.errors import InputError
-from runner.storage import lease, records, signature
+from runner.storage import lease, records
 from runner.storage.run_dir import RunDir, is_locked
 folder = Path(sys.argv[1])
 records.runs(folder)  # all that is imported on the way, while it can be
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
-signature._key.cache_clear()
 notices.take()
 print([Path(row["path"]).name for row in records.runs(folder)])
 print(*notices.take(), sep="\\n")
@@ -35,8 +33,7 @@ for act in (RunDir(folder / "good").lock, RunDir(folder / "shut").read_run, RunD
         print(act())
     except InputError as error:
         print(error)
-print(is_locked(RunDir(folder / "good")), is_locked(RunDir(folder / "held")), signature.key())
-print(RunDir(folder / "good").is_mine())
+print(is_locked(RunDir(folder / "good")), is_locked(RunDir(folder / "held")))
 """
 
 
@@ -71,7 +68,6 @@ def test_anothers_runs_are_listed_as_far_as_they_can_be_read_and_never_written(s
         f"{shared / 'good' / 'run.json'}: cannot be written (Permission denied)",
         shut,
         f"hydra.run.dir={shared / 'new'}: cannot be written (Permission denied)",
-        "False True None",
-        "False",
+        "False True",
     ]
-    assert shapes.is_mine(shared / "good" / "run.json") and not (shared / "new").exists()
+    assert not (shared / "new").exists()

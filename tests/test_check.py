@@ -72,18 +72,16 @@ def test_a_likely_mistake(capsys):
     assert code == 0 and "practically 0" in said["parts"]["likely mistakes"][0]
 
 
-def test_a_run_of_ones_own_and_an_edited_one(capsys, tmp_path):
+def test_a_run_and_an_edited_one(capsys, tmp_path):
     runner.run([*WORDS, "trainer.dry_run=true"], run_dir=tmp_path / "run")
     capsys.readouterr()
     code, said = checked(capsys, str(tmp_path / "run"))
-    assert code == 0 and said["written by you"] and said["keys"]["seed"]["from"] == "record"
+    assert code == 0 and said["keys"]["seed"]["from"] == "record"
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     record["config"]["model"]["_target_"] = "os.system"
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     code, said = checked(capsys, str(tmp_path / "run"))
-    assert code == 2 and not said["written by you"] and "os.system" in said["error"]
-    assert check.main(check.parser().parse_args([str(tmp_path / "run")])) == 2
-    assert "not written by you on this machine" in capsys.readouterr().out
+    assert code == 2 and "os.system" in said["error"]
 
 
 def test_a_package_that_is_trusted_on_the_command_line_is_admitted(capsys):

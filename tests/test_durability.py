@@ -19,7 +19,6 @@ import pytest
 import runner
 from runner.errors import InputError
 from runner.job.resuming import choose, resume
-from runner.storage import signature
 from runner.storage.checkpoint import Checkpoints, Damaged, load
 from runner.storage.rows import Rows
 from runner.storage.run_dir import RunDir
@@ -237,7 +236,6 @@ def first_fault(moments: list[Moment], place: Path, without: str = "", every: in
 def recorded(tmp_path_factory):
     """A run of two epochs, moment by moment."""
     root = tmp_path_factory.mktemp("recorded")
-    signature.key()  # made before: its file lies elsewhere
     with pytest.MonkeyPatch.context() as monkeypatch:
         recorder = Recorder(root, monkeypatch)
         runner.run(WORDS, run_dir=root / "run")

@@ -15,14 +15,14 @@ from runner.errors import InputError
 from runner.job.logs import RunLog
 from runner.search import sampler_state, study
 from runner.search.space import Space
-from runner.storage import lock, shapes, signature
+from runner.storage import lock
 from runner.storage.files import write_atomically
 from runner.storage.inside import unlink_in
 from runner.storage.rows import Rows
 from runner.storage.run_dir import RunDir
 from runner.sweep import plan
 from runner.sweep.multirun import check_words
-from runner.sweep.run import is_strangers, locked
+from runner.sweep.run import locked
 from test_hostile import watched
 
 optuna = pytest.importorskip("optuna", reason="the optional extra [optuna]")
@@ -184,16 +184,18 @@ FOLLOWED = [
 ]
 
 
-def test_a_strangers_words_are_judged_as_hydra_reads_them():
-    record = {"arguments": [], "hydra": [], "base": {}, "config_dir": None}
+def test_a_strangers_words_are_judged_as_hydra_reads_them(monkeypatch):
+    record = {"arguments": [], "hydra": [], "base": {}, "config_dir": None, "working_directory": "/"}
     for word in FOLLOWED:
-        check_words(Path("sweep.json"), {**record, "arguments": [word]}, is_mine=False)
+        check_words(Path("sweep.json"), {**record, "arguments": [word]})
     wrong = [{"arguments": [word]} for word in REFUSED] + [{"hydra": [word]} for word in REFUSED]
     wrong += [{"base": {"trust": ["evil"]}}, {"base": {"notes": {"a": "${oc.env:X}"}}}, {"config_dir": "/tmp"}]
     for more in wrong:
-        with pytest.raises(InputError, match="not written by you"):
-            check_words(Path("sweep.json"), {**record, **more}, is_mine=False)
-        check_words(Path("sweep.json"), {**record, **more}, is_mine=True)
+        with pytest.raises(InputError, match="is not taken from a record"):
+            check_words(Path("sweep.json"), {**record, **more})
+    with monkeypatch.context() as patched:
+        patched.setattr(admission, "granted", lambda: (frozenset(), True))
+        check_words(Path("sweep.json"), {**record, **more})
 
 
 def test_a_job_whose_folder_is_a_link_is_written_to_by_nobody(tmp_path):
@@ -217,7 +219,7 @@ def test_a_sweep_that_leads_into_itself_is_looked_at_once(tmp_path, capsys):
 
 
 def test_a_worker_has_the_policy_of_a_strangers_sweep():
-    strict = admission.Policy((), frozenset({"mine"}), downloads=False)
+    strict = admission.Policy((), frozenset({"mine"}), record=Path("/theirs"))
     with admission.admitting(strict), admission.granting(["mine"]):
         given = pickle.loads(pickle.dumps(admission.carried()))
     with admission.carrying(given):
@@ -254,17 +256,3 @@ def test_prune_deletes_what_is_ours_by_its_name(tmp_path):
         (run_dir.checkpoints / name).write_text("")
     (run_dir.checkpoints / "epoch_0002.pt").mkdir()
     assert sorted(file.name for file in prune.superfluous(run_dir)) == sorted(ours)
-
-
-def test_a_strangers_sweep_that_goes_on_stays_a_strangers(tmp_path):
-    record = tmp_path / "sweep.json"
-    strict = admission.Policy((), downloads=False)
-    with admission.admitting(strict):
-        assert not is_strangers(record), "there is none yet"
-        shapes.write(record, {"arguments": []})
-        assert shapes.is_mine(record) and not is_strangers(record)
-        record.write_text("{}")
-        assert is_strangers(record)
-        shapes.write(record, {"arguments": [], signature.FOREIGN: True})
-    assert not shapes.is_mine(record)
-    assert not is_strangers(record), "a command of one's own"

@@ -67,9 +67,11 @@ def test_run_json_keeps_the_own_modules_and_what_they_import(runs):
     assert record["code"]["own"].keys() == {"model", "layers"}
 
 
-def test_evaluate_from_another_projects_folder_runs_the_runs_own_code(runs, cli):
+def test_evaluate_from_another_projects_folder_runs_the_runs_own_code_or_none(runs, cli):
     cli.cwd = runs / "A"
-    shown = cli("evaluate", "../B/run")
+    refused = cli("evaluate", "../B/run")
+    assert refused.returncode == 2 and "--trust model" in refused.stderr, "and not the model.py that is here"
+    shown = cli("evaluate", "../B/run", "--trust", "model")
     record = json.loads((runs / "B" / "run" / "run.json").read_text())
     assert shown.stdout.splitlines() == [f"test/{k}: {v!r}" for k, v in record["test"]["best"].items()], shown.stderr
 
@@ -77,8 +79,8 @@ def test_evaluate_from_another_projects_folder_runs_the_runs_own_code(runs, cli)
 @pytest.mark.slow
 def test_two_models_of_one_name_open_in_one_process_and_nothing_stays_behind(runs, monkeypatch):
     before = set(sys.modules)
-    one = runner.load_model(runs / "A" / "run")
-    two = runner.load_model(runs / "B" / "run")
+    one = runner.load_model(runs / "A" / "run", trust=["model"])
+    two = runner.load_model(runs / "B" / "run", trust=["model"])
     assert one.layers[1].out_features == 8 and isinstance(one.layers[2], torch.nn.ReLU)
     assert two.layers[1].out_features == 32 and isinstance(two.layers[2], torch.nn.Tanh)
     assert not {"model", "layers"} & (set(sys.modules) - before)
@@ -86,7 +88,7 @@ def test_two_models_of_one_name_open_in_one_process_and_nothing_stays_behind(run
     monkeypatch.syspath_prepend(str(runs / "A"))
     import model
 
-    again = runner.load_model(runs / "B" / "run")
+    again = runner.load_model(runs / "B" / "run", trust=["model"])
     assert again.layers[1].out_features == 32 and sys.modules["model"] is model
     assert type(runner.load_model(runs / "A" / "run")) is model.Net  # the same file: the caller's own class
 
@@ -97,7 +99,7 @@ def test_resume_from_another_projects_folder_trains_with_the_runs_own_code(proje
     stopped = cli(*WORDS, "hydra.run.dir=run")
     assert stopped.returncode == 0, stopped.stderr
     cli.cwd = projects / "A"
-    done = cli("resume", str(projects / "B" / "run"), "trainer.epochs=3")
+    done = cli("resume", str(projects / "B" / "run"), "trainer.epochs=3", "--trust", "model")
     assert done.returncode == 0, done.stderr
     record = json.loads((projects / "B" / "run" / "run.json").read_text())
     assert record["epochs_done"] == 3 and record["parameters"] == 64 * 32 + 32 + 32 * 10 + 10
@@ -111,9 +113,9 @@ def test_a_sweep_resumed_from_another_folder_trains_its_own_code(projects, cli):
     place = projects / "B" / "outputs" / "sweeps" / "s"
     record = shapes.read(place / "sweep.json", "sweep")
     record["arguments"] = [word.replace("seed=1", "seed=1,2") for word in record["arguments"]]
-    shapes.write(place / "sweep.json", record)  # signed, as this user's own
+    shapes.write(place / "sweep.json", record)
     cli.cwd = projects / "A"
-    done = cli("resume", str(place))
+    done = cli("resume", str(place), "--trust", "model")
     assert done.returncode == 0, done.stdout + done.stderr
     sizes = [json.loads(path.read_text())["parameters"] for path in place.glob("*/run.json")]
     assert sizes == [64 * 32 + 32 + 32 * 10 + 10] * 2
@@ -154,7 +156,7 @@ def test_another_torch_or_machine_is_said_and_kept_and_never_overwrites_the_begi
     path = runs / "A" / "run" / "run.json"
     record = RunDir(path.parent).read_run()
     record["packages"]["torch"], record["python"], record["machine"] = "1.0", "3.0", "abacus"
-    RunDir(path.parent).write_run(record)  # signed, as this user's own
+    RunDir(path.parent).write_run(record)
     assert cli("resume", "run", "trainer.epochs=2").returncode == 0
     after = json.loads(path.read_text())
     assert (after["packages"]["torch"], after["python"], after["machine"]) == ("1.0", "3.0", "abacus")
@@ -262,71 +264,65 @@ def recorded(folder, own, **more):
     return {"own_code": own, "working_directory": str(folder), "config": {"model": {"_target_": "model.Net"}}, **more}
 
 
-def test_a_run_of_before_own_code_was_kept_takes_what_lay_where_it_was_started(projects):
-    record = recorded(projects / "A", None)
-    assert own_code._own_of(record) == {"model": {"file": str(projects / "A" / "model.py")}}
-    for target in ("runner.models.MLP", "absent.Net"):
-        assert own_code._own_of({**record, "config": {"_target_": target}}) == {}
-    assert own_code.changed(record) == []
-    with own_code.again(record, is_mine=True):
-        assert importlib.import_module("model").__file__ == str(projects / "A" / "model.py")
-
-
 def test_an_own_file_that_is_not_what_it_was_is_named(projects):
     paths = [projects / "A" / f"{name}.py" for name in ("layers", "model")]
-    record = recorded(projects / "A", {path.stem: entry(path) for path in paths})
-    assert own_code.changed(record) == []
+    record, run = recorded(projects / "A", {path.stem: entry(path) for path in paths}), projects / "runs"
+    assert own_code.changed(record, run) == []
     paths[0].write_text("# another\n")
-    assert own_code.changed(record) == [f"{paths[0]} has changed since (layers)"]
-    paths[1].unlink()
-    assert own_code.changed(record) == [f"{paths[0]} has changed since (layers)"]  # one that is gone is an error
+    assert own_code.changed(record, run) == [f"{paths[0]} has changed since (layers)"]
+
+
+def places(record, run, *trust):
+    with admission.granting(trust):
+        return own_code.places(record, own_code.policy_of(record, run))
 
 
 def test_a_file_that_is_gone_is_taken_from_where_the_command_is_started_if_it_is_the_same(projects, monkeypatch):
-    path, kept = projects / "A" / "model.py", entry(projects / "A" / "model.py")
-    assert own_code._place_of("model", kept) == path
+    monkeypatch.setattr(admission, "beside", lambda: (Path.cwd().resolve(),))
+    path = projects / "A" / "model.py"
+    record, run = recorded(projects / "A", {"model": entry(path)}), projects / "runs"
+    assert places(record, run, "model") == {"model": path}
     path.rename(projects / "model.py")
     (projects / "C").mkdir()
     monkeypatch.chdir(projects / "C")
-    with pytest.raises(InputError) as refused:
-        own_code._place_of("model", kept)
-    assert str(refused.value) == (
-        f"model: this run's own file {path} is gone; put it back, or start the command in the folder that holds it"
-    )
+    assert places(record, run) == {}, "nothing is here, and nothing was named"
+    with pytest.raises(InputError, match="is gone; put it back, or start the command in the folder that holds it"):
+        places(record, run, "model")
     monkeypatch.chdir(projects)
-    assert own_code._place_of("model", kept) == projects / "model.py"
+    assert places(record, run) == {"model": projects / "model.py"}
     monkeypatch.chdir(projects / "B")
     with pytest.raises(InputError) as refused:
-        own_code._place_of("model", kept)
-    other = projects / "B" / "model.py"
-    assert str(refused.value) == f"model: this run's own file {path} is gone, and {other} is not the same"
+        places(record, run)
+    assert str(path) in str(refused.value) and f"{projects / 'B' / 'model.py'} is not the same" in str(refused.value)
+    assert places(record, projects / "B" / "run") == {"model": projects / "B" / "model.py"}, "of the run's project"
 
 
-def test_a_stranger_says_neither_where_modules_come_from_nor_where_the_process_works(projects, monkeypatch):
-    record = recorded(projects / "A", {"model": entry(projects / "A" / "model.py")})
+def test_a_record_says_neither_where_modules_come_from_nor_where_the_process_works(projects, monkeypatch):
+    monkeypatch.setattr(admission, "beside", lambda: (projects / "elsewhere",))
+    record, run = recorded(projects / "A", {"model": entry(projects / "A" / "model.py")}), projects / "runs"
     path, folder = list(sys.path), os.getcwd()
-    with own_code.as_it_was_started(record, is_mine=False):
+    with own_code.as_it_was_started(record, run):
         assert sys.path == path and os.getcwd() == folder
-    with own_code.as_it_was_started(record, is_mine=True):
+    with admission.granting(["model"]), own_code.as_it_was_started(record, run):
+        assert sys.path == [str(projects / "A"), *path] and os.getcwd() == folder
+    monkeypatch.setattr(admission, "granted", lambda: (frozenset(), True))
+    with own_code.as_it_was_started(record, run):
         assert sys.path == [str(projects / "A"), *path] and os.getcwd() == str(projects / "A")
     assert sys.path == path and os.getcwd() == folder
-    with own_code.as_it_was_started({**record, "working_directory": str(projects / "gone")}, is_mine=True):
+    with own_code.as_it_was_started({**record, "working_directory": str(projects / "gone")}, run):
         assert sys.path == [str(projects / "A"), *path] and os.getcwd() == folder
-    with own_code.as_it_was_started({**record, "working_directory": str(projects)}, is_mine=True):
+    with own_code.as_it_was_started({**record, "working_directory": str(projects)}, run):
         assert sys.path == [str(projects / "A"), str(projects), *path]
-    with admission.granting(["model"]):
-        assert own_code.is_followed("model.sub", False) and not own_code.is_followed("other", False)
-        assert not own_code.is_followed(None, False)
-    monkeypatch.setattr(admission, "granted", lambda: (frozenset(), True))
-    assert own_code.is_followed("other", False) and own_code.is_followed(None, False)
+    assert sys.path == path and os.getcwd() == folder
 
 
-def test_a_record_admits_what_it_trusts_and_its_own_modules(tmp_path):
-    for trust, named in (({"trust": ["timm"]}, ["timm"]), ({"trust": None}, []), ({}, [])):
-        record = {"config": trust, "own_code": {"model": {}}, "working_directory": str(tmp_path)}
-        for is_mine in (True, False):
-            expected = admission.of_record(is_mine, [*named, "model"], tmp_path.resolve())
-            assert own_code.policy_of(record, is_mine) == expected
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("a/b", "/x/a/b.py"), ("model", "/x/other.py"), ("model", "model.py"), ("model", "/\0/model.py"), ("", "/x/.py")],
+)
+def test_a_module_of_a_record_is_a_name_and_a_file_of_that_name(name, file, tmp_path):
+    record = recorded(tmp_path, {name: {"file": file, "sha256": "0"}, "x": {}})
+    assert places(record, tmp_path / "run", "model", "a/b") == {}
 
 
 def test_what_is_installed_is_nobodys_own():

@@ -146,13 +146,19 @@ def test_rows_times_seeds_are_the_jobs_and_a_lost_file_stops_nothing(tmp_path):
 def test_a_strangers_points_are_those_in_its_folder(tmp_path):
     place = tmp_path / "sweep"
     place.mkdir()
-    record = {"arguments": ["sweep.points=/etc/passwd", "seed=1"], "hydra": [], "base": {}, "config_dir": None}
-    with pytest.raises(InputError, match="sweep.points=/etc/passwd: is not followed"):
-        check_words(place / "sweep.json", record, is_mine=False)
+    record = {
+        "arguments": ["sweep.points=/etc/passwd", "seed=1"],
+        "hydra": [],
+        "base": {},
+        "config_dir": None,
+        "working_directory": "/",
+    }
+    with pytest.raises(InputError, match="sweep.points=/etc/passwd: is not taken from a record"):
+        check_words(place / "sweep.json", record)
     (place / "points.csv").write_text("seed\n1\n")
-    check_words(place / "sweep.json", record, is_mine=False)
+    check_words(place / "sweep.json", record)
     assert points.from_copy(record["arguments"], place)[0] == f"sweep.points='{place / 'points.csv'}'"
     (place / "points.csv").unlink()
     (place / "points.csv").symlink_to("/etc/passwd")
     with pytest.raises(InputError, match="is a link"):
-        check_words(place / "sweep.json", record, is_mine=False)
+        check_words(place / "sweep.json", record)

@@ -2,12 +2,11 @@
 
 import contextlib
 import json
-import os
 from pathlib import Path
 
 import pytest
 
-from runner.storage import shapes, signature
+from runner.storage import shapes
 from runner.storage.shapes import BadRecord
 from runner.terminal import notices
 
@@ -164,7 +163,7 @@ def test_a_file_is_read_whole_or_refused_by_what_is_wrong_with_it(tmp_path):
     assert refusal(shapes.read, path, "job") == f"{path}: cannot be read (is a folder, not a file)"
 
 
-def test_a_record_is_written_for_people_signed_and_sealed(tmp_path):
+def test_a_record_is_written_for_people_and_sealed(tmp_path):
     path = tmp_path / "job.json"
     notices.take()
     shapes.write(path, {**JOB, "odd": Path("a")})
@@ -172,19 +171,15 @@ def test_a_record_is_written_for_people_signed_and_sealed(tmp_path):
     body, last = content[:-33], content[-33:]
     assert len(last) == 33 and set(last[:-1]) <= {32, 9} and last.endswith(b"\n") and shapes.is_sealed(content)
     assert body.startswith(b'{\n  "identity": "i",\n  "overrides": []') and body.endswith(b"\n}\n")
-    assert shapes.is_mine(path) and signature.is_mine(json.loads(body))
     assert shapes.read(path, "job") == {**JOB, **OF_JOB, "odd": "a"} and notices.take() == []
     path.write_bytes(content.replace(b'"i"', b'"j"'))
-    assert shapes.read(path, "job")["identity"] == "j" and not shapes.is_mine(path)
+    assert shapes.read(path, "job")["identity"] == "j"
     assert notices.take() == [
         f"{path}: was changed since it was written (its CRC-32 is another); what it says may be wrong"
     ]
-    path.write_bytes(body)  # signed and not sealed: nobody writes that
-    assert shapes.read(path, "job")["identity"] == "i" and "CRC-32 is missing" in notices.take()[0]
-    path.write_text(json.dumps(JSON_OF_BEFORE := {**JOB, "odd": "a"}))  # of an older version
-    assert shapes.read(path, "job") == {**JSON_OF_BEFORE, **OF_JOB} and notices.take() == []
-    path.write_bytes(b"{")
-    assert not shapes.is_mine(path) and not shapes.is_mine(tmp_path / "none")
+    assert not shapes.is_sealed(content[:-2]), "cut off in its seal"
+    path.write_text(json.dumps(BY_HAND := {**JOB, "odd": "a"}))
+    assert shapes.read(path, "job") == {**BY_HAND, **OF_JOB} and notices.take() == []
     assert shapes.seal(b"") == b" " * 32 + b"\n"
     crc_32 = "11101000101101111011111001000011"  # of "a"
     assert shapes.seal(b"a").decode() == crc_32.replace("0", " ").replace("1", "\t") + "\n"
@@ -204,81 +199,6 @@ def test_a_record_is_written_for_people_signed_and_sealed(tmp_path):
 )
 def test_a_line_is_a_row_or_none(line, found):
     assert shapes.row(line, "epoch") == found
-
-
-# --- signatures -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
-    return tmp_path / "home" / "torch-runner" / "key"
-
-
-def test_a_key_is_made_once_for_its_owner_alone(home, monkeypatch):
-    made = signature.key()
-    assert home.read_bytes() == made and len(made) == 32 and os.listdir(home.parent) == ["key"]
-    assert home.stat().st_mode & 0o777 == 0o600 and home.parent.stat().st_mode & 0o777 == 0o700
-    signature._key.cache_clear()
-    assert signature.key() == made
-    monkeypatch.delenv("XDG_CONFIG_HOME")
-    monkeypatch.setenv("HOME", "/somewhere")
-    assert signature.key_file() == Path("/somewhere/.config/torch-runner/key")
-
-
-@pytest.mark.parametrize("mode", [0o604, 0o640, 0o620, 0o610])
-def test_a_key_that_others_can_read_is_none_and_nothing_is_signed(home, mode):
-    signature.key()
-    home.chmod(mode)
-    signature._key.cache_clear()
-    assert signature.key() is None and signature.signed({"a": 1}) == {"a": 1}
-    assert not signature.is_mine({"a": 1, "signature": "x"})
-
-
-@pytest.mark.parametrize("content", [b"", b"x" * 31, b"x" * 33])
-def test_a_key_of_another_length_is_none(home, content):
-    home.parent.mkdir(parents=True)
-    home.write_bytes(content)
-    home.chmod(0o600)
-    assert signature.key() is None
-
-
-def test_a_key_by_a_link_a_pipe_or_where_nothing_can_be_made_is_none(home, tmp_path):
-    home.parent.mkdir(parents=True)
-    home.symlink_to(tmp_path / "other")
-    assert signature.key() is None
-    home.unlink()
-    os.mkfifo(home, 0o600)
-    signature._key.cache_clear()
-    assert signature.key() is None
-    home.unlink()
-    home.parent.rmdir()
-    home.parent.write_text("a file")
-    signature._key.cache_clear()
-    assert signature.key() is None
-
-
-def test_a_signature_is_of_the_content_and_of_this_user(home):
-    signed = signature.signed({"b": 1, "a": {"c": "\udcff"}})
-    assert signature.is_mine(signed) and len(signed["signature"]) == 64
-    assert signature.is_mine(dict(reversed(signed.items())))  # not of the order
-    assert signature.signed(signed) == signed  # nor of itself
-    assert signature.signature_of({"a": Path("x")}) == signature.signature_of({"a": "x"})
-    for other in (
-        {**signed, "b": 2},
-        {**signed, "foreign": True},
-        {**signed, "signature": 5},
-        {"b": 1},
-        [1],
-        None,
-        "x",
-    ):
-        assert not signature.is_mine(other)
-    foreign = {"a": 1, "foreign": True}
-    assert signature.signed({**foreign, "signature": "x"}) == foreign
-    home.write_bytes(b"y" * 32)
-    signature._key.cache_clear()
-    assert not signature.is_mine(signed)
 
 
 @pytest.mark.parametrize("state", ["running", "done", "failed", "interrupted"])

@@ -31,7 +31,7 @@ def test_a_run_again_is_equal_and_a_run_of_its_own(made, tmp_path, capsys):
     assert "equal in every bit" in said and "test/best/accuracy" in said
     one, two = RunDir(made).read_run(), RunDir(tmp_path / "again").read_run()
     assert two["state"] == "done" and two["id"] != one["id"] and two["replay_of"]["id"] == one["id"]
-    assert two["resumed"] == [] and two["threads"] == one["threads"] and RunDir(tmp_path / "again").is_mine()
+    assert two["resumed"] == [] and two["threads"] == one["threads"]
 
 
 def test_where_two_runs_part_is_named(made, tmp_path, capsys):

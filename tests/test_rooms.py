@@ -145,9 +145,9 @@ def test_imports_inside_functions_and_child_processes_count():
 
 
 @pytest.mark.parametrize("path", module_files(), ids=lambda path: str(path.relative_to(SRC)))
-def test_no_file_is_over_300_lines_and_each_opens_with_a_sentence(path):
+def test_no_file_is_over_400_lines_and_each_opens_with_a_sentence(path):
     lines = path.read_text().splitlines()
-    assert len(lines) <= 300
+    assert len(lines) <= 400
     assert lines[0].startswith('"""') and lines[0].rstrip('"').endswith((".", ":")), lines[0]
 
 

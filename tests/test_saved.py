@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def refusal(call, *arguments, **options):
 def test_the_file_that_was_asked_for_is_opened_or_the_choices_are_said(run, caplog):
     for which in ("best", "last"):
         opened = open_saved(run, which)
-        assert opened.path == run / "checkpoints" / f"{which}.pt" and opened.state["epoch"] == 1 and opened.is_mine
+        assert opened.path == run / "checkpoints" / f"{which}.pt" and opened.state["epoch"] == 1
         assert opened.record == RunDir(run).read_run(is_to_be_opened=True)
     (run / "checkpoints" / "best.pt").unlink()
     absent = run / "checkpoints" / "best.pt"
@@ -71,18 +72,15 @@ def test_a_run_that_never_began_has_nothing_to_open(run):
     assert refusal(open_saved, run, "best") == f"{run}: holds no run that began (odd)"
 
 
-def test_a_strangers_interpolation_is_named_and_ones_own_is_looked_up(monkeypatch):
+def test_an_interpolation_in_a_record_is_named_and_not_looked_up(monkeypatch):
     monkeypatch.setenv("SECRET", "s")
     record = {"config_yaml": "a: 1\nb: {c: '${oc.env:SECRET}'}\nmodel_weights: x\ninit_from: y\n", "device": "cpu"}
-    assert refusal(refuse_interpolations, record, is_mine=False) == (
-        "b.c=${oc.env:SECRET}: is not looked up: this record was not written by you on this machine"
-    )
-    assert refusal(saved_config, record, is_mine=False).startswith("b.c=")
-    refuse_interpolations(record, is_mine=True)
-    opened = saved_config(record, is_mine=True)
+    for act in (refuse_interpolations, saved_config):
+        assert refusal(act, record).startswith("b.c=${oc.env:SECRET}: is not looked up")
+    opened = saved_config({**record, "config_yaml": record["config_yaml"].replace("${oc.env:SECRET}", "s")})
     assert opened.b.c == "s" and opened.model_weights is None and opened.init_from is None
-    refuse_interpolations({"config_yaml": "a: 1"}, is_mine=False)
-    assert "a=['${b}']" in refusal(refuse_interpolations, {"config_yaml": "a: ['${b}']\nb: 1"}, is_mine=False)
+    refuse_interpolations({"config_yaml": "a: 1"})
+    assert "a=['${b}']" in refusal(refuse_interpolations, {"config_yaml": "a: ['${b}']\nb: 1"})
 
 
 @pytest.mark.parametrize("text", ["5", "[1]", "a: [", "a: ${", "null", "a: 1"])
@@ -113,12 +111,12 @@ def test_where_batches_were_made_is_kept_where_it_may_change_a_digit(device, pla
     assert config.dataloader.placement == expected
     keep_placement(OmegaConf.create({"dataloader": {}}), {"device": "cuda", "placement": "memory"})
     text = f"dataloader: {{placement: {wanted}}}\nmodel_weights: null\ninit_from: null"
-    opened = saved_config({"device": device, "placement": placement, "config_yaml": text}, is_mine=True)
+    opened = saved_config({"device": device, "placement": placement, "config_yaml": text})
     assert opened.dataloader.placement == expected
 
 
 def test_what_does_not_fit_is_one_line_that_names_the_file(tmp_path):
-    opened = Saved({}, tmp_path / "a.pt", {}, is_mine=True)
+    opened = Saved({}, tmp_path / "a.pt", {}, tmp_path)
     start = f"{tmp_path / 'a.pt'}: "
     for error, said in (
         (KeyError("w"), "has no 'w'"),
@@ -150,8 +148,9 @@ def test_opened_again_a_model_has_its_weights_and_draws_nothing(run, caplog):
     checkpoint.save(run / "checkpoints" / "last.pt", broken)
     for call in (lambda: runner.load_model(run, "last"), lambda: rebuilt(open_saved(run, "last"))):
         assert refusal(call).startswith(f"{run / 'checkpoints' / 'last.pt'}: does not fit this run's model or loss; ")
-    (run / "mine.py").write_text("1")
-    record = {"own_code": {"mine": {"file": str(run / "mine.py"), "sha256": "0"}}}
-    saved.say_changes(record)
-    said = f"note: {run / 'mine.py'} has changed since (mine); what follows is by the code of today"
+    mine = Path("mine.py").absolute()
+    mine.write_text("1")
+    record = {"own_code": {"mine": {"file": str(mine), "sha256": "0"}}, "working_directory": "/"}
+    saved.say_changes(record, run)
+    said = f"note: {mine} has changed since (mine); what follows is by the code of today"
     assert [message for message in caplog.messages if message.startswith("note")] == [said]

@@ -262,15 +262,6 @@ def test_a_run_that_writes_its_record_and_one_that_labels_it_lose_nothing(folder
     assert records.read(folder / "a")["tags"][-1] == "last"
 
 
-def test_a_label_signs_nothing(folder, say):
-    path = folder / "a" / "run.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "signature": "0" * 64}))
-    (folder / "a" / "labels.jsonl").write_text('{"at": "x", "state": "done", "added": ["y"]}\n')
-    assert not shapes.is_mine(path)
-    say("tag", folder / "a", "x")
-    assert not shapes.is_mine(path) and "signature" not in (folder / "a" / "labels.jsonl").read_text()
-
-
 def test_labels_are_not_written_through_a_link(folder, tmp_path, say):
     (tmp_path / "outside").write_text("")
     (folder / "a" / "labels.jsonl").symlink_to(tmp_path / "outside")

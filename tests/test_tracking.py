@@ -183,15 +183,21 @@ def test_a_tracker_that_cannot_be_reached_is_one_warning(tmp_path):
         ({"_target_": "runner.tracking.TensorBoard"}, True),
         ({"_target_": "runner.tracking.MLflow", "tracking_uri": "sqlite:////tmp/x.db"}, False),
         ({"_target_": "runner.tracking.TensorBoard", "folder": "/tmp"}, False),
+        ({"_target_": "runner.tracking.MLflow", "tracking_uri": None}, False),
     ],
 )
-def test_a_strangers_record_does_not_choose_who_is_told(node, is_told, caplog):
+def test_a_record_does_not_choose_who_is_told(node, is_told, caplog):
     from runner.job.listening import is_to_be_told
 
     assert is_to_be_told("tracking", "one", node) is True
-    with admission.admitting(admission.of_record(False, [], Path())):
+    with admission.admitting(admission.of_record(Path())):
         assert is_to_be_told("tracking", "one", node) is is_told
     assert ("tracking.one: left out" in caplog.text) is not is_told
+    Path("mlflow.db").touch()
+    with admission.admitting(admission.of_record(Path())):
+        assert is_to_be_told("tracking", "one", node) is (is_told or node.get("tracking_uri", "") is None)
+    with admission.granting(["runner.tracking"]), admission.admitting(admission.of_record(Path())):
+        assert is_to_be_told("tracking", "one", node) is True
 
 
 @pytest.mark.parametrize(("name", "packages"), NEEDED.items())

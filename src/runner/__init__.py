@@ -40,7 +40,7 @@ def load_model(run_dir: str | Path, which: str = "best", trust: Sequence[str] = 
     Args:
         which: "best", "last", or the path of a checkpoint file: the weights that its figures are of. "ema", "swa": the
             average of the last weights (see the averaging group); "raw": these themselves.
-        trust: of a run that you did not write on this machine: packages whose code it may name, e.g. ["timm"].
+        trust: packages and modules that it may name, beside those that lie beside the caller, e.g. ["timm"].
 
     Raises:
         runner.errors.InputError: no run there, or no such checkpoint, or a damaged one.

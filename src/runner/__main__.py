@@ -67,6 +67,7 @@ def unread(argv: Sequence[str]) -> int:
     return 1
 
 
+RECORDS = ("run.json", "sweep.json")
 # Words with which nothing is trained.
 LOOKS = {"--cfg", "-c", "--info", "-i", "--hydra-help", "--help", "-h", "--version", "--shell-completion", "-sc"}
 LOOKS |= {"sweep.dry_run=true", "sweep.dry_run=True"}
@@ -140,7 +141,8 @@ def said_warning(form: Callable[..., str]) -> Callable[..., str]:
 
 
 def find_own_modules() -> None:
-    """The console script, as `python -m`, finds the user's own modules in the working directory.
+    """The console script, as `python -m`, finds the user's own modules in the working directory; neither does in the
+    folder of a run or a sweep, which may be a stranger's.
 
     Raises:
         InputError: one of them would be taken for this package.
@@ -154,7 +156,9 @@ def find_own_modules() -> None:
             f"{os.path.join(here, 'runner.py')}: a file of this name stands in front of the package `runner`, in"
             " `python -m runner` and in a sweep's workers; rename it"
         )
-    if "" not in sys.path and here not in sys.path:
+    if any(os.path.exists(os.path.join(at, name)) for at in (here, os.path.dirname(here)) for name in RECORDS):
+        sys.path[:] = [entry for entry in sys.path if entry not in ("", here)]
+    elif "" not in sys.path and here not in sys.path:
         sys.path.insert(0, here)
 
 

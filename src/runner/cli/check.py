@@ -68,10 +68,10 @@ def of_folder(folder: Path) -> dict[str, Any]:
     from runner.values import flatten
 
     if (folder / "sweep.json").exists():
-        record, is_mine = shapes.read(folder / "sweep.json", "sweep"), shapes.is_mine(folder / "sweep.json")
-        said: dict[str, Any] = {"written by you": is_mine, "targets": []}
+        record = shapes.read(folder / "sweep.json", "sweep")
+        said: dict[str, Any] = {"targets": []}
         try:
-            check_words(folder / "sweep.json", record, is_mine)
+            check_words(folder / "sweep.json", record)
         except InputError as error:
             said["error"] = str(error)
         for path in sorted(folder.glob("*/run.json")):
@@ -83,19 +83,16 @@ def of_folder(folder: Path) -> dict[str, Any]:
         return said
     run_dir = RunDir(folder)
     run_dir.refuse_links()
-    record, is_mine = run_dir.read_run(), run_dir.is_mine()
+    record = run_dir.read_run()
     keys = {key: {"value": value, "from": RECORD} for key, value in flatten(record["config"]).items()}
-    with admission.admitting(policy_of(record, is_mine)):
-        return {"written by you": is_mine, "keys": keys, **explained(record["config"], None)}
+    with admission.admitting(policy_of(record, folder)):
+        return {"keys": keys, **explained(record["config"], None)}
 
 
 def lines(said: dict[str, Any]) -> list[str]:
     from runner.terminal.tables import table
 
     text = []
-    if "written by you" in said:
-        who = "written by you on this machine" if said["written by you"] else "not written by you on this machine"
-        text += [f"this record was {who}", ""]
     rows = [["yes" if r["admitted"] else "NO", r["place"], r["target"], r["why"]] for r in said["targets"]]
     text += [*table(["may be made", "place", "target", "why"], rows).splitlines(), ""]
     if "keys" in said:

@@ -48,7 +48,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     with bar("reading the checkpoint"):
         saved = open_saved(arguments.run_dir, arguments.which)
-    with as_it_was_started(saved.record, saved.is_mine), closing(rebuilt(saved)) as built:
+    with as_it_was_started(saved.record, saved.folder), closing(rebuilt(saved)) as built:
         evaluate(built, arguments, saved.record)
     return 0
 

@@ -11,7 +11,7 @@ from runner.errors import InputError
 from runner.job import own_code
 from runner.job.record import unbegun
 from runner.job.saved import check_targets_of
-from runner.storage import identity, provenance, signature
+from runner.storage import identity, provenance
 from runner.storage.files import write_atomically
 from runner.storage.run_dir import RunDir, now
 from runner.terminal.printable import say
@@ -64,22 +64,16 @@ def main(arguments: argparse.Namespace) -> int:
 
 def prepare(first: RunDir, record: dict[str, Any], again: RunDir) -> list[str]:
     """Leaves a run that has not begun in the new folder; returns in what today differs from then."""
-    folder = str(record["working_directory"])
-    here = os.getcwd()
-    os.chdir(folder if first.is_mine() and os.path.isdir(folder) else here)
-    try:
-        git, diff = provenance.git_state()
-    finally:
-        os.chdir(here)
+    git, diff = provenance.git_state()
     code = provenance.code_state(git, diff, {})
     changes = provenance.code_changes(record.get("code"), code)
     changes += provenance.environment_changes(record, provenance.environment())
-    changes += own_code.changed(record)
+    changes += own_code.changed(record, first.path)
     if (record.get("code") or {}).get("commit") is None:
         changes.append("no commit was recorded, so the code cannot be compared")
     for event in record["resumed"]:
         changes += [f"the run was continued after {event['epoch']} epochs; then {c}" for c in event["changes"]]
-    environment = {**provenance.environment(), "working_directory": folder}
+    environment = {**provenance.environment(), "working_directory": record["working_directory"]}
     begun: dict[str, Any] = {
         **unbegun(),
         "id": identity.new_id(),
@@ -92,8 +86,7 @@ def prepare(first: RunDir, record: dict[str, Any], again: RunDir) -> list[str]:
     again.path.mkdir(parents=True)
     if diff:
         write_atomically(again.git_diff, diff.encode(errors="surrogateescape"))
-    foreign = {} if first.is_mine() else {signature.FOREIGN: True}
-    again.write_run({**record, **environment, **begun, **foreign})
+    again.write_run({**record, **environment, **begun})
     return changes
 
 

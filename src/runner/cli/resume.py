@@ -2,7 +2,6 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from runner.cli import trust
 from runner.errors import InputError
@@ -35,9 +34,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def resume_sweep(path: Path, overrides: list[str]) -> None:
-    """Runs a sweep's own command again in its folder, from where it was started and with its own modules: what is
-    finished is not run again.
-    """
+    """Runs a sweep's own command again in its folder: what is finished is not run again."""
     from runner.job.own_code import as_it_was_started
     from runner.sweep.multirun import check_words, resume
 
@@ -45,19 +42,7 @@ def resume_sweep(path: Path, overrides: list[str]) -> None:
         record = shapes.read(path / "sweep.json", "sweep")
     except shapes.BadRecord as error:
         raise InputError(f"{error}; give the sweep's command again") from error
-    is_mine = shapes.is_mine(path / "sweep.json")
-    check_words(path / "sweep.json", record, is_mine)
-    beginning = beginning_of(path, record)
-    place = path if beginning["working_directory"] == str(Path.cwd()) else path.absolute()
-    with as_it_was_started(beginning, is_mine):
+    check_words(path / "sweep.json", record)
+    place = path if record["working_directory"] == str(Path.cwd()) else path.absolute()
+    with as_it_was_started(record, path):
         resume(place, record, overrides)
-
-
-def beginning_of(path: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Where a sweep was started and with which modules; of an older sweep, its first run's."""
-    if record["working_directory"]:
-        return record
-    from runner.sweep.plan import run_of
-
-    runs = [run for found in sorted(path.glob("*/run.json")) if (run := run_of(found.parent)) is not None]
-    return runs[0] if runs else {"working_directory": str(Path.cwd()), "own_code": {}}

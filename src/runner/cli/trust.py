@@ -1,4 +1,4 @@
-"""--trust and --trust-all: what a verb that opens a record may run beyond what everybody's may name."""
+"""--trust and --trust-all: what a verb that opens a record may run that does not lie beside the command."""
 
 import argparse
 
@@ -9,7 +9,7 @@ def add_flags(made: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PACKAGE",
-        help="of a record that you did not write on this machine: admit this package's code (docs/security.md)",
+        help="admit this package's or module's code, which does not lie beside the command (docs/security.md)",
     )
     made.add_argument("--trust-all", action="store_true", help="... all code that it names, from where it says")
 

@@ -17,7 +17,7 @@ from runner.errors import InputError
 from runner.job import own_code
 from runner.job.record import unbegun
 from runner.job.saved import check_targets_of
-from runner.storage import provenance, signature
+from runner.storage import provenance
 from runner.storage.records import is_pruned
 from runner.storage.rows import timeless
 from runner.storage.run_dir import RunDir
@@ -76,11 +76,12 @@ def main(arguments: argparse.Namespace) -> int:
         raise InputError(f"{run_dir.path}: is {record['state']}; only a finished run can be verified")
     check_length(run_dir.path, record)
     check_targets_of(run_dir, record)
-    for change in [*provenance.environment_changes(record, provenance.environment()), *own_code.changed(record)]:
+    changes = provenance.environment_changes(record, provenance.environment())
+    for change in changes + own_code.changed(record, run_dir.path):
         say(f"note: {change}: other bits are to be expected")
     with tempfile.TemporaryDirectory(prefix="runner-verify-") as folder:
         again = RunDir(Path(folder, "run"))
-        train_again(record, run_dir.is_mine(), again, kills, random.Random(arguments.seed))
+        train_again(record, again, kills, random.Random(arguments.seed))
         with bar("comparing"):
             difference = next(differences(run_dir, again), None)
     if difference is not None:
@@ -90,11 +91,10 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def train_again(record: dict[str, Any], is_mine: bool, again: RunDir, kills: int, rng: random.Random) -> None:
+def train_again(record: dict[str, Any], again: RunDir, kills: int, rng: random.Random) -> None:
     """Trains the record's config in `again`, in processes that die at `kills` different steps."""
     again.path.mkdir(parents=True)
-    foreign = {} if is_mine else {signature.FOREIGN: True}  # the copy is as much the user's own as the run is
-    again.write_run({**record, **unbegun(), **foreign})
+    again.write_run({**record, **unbegun()})
     total = steps_of(record)
     if not isinstance(total, int) or not 0 <= total < 2**53:
         raise InputError(f"derived.run_length.batch={total}: this run does not say how many batches it had")

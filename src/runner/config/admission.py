@@ -1,18 +1,20 @@
 """Whether a `_target_` may be made: by the table of runner.config.admissible, or as code that the user trusts.
 
 Contract: a name is walked inside the package that it begins with, never into another package's module and never through
-a name with a leading underscore; then the object that is found is judged, by what it is and where it was defined. The
-user's own code is admitted where the user has said so, see Policy: never because a record says so.
+a name with a leading underscore; then the object that is found is judged, by what it is and where it was defined.
+Beyond the table, code is admitted that lies beside the command, or that the user names by `trust=` or --trust. A
+record is judged so whoever wrote it; nothing that it says admits anything.
 """
 
 import importlib
 import importlib.machinery
+import os
 import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +23,9 @@ from omegaconf import OmegaConf
 
 from runner.config.admissible import Admissible, is_hydras, rules_of
 from runner.errors import InputError
+from runner.values import targets_in
+
+RECORDS = ("run.json", "sweep.json")
 
 
 class Refused(ValueError):
@@ -32,33 +37,61 @@ class Policy:
     """Whose code is admitted beyond the table.
 
     Args:
-        beside: folders whose modules are the user's own: where the command was started.
+        beside: folders whose modules are the user's own; see beside() and importable().
         trusted: packages, by name, that the user has named.
         everything: all of it, as with --trust-all.
         way_out: what to type, in a refusal.
-        downloads: whether a dataset may be downloaded to where the config says.
+        record: the folder of the record that is being opened; None in a command of the user's own.
+        others: further code that this record's targets name, to be named in one refusal.
+        starts: whether the record's run trains from its beginning, with the weights that its model downloads.
     """
 
     beside: tuple[Path, ...] = ()
     trusted: frozenset[str] = frozenset()
     everything: bool = False
     way_out: str = "'trust=[{top}]'"
-    downloads: bool = True
+    record: Path | None = None
+    others: tuple[str, ...] = ()
+    starts: bool = False
+
+    @property
+    def downloads(self) -> bool:
+        """Whether what is made may download to where the config says, and trackers may be told where it says."""
+        return self.record is None or self.everything
+
+    def names(self, module: str) -> bool:
+        """Whether the user has named a module, or a package that it is in."""
+        names = module.split(".")
+        return any(".".join(names[: count + 1]) in self.trusted for count in range(len(names)))
 
     def admits(self, module: str) -> bool:
         """Whether a module's code is the user's own, or of a package that the user trusts."""
-        if self.everything:
+        if self.everything or self.names(module):
             return True
-        names = module.split(".")
-        if any(".".join(names[: count + 1]) in self.trusted for count in range(len(names))):
-            return True
-        found = places_of(names[0])
+        top = module.split(".")[0]
+        found = places_of(top)
         if not found:
-            return bool(self.beside) and is_made_here(names[0])
-        return all(is_own(path) and any(path.is_relative_to(folder) for folder in self.beside) for path in found)
+            return bool(self.beside) and is_made_here(top)
+        return all(is_own(path) and self.is_beside(path) for path in found)
+
+    def is_beside(self, path: Path) -> bool:
+        """Whether a resolved path lies beside the command: never in the folder of the record that is being opened, nor
+        in any other on the way from the command to it, which may have come with it.
+        """
+        for folder in self.beside:
+            if path.is_relative_to(folder):
+                below = self.record.parts[len(folder.parts) :] if self.record and self.holds(folder) else ()
+                apart = folder / below[0] if below else self.record
+                if apart is None or not path.is_relative_to(apart):
+                    return True
+        return False
+
+    def holds(self, folder: Path) -> bool:
+        """Whether the record lies in a folder."""
+        return self.record is not None and self.record.is_relative_to(folder)
 
 
-# What the command line has granted to a record that is not the user's own: packages, and whether everything is.
+# What the command line has granted to the record that it opens: packages, and whether everything is.
 _granted: ContextVar[tuple[frozenset[str], bool]] = ContextVar("granted", default=(frozenset(), False))
 _policy: ContextVar[Policy | None] = ContextVar("policy", default=None)
 
@@ -70,9 +103,14 @@ def beside() -> tuple[Path, ...]:
     return (here, path.parent) if path is not None and path.suffix == ".py" and is_own(path) else (here,)
 
 
+def importable() -> tuple[Path, ...]:
+    """The folders of sys.path, those of PYTHONPATH among them: a command of the user's own may name their modules."""
+    return tuple(Path(entry).resolve() for entry in dict.fromkeys(sys.path))
+
+
 def policy() -> Policy:
-    """What is admitted now: without more ado, the modules beside the command."""
-    return _policy.get() or Policy(beside=beside())
+    """What is admitted now."""
+    return _policy.get() or trusting([])
 
 
 @contextmanager
@@ -99,6 +137,17 @@ def granting(packages: Sequence[str]) -> Iterator[None]:
         _granted.reset(token)
 
 
+def named_by(cfg: Any) -> list[str]:
+    """What a command trusts by its own words: the packages of its `trust`, and those that its targets name. A record's
+    words trust nothing.
+    """
+    if policy().record is not None:
+        return []
+    tops = {name.split(".")[0] for name in targets_in(OmegaConf.to_container(cfg, resolve=False))}
+    own = sorted(top for top in tops if any(map(is_own, places_of(top))))
+    return [*granted()[0], *(cfg.get("trust") or []), *own, "runner.tracking"]
+
+
 def granted() -> tuple[frozenset[str], bool]:
     return _granted.get()
 
@@ -108,9 +157,9 @@ NOTHING: Carried = (None, (frozenset(), False))
 
 
 def carried() -> Carried:
-    """What a worker process must be told: what was granted, and the policy where it is a stranger's record's."""
+    """What a worker process must be told: what was granted, and the policy where it is a record's."""
     now = _policy.get()
-    return (None if now is None or now.downloads else now), _granted.get()
+    return (None if now is None or now.record is None else now), _granted.get()
 
 
 @contextmanager
@@ -124,19 +173,15 @@ def carrying(given: Carried) -> Iterator[None]:
         _granted.reset(tokens[1])
 
 
-def of_record(is_mine: bool, own: Sequence[str], folder: Path) -> Policy:
-    """What is admitted of a record's targets: of a stranger's, the table's and what the command line has granted; of
-    the user's own also what it names.
-
-    Args:
-        own: the packages that the record trusts, and the modules of its own code.
-        folder: where its command was started.
-    """
+def of_record(folder: Path, others: Sequence[str] = (), starts: bool = False) -> Policy:
+    """What is admitted of the targets of the record in a folder, whoever wrote it; see Policy."""
     packages, everything = granted()
-    if is_mine or everything:
-        return Policy((*beside(), folder), packages | frozenset(own), everything)
-    way_out = "--trust {top} (this record was not written by you on this machine), or all of it by --trust-all"
-    return Policy((), packages, False, way_out, downloads=False)
+    path = Path(os.path.realpath(folder))
+    while path.parent != path and any((path.parent / name).exists() for name in RECORDS):
+        path = path.parent  # a job's sweep came with it
+    way_out = "--trust {top}, or all that the record names by --trust-all"
+    made = Policy(beside(), packages, everything, way_out, path, starts=starts)
+    return replace(made, others=tuple(top for top in others if top.isidentifier() and not made.admits(top)))
 
 
 @contextmanager
@@ -155,9 +200,11 @@ def of_config(cfg: Any) -> Iterator[None]:
 
 
 def trusting(packages: Sequence[str]) -> Policy:
-    """The policy of a command: what is beside it, and the packages that it names, in its config or by --trust."""
+    """The policy of a command: what is beside it or found by import, and the packages that it names, in its config or
+    by --trust.
+    """
     named, everything = granted()
-    return Policy(beside=beside(), trusted=named | frozenset(packages), everything=everything)
+    return Policy((*beside(), *importable()), named | frozenset(packages), everything)
 
 
 def is_own(path: Path) -> bool:
@@ -241,7 +288,7 @@ def admitted(name: str, place: str) -> tuple[Any, str]:
         if rule.fits(found) and (rule.covers(defined) if defined else rule.covers(name)):
             return found, rule.says
     if own and is_of(found, module, now):
-        return found, "your own code" if now.beside else "code that you trust"
+        return found, "code that you trust" if now.everything or now.names(module) else "your own code"
     raise Refused(refusal(name, place, rules, is_private))
 
 
@@ -292,9 +339,12 @@ def is_of(found: Any, module: str, now: Policy) -> bool:
 
 
 def refusal(name: str, place: str, rules: Sequence[Admissible], is_private: bool) -> str:
-    top = name.split(".")[0]
     if is_private:
         return "a name with a leading underscore is nobody's to call"
     choices = "; ".join(rule.says for rule in rules) or "your own code"
-    hint = "" if is_hydras(place) else f"; code of yours is admitted by {policy().way_out.format(top=top)}"
-    return f"may not stand in {place}; choices: {choices}{hint}"
+    now = policy()
+    tops = ",".join(dict.fromkeys([name.split(".")[0], *now.others]))
+    hint = f"; code of yours is admitted by {now.way_out.format(top=tops)}"
+    if tops == "__main__":
+        hint = "; it is a script's or a notebook's own: open the run from there, or put it into a module"
+    return f"may not stand in {place}; choices: {choices}{'' if is_hydras(place) else hint}"

@@ -2,8 +2,10 @@
 
 import functools
 import inspect
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import hydra.utils
@@ -51,8 +53,11 @@ def instantiate(node: Any, path: str) -> Any:
         return [instantiate(item, f"{path}.{i}") for i, item in enumerate(node)]
     if not isinstance(node, dict):
         return node
+    marked, now = with_partials(node, path), admission.policy()
+    is_trained = any(word in str(marked) for word in ("torchvision.models", "weights", "pretrained"))
     try:
-        return unwrapped(hydra.utils.instantiate(with_partials(node, path), _convert_="all"))
+        with nullcontext() if now.downloads or not is_trained else without_downloads(now.starts):
+            return unwrapped(hydra.utils.instantiate(marked, _convert_="all"))
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, InputError):
@@ -87,30 +92,52 @@ def with_partials(node: Any, path: str) -> Any:
     target = locate(node["_target_"], path)
     if "_partial_" not in node and lacks_arguments(target, node):
         marked["_partial_"] = True
-    return marked if admission.policy().downloads else without_downloads(target, marked, path)
+    return marked if admission.policy().downloads else without_download(target, marked, path)
 
 
-# Arguments by which torchvision's and our builders download; some of their defaults do.
-DOWNLOADING = {"download": False, "weights": None, "weights_backbone": None, "pretrained": False}
-DOWNLOADING |= {"pretrained_backbone": False}
-
-
-def without_downloads(target: Any, node: dict[Any, Any], path: str) -> dict[Any, Any]:
-    """The node as it builds without a download.
+def without_download(target: Any, node: dict[Any, Any], path: str) -> dict[Any, Any]:
+    """The node of a record's dataset as it is built without a download.
 
     Raises:
-        InputError: whether it would cannot be told from its positions.
+        InputError: whether it would download cannot be told from its positions.
     """
     top = str(getattr(target, "__module__", "")).split(".")[0]
-    if top not in ("torchvision", "runner") or not path.startswith(("model", "dataset")):
+    if top not in ("torchvision", "runner") or not path.startswith("dataset"):
         return node
     if node.get("_args_"):
-        raise InputError(f"{path}._args_: of a record that was not written by you here, arguments must have names")
-    try:
-        known = set(inspect.signature(target).parameters)
-    except (TypeError, ValueError):
-        known = set()
-    return {**node, **{name: value for name, value in DOWNLOADING.items() if name in known or name in node}}
+        raise InputError(f"{path}._args_: in a record, arguments must have names")
+    return {**node, "download": False} if "download" in {*inspect.signature(target).parameters, *node} else node
+
+
+@contextmanager
+def without_downloads(starts: bool) -> Iterator[None]:
+    """torchvision's models take trained weights from its folder on this machine, and download none. Where a checkpoint
+    follows, they are built without.
+
+    Raises:
+        InputError: of a run that starts with them (starts).
+    """
+    from unittest.mock import patch
+
+    import torch.hub
+    from torch.nn import Module
+    from torchvision.models import WeightsEnum
+
+    read, load, nothing = WeightsEnum.get_state_dict, Module.load_state_dict, dict[str, Any]()
+
+    def cached(self: Any, *args: Any, **options: Any) -> Any:
+        path = os.path.join(torch.hub.get_dir(), "checkpoints", self.url.rpartition("/")[2])
+        if os.path.exists(path):
+            return read(self, *args, **options)
+        if starts:
+            raise InputError(f"model: {path} is missing, and a record downloads nothing; put {self.url} there")
+        return nothing
+
+    def loaded(self: Module, state: Any, *args: Any, **options: Any) -> Any:
+        return None if state is nothing else load(self, state, *args, **options)
+
+    with patch.object(WeightsEnum, "get_state_dict", cached), patch.object(Module, "load_state_dict", loaded):
+        yield
 
 
 def lacks_arguments(target: Any, node: Mapping[str, Any]) -> bool:

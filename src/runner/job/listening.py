@@ -6,6 +6,7 @@ back; what it raises is one warning, after which it is told nothing more, and th
 
 import copy
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -164,11 +165,15 @@ def make_listeners(cfg: "DictConfig", device: torch.device) -> Listening:
 
 
 def is_to_be_told(group: str, name: str, node: Any) -> bool:
-    """A stranger's record does not choose to whom a run of it is told, or where its files lie."""
-    is_strangers = not admission.policy().downloads
-    if group != "tracking" or not is_strangers or node == {"_target_": "runner.tracking.TensorBoard"}:
+    """A record does not choose to whom a run of it is told, or where its files lie: the environment says it."""
+    now = admission.policy()
+    said = node if isinstance(node, dict) else {}
+    if group != "tracking" or now.downloads or now.names(str(said.get("_target_"))):
         return True
-    log.warning("tracking.%s: left out, for this record was not written by you here; --trust-all has it told", name)
+    is_known = "MLFLOW_TRACKING_URI" in os.environ or os.path.isfile("mlflow.db")
+    if node == {"_target_": "runner.tracking.TensorBoard"} or (said.get("tracking_uri", "") is None and is_known):
+        return True
+    log.warning("tracking.%s: left out, for a record says where it is told; --trust runner.tracking tells it", name)
     return False
 
 

@@ -32,7 +32,7 @@ def whole_config(run_dir: RunDir, record: Mapping[str, Any]) -> str:
         raise InputError(f"{run_dir.run_json}: config_yaml cannot be read ({what})") from error
     ours, theirs = flatten(strict_json(found)), flatten(record["config"])
     for key in {**ours, **theirs}:
-        if ours.get(key) != theirs.get(key):
+        if ours.get(key) != theirs.get(key) and key not in ("name", "tags", "notes"):  # these change no run
             raise InputError(
                 f"{run_dir.run_json}: {key} is {theirs.get(key)} in its config and {ours.get(key)} in its config_yaml"
             )

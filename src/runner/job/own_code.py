@@ -2,7 +2,8 @@
 
 Contract: own is what a `_target_` leads to outside installed packages, and what those files import from the same
 folders. run.json keeps each one's file and digest. Whoever opens the run again gets these files and no others of the
-same name, whatever has been imported before, or an error that names both; and nothing of it stays behind.
+same name, whatever has been imported before, or an error that names both; and nothing of it stays behind. What a record
+says of files is followed only to code that is trusted all the same: see runner.config.admission.
 """
 
 import ast
@@ -21,7 +22,7 @@ from weakref import WeakKeyDictionary
 from runner.config import admission
 from runner.config.admission import is_own
 from runner.errors import InputError
-from runner.values import targets_in
+from runner.values import flatten, targets_in
 
 Own = dict[str, dict[str, str]]  # module -> {"file": absolute path, "sha256": digest}
 
@@ -72,7 +73,7 @@ def file_of(root: Path, name: str) -> Path | None:
     """The file of a module below a folder, if it is there."""
     base = root.joinpath(*name.split("."))
     for path in (base.with_name(base.name + ".py"), base / "__init__.py"):
-        if path.is_file():
+        if os.path.isfile(path):
             return path.resolve()
     return None
 
@@ -97,85 +98,103 @@ def imported_from_the_same_folder(name: str, path: Path) -> list[tuple[str, Path
     return [(word, found) for word in dict.fromkeys(whole) if word and (found := file_of(root, word)) is not None]
 
 
+def file_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
 def _digest_of(name: str, path: Path) -> str:
     """Of the file, or of what it was when this process imported it: that is what runs."""
-    now = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    now = file_digest(path)
     module = sys.modules.get(name)
     return now if module is None else _imported_as.setdefault(module, now)
 
 
-def changed(record: Mapping[str, Any]) -> list[str]:
-    """The own files of a run that are not any more what they were, in words; none for a run that did not keep them."""
-    words = []
-    for name, entry in _own_of(record).items():
-        path, before = Path(entry.get("file", "")), entry.get("sha256")
-        if before and path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest()[:16] != before:
+def changed(record: Mapping[str, Any], folder: Path) -> list[str]:
+    """The own files of the run in a folder that are not any more what they were, in words."""
+    own, words = _own_of(record), []
+    for name, path in places(record, policy_of(record, folder)).items():
+        before = own[name].get("sha256")
+        if before and file_digest(path) != before:
             words.append(f"{path} has changed since ({name})")
     return words
 
 
 @contextmanager
-def again(record: Mapping[str, Any], is_mine: bool) -> Iterator[None]:
-    """In the body, the run's own modules are imported from where they were, and its folder comes first on sys.path, as
-    when it was started; afterwards the process's modules are as before.
+def again(record: Mapping[str, Any], folder: Path, starts: bool = False) -> Iterator[None]:
+    """In the body, the run's own modules are imported from where they were, as far as they are trusted, and nothing
+    from the run's own folder; afterwards the process's modules are as before.
 
     Args:
-        is_mine: False: of a stranger's record, nothing is imported but what the command line has granted.
+        starts: the run begins, with the weights that its model may download.
 
     Raises:
         InputError: a file is gone, and another of its name is not the same.
     """
-    places = {name: _place_of(name, entry) for name, entry in _own_of(record).items() if is_followed(name, is_mine)}
-    tops = {name.split(".")[0] for name in places}
-    others = {name.split(".")[0] for name, path in places.items() if _is_another(name, path)}
+    policy = policy_of(record, folder, starts)
+    found = places(record, policy)
+    tops = {name.split(".")[0] for name in found}
+    others = {name.split(".")[0] for name, path in found.items() if _is_another(name, path)}
     before = {name: module for name, module in sys.modules.items() if name.split(".")[0] in tops}
-    roots = [str(root) for root in dict.fromkeys(root_of(name, path) for name, path in places.items())]
-    if is_followed(None, is_mine) and os.path.isdir(folder := str(record["working_directory"])) and folder not in roots:
-        roots.append(folder)
+    roots = [str(root) for root in dict.fromkeys(root_of(name, path) for name, path in found.items())]
+    if policy.everything and os.path.isdir(started := str(record["working_directory"])) and started not in roots:
+        roots.append(started)
     for name in [name for name in before if name.split(".")[0] in others]:
         del sys.modules[name]
-    sys.path[:0] = roots
+    path = list(sys.path)
+    sys.path[:] = [
+        *roots,
+        *(entry for entry in path if policy.record not in (at := Path(entry).resolve(), *at.parents)),
+    ]
     importlib.invalidate_caches()
     try:
-        with admission.admitting(policy_of(record, is_mine)):
+        with admission.admitting(policy):
             yield
     finally:
-        for root in roots:
-            sys.path.remove(root)
+        sys.path[:] = [*path, *(entry for entry in sys.path if entry not in path and entry not in roots)]
         foreign = {top for top in tops if top in others or not _is_found_here(top)}
         for name in [name for name in sys.modules if name.split(".")[0] in foreign]:
             del sys.modules[name]
         sys.modules.update(before)
 
 
-def is_followed(module: str | None, is_mine: bool) -> bool:
-    """Whether a record may say where a module is imported from, or (None) where the process works."""
-    packages, everything = admission.granted()
-    return is_mine or everything or (module is not None and module.split(".")[0] in packages)
+def policy_of(record: Mapping[str, Any], folder: Path, starts: bool = False) -> admission.Policy:
+    """What is admitted of the targets of the record in a folder."""
+    return admission.of_record(folder, _named_by(record), starts)
 
 
-def policy_of(record: Mapping[str, Any], is_mine: bool) -> admission.Policy:
-    """What is admitted of this record's targets."""
-    said = [record.get("config", {}).get("trust"), record.get("base", {}).get("trust")]  # a run's, or a sweep's
-    own = [str(name) for names in said if isinstance(names, list) for name in names] + list(_own_of(record))
-    folder = Path(str(record["working_directory"])) if is_mine else Path()  # a stranger's says nothing here
-    return admission.of_record(is_mine, own, folder.resolve())
+def _named_by(record: Mapping[str, Any]) -> list[str]:
+    """The packages and modules of a record's own code that its targets begin with."""
+    config, own = _config_of(record), {name.split(".")[0] for name in _own_of(record)}
+    named = {*targets_in(config), *(str(value) for key, value in flatten(config).items() if key.endswith("_target_"))}
+    return sorted({name.split(".")[0] for name in named} & own)
+
+
+def to_be_named(record: Mapping[str, Any], folder: Path) -> list[str]:
+    """What --trust has to name when the record in a folder is opened from here."""
+    trusted = _config_of(record).get("trust")
+    return [*map(str, trusted if isinstance(trusted, list) else ()), *policy_of(record, folder).others]
 
 
 @contextmanager
-def as_it_was_started(record: Mapping[str, Any], is_mine: bool) -> Iterator[None]:
-    """With the run's own modules, and in the folder in which it was started, where that still is there: its config may
-    hold relative paths. A stranger's record says neither.
+def as_it_was_started(record: Mapping[str, Any], folder: Path, starts: bool = False) -> Iterator[None]:
+    """With the run's own modules; and, where all that it names is trusted, in the folder in which it was started.
 
     Raises:
-        InputError: an own module is gone; see again.
+        InputError: an own module is gone; see again. Of the body, with where its relative paths lead, if not here.
     """
-    folder, before = str(record["working_directory"]), os.getcwd()
-    with again(record, is_mine):
-        if is_followed(None, is_mine) and os.path.isdir(folder):
-            os.chdir(folder)
+    started, before = str(record["working_directory"]), os.getcwd()
+    with again(record, folder, starts):
+        if admission.policy().everything and os.path.isdir(started):
+            os.chdir(started)
         try:
             yield
+        except InputError as error:
+            said = [value for key, value in flatten(_config_of(record)).items() if key.startswith("dataset.")]
+            gone = [value for value in said if isinstance(value, str) and value and not os.path.exists(value)]
+            there = next(filter(os.path.exists, (os.path.join(started, value) for value in gone)), None)
+            if there is None or there in str(error):
+                raise
+            raise InputError(f"{error}; its {there} is found where it was started: cd {started}") from error
         finally:
             os.chdir(before)
 
@@ -196,24 +215,70 @@ def _is_found_here(top: str) -> bool:
 
 
 def _own_of(record: Mapping[str, Any]) -> Own:
-    """What run.json keeps; of an older run, the targets' modules that lie in the folder where it was started."""
-    if record.get("own_code") is not None:
-        return dict(record["own_code"])
-    root = Path(record["working_directory"])
-    names = {target.split(".")[0] for target in targets_in(record["config"])} - {"runner"}
-    return {name: {"file": str(path)} for name in sorted(names) if (path := file_of(root, name)) is not None}
+    """What a record keeps of its modules, as far as it may be true: a name, and a file of this name."""
+    kept = record.get("own_code") or {}
+    return {name: entry for name, entry in kept.items() if _is_file_of(name, Path(entry.get("file", "")))}
 
 
-def _place_of(name: str, entry: Mapping[str, str]) -> Path:
-    """The recorded file; where it is gone, the same file under the folder in which the command was started."""
-    path = Path(entry.get("file", ""))
-    if path.is_file():
-        return path.resolve()
-    other = file_of(Path.cwd(), name)
-    if other is None:
-        raise InputError(
-            f"{name}: this run's own file {path} is gone; put it back, or start the command in the folder that holds it"
-        )
-    if hashlib.sha256(other.read_bytes()).hexdigest()[:16] != entry.get("sha256"):
-        raise InputError(f"{name}: this run's own file {path} is gone, and {other} is not the same")
-    return other
+def _is_file_of(name: str, path: Path) -> bool:
+    parts, end = name.split("."), path.with_suffix("").parts if path.name else ()
+    end = end[:-1] if end[-1:] == ("__init__",) else end
+    is_name = all(part.isidentifier() for part in parts) and list(end[-len(parts) :]) == parts
+    return is_name and path.is_absolute() and path.suffix == ".py" and "\0" not in str(path)
+
+
+def _config_of(record: Mapping[str, Any]) -> Any:
+    """A run's config; of a sweep, what its jobs have in common."""
+    return record.get("config") or record.get("base") or {}
+
+
+def places(record: Mapping[str, Any], policy: admission.Policy) -> dict[str, Path]:
+    """The files that a run's own modules are imported from, as far as they are trusted: what is named, with all that
+    lies in its folder, and what lies beside the command.
+
+    Raises:
+        InputError: a file is gone, and another of its name is not the same.
+    """
+    own = {name: (Path(entry["file"]), entry.get("sha256")) for name, entry in _own_of(record).items()}
+    roots = {root_of(name, path) for name, (path, _) in own.items() if is_followed(name, path, policy)}
+    found = {}
+    for name, (path, digest) in own.items():
+        is_there, is_trusted = os.path.isfile(path), root_of(name, path) in roots
+        if is_there and (is_trusted or policy.is_beside(path.resolve())):
+            found[name] = path.resolve()
+            continue
+        here = next((one for one in _candidates(name, path, record) if policy.is_beside(one) and is_own(one)), None)
+        if here is None and is_trusted:
+            way_out = "put it back, or start the command in the folder that holds it"
+            raise InputError(f"{name}: this run's own file {path} is gone; {way_out}")
+        if here is not None and file_digest(here) != digest and not any(map(policy.holds, policy.beside)):
+            flag = f"--trust {','.join(_named_by(record)) or name.split('.')[0]}"
+            why = f"is {path} ({flag} takes it)" if is_there else f"{path} is gone"
+            raise InputError(f"{name}: this run's own file {why}, and {here} is not the same")
+        if here is not None:  # where it is not the same: the project has moved, and has changed since
+            found[name] = here
+    return found
+
+
+def is_followed(name: str, path: Path, policy: admission.Policy) -> bool:
+    """Whether a module is taken from where the record says: one that the user has named is not in the run's own folder,
+    and is none that is installed here.
+    """
+    is_inside = policy.record is not None and path.resolve().is_relative_to(policy.record)
+    is_meant = policy.names(name) and not is_inside and all(map(is_own, admission.places_of(name.split(".")[0])))
+    return policy.everything or is_meant
+
+
+def _candidates(name: str, path: Path, record: Mapping[str, Any]) -> Iterator[Path]:
+    """Where a module may be found whose file is not to be taken from where the record says: see relocated."""
+    if os.path.isfile(moved := relocated(path, record)):
+        yield moved.resolve()
+    for folder in admission.beside():
+        if (found := file_of(folder, name)) is not None:
+            yield found
+
+
+def relocated(path: Path, record: Mapping[str, Any]) -> Path:
+    """A path of the project that a record was written in, in the folder where the command is started."""
+    started = Path(str(record["working_directory"]))
+    return Path.cwd() / path.relative_to(started) if path.is_relative_to(started) else path

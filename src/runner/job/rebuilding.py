@@ -9,9 +9,9 @@ from runner.train.weights import load_weights
 
 def rebuilt(saved: Saved) -> Built:
     """The run's objects, made again from its resolved config, with the checkpoint's weights."""
-    with as_it_was_started(saved.record, saved.is_mine):
-        say_changes(saved.record)
-        built = build(saved_config(saved.record, saved.is_mine))
+    with as_it_was_started(saved.record, saved.folder):
+        say_changes(saved.record, saved.folder)
+        built = build(saved_config(saved.record))
     with fitting(saved):
         load_weights(built.trainer.task, saved.state)
     return built

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.config.names import part_of
 from runner.errors import Diverged, InputError, Interrupted
+from runner.job import own_code
 from runner.job.logs import RESULT
 from runner.storage import identity, provenance
 from runner.storage.run_dir import RunDir, now, resume_command
@@ -173,7 +174,8 @@ def outcome(run_dir: RunDir, record: dict[str, Any], built: "Built") -> Iterator
             progress = built.trainer.progress
             where = f"{plural(progress.epoch, 'epoch')} and {plural(progress.batch, 'batch')} done"
             name = signal.Signals(stopped.signum).name
-            log.log(RESULT, "stopped by %s, %s; continue with: %s", name, where, resume_command(run_dir.path))
+            command = resume_command(run_dir.path, own_code.to_be_named(record, run_dir.path))
+            log.log(RESULT, "stopped by %s, %s; continue with: %s", name, where, command)
             raise
         record |= {"state": "done", "ended": now()}
         run_dir.write_run(record)

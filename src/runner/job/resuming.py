@@ -67,10 +67,9 @@ def resume(
         return record
     run_dir.lock()
     try:
-        is_mine = run_dir.is_mine()
         record = run_dir.read_run(is_to_be_opened=True)  # nobody else writes it from here on
         text = whole_config(run_dir, record)
-        refuse_interpolations(record, is_mine)
+        refuse_interpolations(record)
         config = overridden(text, overrides)
         check_changes(path, record, OmegaConf.to_container(config), overrides)
         if record["state"] == "done" and not goes_further(record, OmegaConf.to_container(config)):
@@ -79,7 +78,7 @@ def resume(
         resumed, notes = choose(run_dir, record)
         if resumed.state is not None:
             config.model_weights = config.init_from = None
-        with as_it_was_started(record, is_mine):
+        with as_it_was_started(record, run_dir.path, starts=resumed.state is None):
             return train(config, run_dir, notes, resumed, on_batch, is_shown, stop_on)
     finally:
         run_dir.release()

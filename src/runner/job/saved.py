@@ -37,7 +37,7 @@ class Saved:
     record: dict[str, Any]
     path: Path
     state: dict[str, Any]
-    is_mine: bool  # whether this user wrote the record
+    folder: Path
 
 
 def open_saved(run_dir: Path, which: str) -> Saved:
@@ -64,7 +64,7 @@ def open_saved(run_dir: Path, which: str) -> Saved:
             check_owner(path, state, record)
         elif state.get("run_id") != record.get("id"):
             log.warning("note: %s is not a checkpoint of the run in %s", path, run_dir)
-        return Saved(record, path, weights_for(which, path, state), RunDir(run_dir).is_mine())
+        return Saved(record, path, weights_for(which, path, state), run_dir)
     except Damaged as error:
         raise InputError(str(error)) from error
 
@@ -89,9 +89,8 @@ def weights_for(which: str, path: Path, state: dict[str, Any]) -> dict[str, Any]
         raise Damaged(f"{path}: its averaging_state_dict cannot be read ({type(error).__name__}: {error})") from error
 
 
-def refuse_interpolations(record: Mapping[str, Any], is_mine: bool) -> None:
-    """A record's config, a whole one, is resolved. What a stranger's would still have looked up is not: it may be a
-    secret here.
+def refuse_interpolations(record: Mapping[str, Any]) -> None:
+    """A record's config, a whole one, is resolved. What one would still have looked up is not: it may be a secret here.
 
     Raises:
         InputError: names the key.
@@ -100,17 +99,15 @@ def refuse_interpolations(record: Mapping[str, Any], is_mine: bool) -> None:
 
     found = flatten(OmegaConf.to_container(OmegaConf.create(record["config_yaml"]), resolve=False))
     asking = [key for key, value in found.items() if "${" in json.dumps(value, default=str)]
-    if asking and not is_mine:
-        raise InputError(
-            f"{asking[0]}={found[asking[0]]}: is not looked up: this record was not written by you on this machine"
-        )
+    if asking:
+        raise InputError(f"{asking[0]}={found[asking[0]]}: is not looked up: a run's record has values only")
 
 
-def saved_config(record: dict[str, Any], is_mine: bool) -> "DictConfig":
+def saved_config(record: dict[str, Any]) -> "DictConfig":
     """A run's resolved config, without the weights that it started from: its checkpoint has others."""
     from omegaconf import DictConfig, OmegaConf
 
-    refuse_interpolations(record, is_mine)
+    refuse_interpolations(record)
     config = OmegaConf.create(record["config_yaml"])
     assert isinstance(config, DictConfig)
     config.model_weights = config.init_from = None
@@ -133,14 +130,13 @@ def check_targets_of(run_dir: RunDir, record: dict[str, Any]) -> None:
     from runner.config.checks import check_targets
 
     whole_config(run_dir, record)
-    is_mine = run_dir.is_mine()
-    with as_it_was_started(record, is_mine):
-        check_targets(saved_config(record, is_mine), is_new=False)
+    with as_it_was_started(record, run_dir.path):
+        check_targets(saved_config(record), is_new=False)
 
 
-def say_changes(record: Mapping[str, Any]) -> None:
+def say_changes(record: Mapping[str, Any], folder: Path) -> None:
     """Says where a run's own modules are not what they were: what comes out is theirs."""
-    for change in own_code.changed(record):
+    for change in own_code.changed(record, folder):
         log.warning("note: %s; what follows is by the code of today", change)
 
 
@@ -169,11 +165,11 @@ def open_model(run_dir: Path, which: str) -> "Module":
     saved = open_saved(run_dir, which)
     cpu = torch.device("cpu")
     with (
-        as_it_was_started(saved.record, saved.is_mine),
+        as_it_was_started(saved.record, saved.folder),
         isolated(0, cpu),
     ):  # building draws initial weights: the caller's generators stay as they are
-        say_changes(saved.record)
-        config = saved_config(saved.record, saved.is_mine)
+        say_changes(saved.record, saved.folder)
+        config = saved_config(saved.record)
         model = make_model(config, cpu)
     with fitting(saved):
         others: dict[str, Any] = {"criterion_state_dict": {}, "task_state_dict": {}}

@@ -1,8 +1,7 @@
 """What a person says of a run once it has begun: tags, a note, whether it is archived; labels.jsonl, a line a change.
 
 Contract: lines are only ever added, so that two commands, or a command and the run itself (which writes run.json
-alone), never lose each other's words; what holds now follows from all of them in turn. The file is never signed:
-labels say nothing of who wrote the run, and a stranger's run stays a stranger's.
+alone), never lose each other's words; what holds now follows from all of them in turn.
 """
 
 import json

@@ -8,13 +8,13 @@ out where the lock does not reach them.
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from runner.errors import Held, InputError
-from runner.storage import lock, shapes, signature
+from runner.storage import lock, shapes
 from runner.storage.files import make_directory, not_a_file, read_regular
 from runner.storage.inside import refuse_links
 from runner.storage.lease import Lease, Taken, host, other_holder
@@ -50,8 +50,10 @@ def now() -> str:
     return datetime.now().astimezone().isoformat(timespec="milliseconds")
 
 
-def resume_command(path: Path) -> str:
-    return pasted(["python", "-m", "runner", "resume", folder_word(path)])
+def resume_command(path: Path, trust: Sequence[str] = ()) -> str:
+    """What to type to continue a run or a sweep; `trust`: what it needs that does not lie beside the command."""
+    flags = ["--trust", ",".join(trust)] if trust else []
+    return pasted(["python", "-m", "runner", "resume", folder_word(path), *flags])
 
 
 class RunDir:
@@ -72,7 +74,6 @@ class RunDir:
         self.checkpoints = path / "checkpoints"
         self.lock_file = path / "run.lock"
         self.lease_file = path / "run.lease"
-        self.is_foreign: bool | None = None  # whether run.json was another's before our first write; None: not written
         self.before: set[Path] | None = None  # what was there when a start claimed it; None: the folder was not
 
     def claim(self) -> None:
@@ -181,15 +182,8 @@ class RunDir:
                 folder.rmdir()
 
     def write_run(self, record: Mapping[str, Any]) -> None:
-        """Replaces run.json. One that another wrote stays another's, whoever continues or labels it: never signed."""
-        if self.is_foreign is None:
-            self.is_foreign = self.run_json.exists() and not self.is_mine()
-        foreign = {signature.FOREIGN: True} if self.is_foreign else {}
-        shapes.write(self.run_json, strict_json({**record, **foreign}))
-
-    def is_mine(self) -> bool:
-        """Whether run.json is as this user wrote it; see runner.storage.signature."""
-        return shapes.is_mine(self.run_json)
+        """Replaces run.json."""
+        shapes.write(self.run_json, strict_json(record))
 
     def read_run(self, is_to_be_opened: bool = False) -> dict[str, Any]:
         """What run.json says; to be opened: with all that it takes to build the run again.

@@ -2,8 +2,8 @@
 
 Contract: a record is read whole or refused with one line that names file and key. What a shape does not name is kept
 as it is; what an older version did not write has a default here. A record ends with a blank line of 32 spaces and tabs:
-the bits of the CRC-32 of what stands before. Where it is another, or gone while the signature is there, that is said
-(runner.terminal.notices). A file without both is of an older version, or by other hands.
+the bits of the CRC-32 of what stands before. Where it is another, that is said (runner.terminal.notices). A file
+without it is by other hands.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 from runner.errors import InputError
-from runner.storage import listed, signature
+from runner.storage import listed
 from runner.storage.files import read_regular, write_atomically
 from runner.storage.kinds import UNSET, Check, Range, check_of, field, in_words, kind_of, shown
 from runner.terminal import notices
@@ -150,12 +150,10 @@ def read(path: Path | str, name: str) -> dict[str, Any]:
     record = parsed(path, content) if record is None else record
     if not isinstance(record, dict):
         raise BadRecord(f"{path}: is no record of ours: {kind_of(record)} instead of an object")
-    is_signed = record.pop(signature.FIELD, None) is not None  # of the file, not of what it tells; see is_mine
     shaped = "never_began" if name in OF_RUNS and record.get("config_yaml", "") is None else name
     record = checked(path, record, shaped)
-    if not is_whole or (is_signed and not has_seal(content)):  # they are written together
-        how = "another" if has_seal(content) else "missing"
-        notices.add(f"{path}: was changed since it was written (its CRC-32 is {how}); what it says may be wrong")
+    if not is_whole:
+        notices.add(f"{path}: was changed since it was written (its CRC-32 is another); what it says may be wrong")
     return record
 
 
@@ -166,14 +164,6 @@ def content_of(path: Path | str) -> bytes:
         if isinstance(error, FileNotFoundError):
             raise
         raise BadRecord(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
-def is_mine(path: Path) -> bool:
-    """Whether a record's file is as this user wrote it on this machine; see runner.storage.signature."""
-    try:
-        return signature.is_mine(parsed(path, read_regular(path)))
-    except (OSError, InputError):
-        return False
 
 
 def parsed(path: Path | str, content: bytes) -> Any:
@@ -259,8 +249,8 @@ def label(line: bytes) -> dict[str, Any] | None:
 
 
 def write(path: Path, record: Mapping[str, Any]) -> None:
-    """Replaces a record durably, signed by this user, and sealed with its CRC-32."""
-    body = json.dumps(signature.signed(record), indent=2, default=str).encode() + b"\n"
+    """Replaces a record durably, sealed with its CRC-32."""
+    body = json.dumps(dict(record), indent=2, default=str).encode() + b"\n"
     write_atomically(path, body + seal(body))
 
 
@@ -269,7 +259,7 @@ def seal(body: bytes) -> bytes:
 
 
 def has_seal(content: bytes) -> bool:
-    return len(content) > 33 and content[-33:].strip() == b""
+    return len(content) - len(content.rstrip(b" \t\n")) > 1
 
 
 def is_sealed(content: bytes) -> bool:

@@ -11,11 +11,10 @@ from typing import Any
 from runner.config import admission
 from runner.errors import InputError
 from runner.job.changes import check_length
-from runner.storage import shapes
 from runner.storage.run_dir import resume_command
 from runner.sweep import plan
 from runner.sweep.combine import compose_job
-from runner.sweep.multirun import is_strangers_word
+from runner.sweep.multirun import is_followed
 from runner.sweep.plan import Job
 
 EPOCHS = "trainer.epochs"
@@ -46,7 +45,10 @@ def lengthened(sweeper: Any, jobs: Sequence[Job], swept: Sequence[str], place: P
         job.folder = place / own_name if own_name is not None else Path()
     taken = {job.folder.name for job in jobs}
     plan.place_jobs([job for job in jobs if job.folder == Path()], place)
-    others = [again(sweeper, place / name, record, epochs) for name, record in known.items() if name not in taken]
+    trusted = jobs[0].config.get("trust") or []
+    others = [
+        again(sweeper, place / name, record, epochs, trusted) for name, record in known.items() if name not in taken
+    ]
     return [*jobs, *others]
 
 
@@ -58,12 +60,12 @@ def words_key(settings: Mapping[str, str]) -> str:
     return plan.digest({key: value for key, value in settings.items() if key != EPOCHS})
 
 
-def again(sweeper: Any, folder: Path, record: Mapping[str, Any], epochs: int) -> Job:
+def again(sweeper: Any, folder: Path, record: Mapping[str, Any], epochs: int, trusted: Sequence[str]) -> Job:
     """A job that another command has brought into the folder, from the words that it was planned with."""
     words = [word for word in record["overrides"] if word.lstrip("+").partition("=")[0] != EPOCHS]
-    wrong = [word for word in words if "${" in word or not is_strangers_word(word)]
-    if wrong and not shapes.is_mine(folder / "job.json") and not admission.granted()[1]:
-        raise InputError(f"{folder / 'job.json'}: {wrong[0]}: is not followed, since it was not written by you")
+    wrong = [word for word in words if not is_followed(word, trusted)]
+    if wrong and not admission.granted()[1]:
+        raise InputError(f"{folder / 'job.json'}: {wrong[0]}: is not taken from a record but by --trust-all")
     try:
         job = compose_job(sweeper, [*words, f"{EPOCHS}={epochs}"], [])
     except InputError as error:

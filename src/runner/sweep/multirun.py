@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 from runner.config import admission, hydra_adapter
 from runner.config.compose import CONFIG_NAME, compose, make_hydra, own_hydra, quoted, refuse_no_choice, set_up
 from runner.errors import InputError
+from runner.job.own_code import relocated
 from runner.sweep import points
 from runner.terminal.printable import say
 from runner.values import flatten
 
-# Of Hydra's own, what a sweep that was not written here may choose: how many at once and of what size, but no commands
-# (a cluster's `parameters` have some), no address, no folder and no database.
-STRANGERS_KEYS = re.compile(
+# Of Hydra's own, what a sweep's record may choose: how many at once and of what size, but no commands (a cluster's
+# `parameters` have some), no address, no folder and no database.
+HYDRA_KEYS = re.compile(
     r"hydra/launcher|hydra\.launcher\.(jobs|jobs_per_gpu|cpus|gpus|memory|timeout|max_timeouts)"
     r"|hydra/sweeper|hydra/sweeper/sampler|hydra\.sweeper\.(n_trials|at_once|sampler(\..+)?|pruner(\..+)?)"
 )
@@ -54,41 +55,56 @@ def resume(place: Path, record: Mapping[str, Any], overrides: Sequence[str]) -> 
         overrides = [*overrides, "sweep.lengthen=true"]
     own = points.from_copy(record["arguments"], place)
     words = [*own, *record.get("hydra", []), quoted("hydra.sweep.dir", str(place)), *kept, *overrides]
-    return multirun(words, record["config_dir"])
+    return multirun(words, config_dir_of(record))
 
 
-def check_words(path: Path, record: Mapping[str, Any], is_mine: bool) -> None:
-    """Refuses what a stranger's sweep.json may not say: where configs come from, what is trusted, what Hydra makes.
+def check_words(path: Path, record: Mapping[str, Any]) -> None:
+    """Refuses what a sweep.json may not say: where configs come from, what is trusted, what Hydra makes.
 
     Raises:
         InputError: names the word.
     """
-    if is_mine or admission.granted()[1]:
+    if admission.granted()[1]:
         return
     arguments = record["arguments"]  # of a CSV file the sweep's own copy is read
     own = [word for word, kept in zip(arguments, points.from_copy(arguments, path.parent), strict=True) if word == kept]
     words = [str(word) for word in (*own, *record.get("hydra", []))]
-    wrong = [word for word in words if "${" in word or not is_strangers_word(word)]
+    words += [f"trust=[{','.join(map(str, names))}]" for names in [record["base"].get("trust")] if names]
+    wrong = [word for word in words if not is_followed(word)]
     wrong += [f"{key}={value}" for key, value in record["base"].items() if "${" in str(value)]
-    wrong += [f"trust={value}" for value in [record["base"].get("trust")] if value]
-    if record.get("config_dir") is not None:
+    folder = config_dir_of(record)
+    if folder is not None and not admission.of_record(path.parent).is_beside(Path(folder).resolve()):
         wrong.append(f"--config-dir {record['config_dir']}")
     if wrong:
-        raise InputError(
-            f"{path}: {wrong[0]}: is not followed, since this sweep was not written by you on this machine; give its"
-            " command again yourself, or follow all that it says with --trust-all"
-        )
+        way_out = "give the sweep's command again, or follow all that it says by --trust-all"
+        if wrong[0].startswith("trust="):
+            way_out = f"say it by --trust {wrong[0][7:-1]}"
+        raise InputError(f"{path}: {wrong[0]}: is not taken from a record; {way_out}")
 
 
-def is_strangers_word(word: str) -> bool:
-    """Whether an override is one that a sweep which was not written here may say, judged as Hydra reads it."""
+def config_dir_of(record: Mapping[str, Any]) -> str | None:
+    """The folder of YAML files that a sweep was given; where it is gone, the same one of the project that has moved."""
+    given: str | None = record["config_dir"]
+    return given if given is None or Path(given).is_dir() else str(relocated(Path(given), record))
+
+
+def is_followed(word: str, trusted: Collection[str] = ()) -> bool:
+    """Whether an override is one that a record may say, judged as Hydra reads it.
+
+    Args:
+        trusted: packages that the command itself trusts, beside those of --trust.
+    """
+    if "${" in re.sub(r"\$\{[\w.]+\}", "", word):  # a key of the config is no secret; what a resolver finds may be one
+        return False
     try:
         override = OverridesParser.create().parse_override(word)
     except (HydraException, ValueError):
         return False
     key, package = override.key_or_group, override.package or ""
+    if key == "trust" and not package and isinstance(names := override.value(), list):
+        return {str(name) for name in names} <= {*trusted, *admission.granted()[0]}
     if package or re.split(r"[./]", key)[0] in ("hydra", "trust"):
-        return STRANGERS_KEYS.fullmatch(key) is not None and not package
+        return HYDRA_KEYS.fullmatch(key) is not None and not package
     return key != points.KEY or isinstance(override.value(), list)
 
 
@@ -102,7 +118,7 @@ def kept_defaults(record: Mapping[str, Any]) -> list[str]:
         words = combinations(parsed)[0]
     except (InputError, IndexError):  # a search, whose intervals have no list of values
         words = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
-    task = task_config(compose(words, record["config_dir"])[1])
+    task = task_config(compose(words, config_dir_of(record))[1])
     source = flatten(OmegaConf.to_container(task, resolve=False))
     today, before = base_of(resolved(task), record["swept"]), record["base"]
     changed = [key for key in today if key in before and today[key] != before[key] and "${" not in str(source.get(key))]

@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runner.config import admission
 from runner.errors import InputError, Interrupted
 from runner.job import own_code
 from runner.processes import stop_signals
-from runner.storage import provenance, records, shapes, signature
+from runner.storage import provenance, records
 from runner.storage.run_dir import RunDir, now, resume_command
 from runner.storage.shapes import BadRecord
 from runner.sweep import lengthen, plan, points, show, summary
@@ -96,16 +95,7 @@ def sweep_facts(
         "swept": list(swept),
         "base": dict(base),
         "code": code,
-        **({signature.FOREIGN: True} if is_strangers(Path(sweeper.config.hydra.sweep.dir, "sweep.json")) else {}),
     }
-
-
-def is_strangers(record: Path) -> bool:
-    """Whether this is a stranger's sweep that goes on, which stays a stranger's; a command of one's own makes it one's
-    own.
-    """
-    is_resumed = not admission.policy().downloads or admission.granted()[1]
-    return is_resumed and record.exists() and not shapes.is_mine(record)
 
 
 def user_config_dir(master: Any) -> str | None:
@@ -259,13 +249,14 @@ def finish(
     for name, outcome in failures.items():
         log.error("failed: %s: %s; log: %s", name, outcome["error"], place / name / "runner.log")
     log.info("%s", place)
+    command = resume_command(place, own_code.to_be_named(facts, place))
     if stopped_by is not None:
-        log.warning("stopped; continue with: %s", resume_command(place))
+        log.warning("stopped; continue with: %s", command)
         raise Interrupted(stopped_by)
     if failures:
         log.error("%d of %d jobs failed", len(failures), len(jobs))
     if open_jobs := [job.name for job in jobs if outcomes.get(job.name, {}).get("state") not in ("done", "failed")]:
-        log.error("not finished: %s; continue with: %s", ", ".join(open_jobs), resume_command(place))
+        log.error("not finished: %s; continue with: %s", ", ".join(open_jobs), command)
     if failures or open_jobs:
         raise SweepFailed
     return [RunDir(job.folder).read_run() for job in jobs]

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,9 @@ def run_or_resume(
         if record["state"] == "done" and not longer:
             return record
         if not never_began(record):
-            return resume(folder, longer, is_shown=is_shown, stop_on=stop_on)
+            named = admission.named_by(cfg)
+            with admission.granting(named) if named else nullcontext():
+                return resume(folder, longer, is_shown=is_shown, stop_on=stop_on)
         run_dir.run_json.unlink()  # it says only why the last start came to nothing
     run_dir.claim()
     try:
