@@ -39,6 +39,50 @@ def test_a_repository_says_its_commit_and_what_differs_from_it(tmp_path):
     assert "-1\n+\ufffd\n" in provenance.git_state()[1]
 
 
+def test_what_runs_have_written_makes_no_repository_dirty(tmp_path, monkeypatch):
+    def is_dirty():
+        return provenance.git_state()[0]["dirty"]
+
+    git("init", "-q")
+    (tmp_path / "sub").mkdir()
+    Path("sub/mine.py").write_text("1\n")
+    git("add", "."), git("commit", "-qm", "one")
+    for name in ("outputs/2026-11-30/a/run.lock", "outputs/2026-11-30/b/run.json", "outputs/sweeps/s/sweep.json"):
+        Path(name).parent.mkdir(parents=True)
+        Path(name).touch()
+    for name in ("outputs/2026-11-30/a/checkpoints", "outputs/sweeps/s/seed=1", "sub/__pycache__", "ütf 8\n/run"):
+        Path(name).mkdir(parents=True)
+        Path(name, "x.pt").touch()
+    Path("ütf 8\n/run/run.json").touch()
+    assert not is_dirty()
+    monkeypatch.chdir(tmp_path / "sub")  # of a repository that is above
+    assert not is_dirty()
+    (tmp_path / "outputs" / "notes.py").touch()
+    assert is_dirty(), "code that nobody follows, though it lies beside runs"
+    (tmp_path / "outputs" / "notes.py").unlink()
+    Path("mine.py").write_text("2\n")
+    assert is_dirty()
+    git("checkout", "-q", "mine.py")
+    monkeypatch.chdir(tmp_path)
+    for name in ("run.json", "runner.log", ".hydra/config.yaml"):  # hydra.run.dir=.
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).touch()
+    assert not is_dirty()
+    git("mv", "sub/mine.py", "sub/other.py")
+    assert is_dirty()
+
+
+def test_a_repository_whose_settings_name_commands_runs_none(tmp_path):
+    git("init", "-q")
+    Path("a").write_text("1\n")
+    Path(".gitattributes").write_text("* diff=evil\n")
+    git("add", "."), git("commit", "-qm", "one")
+    git("config", "core.fsmonitor", "touch PWNED; echo"), git("config", "diff.external", "touch PWNED;")
+    git("config", "diff.evil.textconv", "touch PWNED; cat")
+    Path("a").write_text("2\n")
+    assert "+2" in provenance.git_state()[1] and not Path("PWNED").exists()
+
+
 @pytest.mark.parametrize("error", [FileNotFoundError, subprocess.TimeoutExpired("git", 20)])
 def test_without_git_there_is_no_commit(monkeypatch, error):
     def run(*words, **options):

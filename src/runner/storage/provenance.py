@@ -11,25 +11,57 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from runner.storage.run_dir import OURS
+
 PACKAGES = ("torch-runner", "torch", "torchvision", "hydra-core", "omegaconf", "numpy", "scikit-learn", "torchmetrics")
 
 
+# A folder with one of these is a run's or a sweep's; what lies in it, and what Python caches, is no code.
+MARKS = ("run.json", "run.lock", "job.json", "sweep.json")
+SAFELY = ("--no-optional-locks", "-c", "core.fsmonitor=false")  # a setting that names a command is not asked
+
+
 def _git(*arguments: str) -> str | None:
+    words = ["git", *SAFELY, *arguments]
     try:
-        result = subprocess.run(["git", *arguments], capture_output=True, text=True, errors="replace", timeout=20)
+        result = subprocess.run(words, capture_output=True, text=True, errors="surrogateescape", timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout if result.returncode == 0 else None
 
 
 def git_state() -> tuple[dict[str, Any] | None, str]:
-    """({commit, dirty}, diff against it) of the working directory's repository; (None, "") outside one."""
-    commit = _git("rev-parse", "HEAD")
+    """({commit, dirty}, diff against it) of the working directory's repository; (None, "") outside one. What runs have
+    written there makes it no dirtier.
+    """
+    commit, root = _git("rev-parse", "HEAD"), Path((_git("rev-parse", "--show-toplevel") or "").removesuffix("\n"))
     if commit is None:
         return None, ""
-    status = _git("status", "--porcelain") or ""
-    diff = _git("diff", "HEAD") or ""
-    return {"commit": commit.strip(), "dirty": bool(status.strip())}, diff
+    status = _git("status", "--porcelain", "-z", "--untracked-files=normal", "--ignore-submodules=untracked") or ""
+    changes = [entry for entry in status.split("\0") if entry and not is_of_runs(root, entry)]
+    diff = _git("diff", "--no-ext-diff", "--no-textconv", "HEAD") or ""
+    return {"commit": commit.strip(), "dirty": bool(changes)}, diff.encode(errors="surrogateescape").decode(
+        errors="replace"
+    )
+
+
+def is_of_runs(root: Path, entry: str) -> bool:
+    """Whether a line of git's status is of files that git does not follow and that runs have written."""
+
+    def is_marked(folder: Path) -> bool:
+        return any((folder / name).exists() for name in MARKS)
+
+    def is_written(path: Path) -> bool:
+        if path.name in ("__pycache__", "mlflow.db") or (path.name in OURS and is_marked(path.parent)):
+            return True
+        if path.is_symlink() or not path.is_dir():
+            return False
+        return is_marked(path) or all(map(is_written, path.iterdir()))
+
+    try:
+        return entry.startswith("?? ") and is_written(root / entry[3:])
+    except OSError:
+        return False
 
 
 def code_state(git: dict[str, Any] | None, diff: str, own: Mapping[str, str]) -> dict[str, Any]:
