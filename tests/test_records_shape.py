@@ -34,6 +34,7 @@ FILLED = {
     "code": None,
     "own_code": None,
     "git": None,
+    "data": None,
     "packages": {},
     "placement": None,
     "chosen_on": None,

@@ -41,12 +41,14 @@ class Parts:
 
     Args:
         more: what is evaluated each epoch beside val, by name.
+        known: what is known of each dataset's content, by its key; see runner.batches.contents.
     """
 
     train: Any  # Part or Stream
     val: Any
     test: Any
     more: Mapping[str, Any] = field(default_factory=dict)
+    known: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def all(self) -> dict[str, Any]:

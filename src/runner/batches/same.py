@@ -50,4 +50,4 @@ def overfit(parts: Parts, loading: LoaderSettings, seed: int, limit: int | None)
         order = EpochOrder(part, loading.batch_size, loading.shuffle, loading.drop_last, seed, limit)
         count = order.num_examples() or len(part)  # 0: the loader says that drop_last leaves no batch
         part, loading = Part(part.dataset, order.indices(0)[:count]), replace(loading, shuffle=False)
-    return Overfit(part, None, None), loading
+    return Overfit(part, None, None, known=parts.known), loading

@@ -8,7 +8,7 @@ import copy
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,8 +21,11 @@ from runner.errors import InputError
 from runner.job.build import build, settings
 from runner.job.built import Built
 from runner.job.process_state import as_if_alone
+from runner.job.rebuilding import today
 from runner.seeding import isolated
+from runner.storage.provenance import data_changes
 from runner.terminal.progress import bar
+from runner.values import flatten
 
 CPU = torch.device("cpu")
 SAY_NOTHING = ("seed", "name", "tags", "notes", "quiet", "sweep")  # of a config: what its objects do not depend on
@@ -39,12 +42,17 @@ class Collected(logging.Handler):
         self.lines[record.getMessage()] = None
 
 
-def check_jobs(jobs: Sequence[tuple[str, DictConfig]], with_data: bool = True) -> list[str]:
+def check_jobs(
+    jobs: Sequence[tuple[str, DictConfig]],
+    with_data: bool = True,
+    before: Sequence[Mapping[str, Any]] = (),
+) -> list[str]:
     """Looks at every job's config; returns the warnings, each once.
 
     Args:
         jobs: a label for each, and its config as composed, without hydra.*.
         with_data: False where the jobs will run on other machines, whose data and devices are not here.
+        before: the records of jobs that have begun: what has the same dataset group must have the same data.
 
     Raises:
         InputError: of the first job that would be refused, beginning with its label.
@@ -63,12 +71,32 @@ def check_jobs(jobs: Sequence[tuple[str, DictConfig]], with_data: bool = True) -
             done.add()
         for group in by_dataset.values() if with_data else ():
             parts: Parts | None = None
-            for label, _ in group:
+            for label, cfg in group:
                 with labelled(label):
-                    made = build(ready[label], is_new=True, parts=parts).parts
-                    parts = parts if isinstance(made, Overfit) else made  # which are not all of the dataset's
+                    built = build(ready[label], is_new=True, parts=parts)
+                    refuse_other_data(plain(cfg)["dataset"], built, before)
+                    parts = parts if isinstance(built.parts, Overfit) else built.parts  # not all of the dataset's
                 done.add()
     return list(found.lines)
+
+
+def refuse_other_data(dataset: Mapping[str, Any], built: Built, before: Sequence[Mapping[str, Any]]) -> None:
+    """Refuses to train beside runs of the same dataset group that had other data.
+
+    Raises:
+        InputError: in what it differs.
+    """
+    own = flatten(dataset)
+    for record in before:
+        theirs = flatten(record["config"].get("dataset") or {})
+        if any(value is not None and key_of(theirs.get(key)) != key_of(value) for key, value in own.items()):
+            continue  # what is null is counted when the data is there
+        changes, _ = data_changes(record, {**record, **today(built), "threads": record["threads"]})
+        if changes:
+            raise InputError(
+                f"{'; '.join(changes)}: the data has changed since other jobs of this sweep began; put it back, choose"
+                " another sweep.name, or go on all the same with sweep.force=true"
+            )
 
 
 def examined(cfg: DictConfig) -> tuple[Built, list[str]]:

@@ -1,6 +1,8 @@
-"""`runner evaluate RUN_DIR`: the same numbers as the run's own, to the last digit."""
+"""`runner evaluate RUN_DIR`: the same numbers as the run's own, to the last digit, or why they are others."""
 
 import argparse
+import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -13,17 +15,25 @@ from runner.report.confusion import blocks
 from runner.report.examples import dataset_of, part_of
 from runner.report.page import check_target, page
 from runner.storage.files import write_atomically
+from runner.storage.rows import strict_json
 from runner.terminal.printable import printable, say
 from runner.terminal.progress import Bar, bar
 
 if TYPE_CHECKING:
     from runner.job.built import Built
+    from runner.job.saved import Saved
+
+log = logging.getLogger("runner")
+
+LAST_DIGITS = 1e-4  # relative: what another processor or thread count may change
 
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="runner evaluate",
-        description="Evaluates a run's weights on its test or validation part: the same data, threads and numbers.",
+        description="Evaluates a run's weights on its test or validation part: the same data, threads and numbers."
+        " Where they are not what the run says of these weights, that is said, with what has changed. Exit code 0: they"
+        " are the same, but for last digits; 1: they are not.",
     )
     made.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a folder that holds a run")
     made.add_argument(
@@ -49,8 +59,7 @@ def main(arguments: argparse.Namespace) -> int:
     with bar("reading the checkpoint"):
         saved = open_saved(arguments.run_dir, arguments.which)
     with as_it_was_started(saved.record, saved.folder), closing(rebuilt(saved)) as built:
-        evaluate(built, arguments, saved.record)
-    return 0
+        return evaluate(built, arguments, saved)
 
 
 class Counted:
@@ -71,7 +80,8 @@ class Counted:
         return getattr(self.loader, name)
 
 
-def evaluate(built: "Built", arguments: argparse.Namespace, record: Mapping[str, Any]) -> None:
+def evaluate(built: "Built", arguments: argparse.Namespace, saved: "Saved") -> int:
+    """Prints the figures, and says where the run itself has found others; returns the exit code."""
     if arguments.split is None:
         arguments.split = "overfit" if built.parts.eval_split == "overfit" else "test"
     part, loader = part_of(built, arguments.split)
@@ -80,13 +90,32 @@ def evaluate(built: "Built", arguments: argparse.Namespace, record: Mapping[str,
         figures = built.trainer.evaluate_on(counted)
     for name, value in figures.items():
         say(f"{arguments.split}/{name}: {value!r}")
+    code = compare(built, arguments, saved, figures)
     if not arguments.confusion and arguments.html is None:
-        return
+        return code
     found = confusion(built, loader, part)
     if arguments.confusion:
         show_confusion(found)
     if arguments.html is not None:
-        write_page(found, figures, arguments, record)
+        write_page(found, figures, arguments, saved.record)
+    return code
+
+
+def compare(built: "Built", arguments: argparse.Namespace, saved: "Saved", figures: Mapping[str, float]) -> int:
+    """Holds the figures against what the run says of the same weights and examples, and says what may be the reason
+    where they differ; returns 1 where they differ in more than last digits.
+    """
+    from runner.job.rebuilding import changed_since, recorded
+
+    known = recorded(saved, arguments.which, arguments.split)
+    pairs = {name: (strict_json(value), known[name]) for name, value in figures.items() if name in known}
+    others = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    if not others:
+        return 0
+    found = ", ".join(f"{arguments.split}/{name} {then}" for name, (_, then) in others.items())
+    changes = "; ".join(changed_since(saved.record, built)) or "nothing that the record knows of"
+    log.warning("these figures are not the run's own, which has found %s; what has changed since: %s", found, changes)
+    return int(not all(None not in pair and math.isclose(*pair, rel_tol=LAST_DIGITS) for pair in others.values()))
 
 
 def show_confusion(found: Confusion) -> None:

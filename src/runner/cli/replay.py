@@ -44,6 +44,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise InputError(f"-o {again.path}: is there already; give a folder that is not")
     if again.path.absolute().is_relative_to(first.path.absolute()):
         raise InputError(f"-o {again.path}: lies in the run's own folder; give another")
+    from runner.job.changes import ACCEPT
     from runner.job.resuming import resume
 
     check_targets_of(first, record)
@@ -52,7 +53,7 @@ def main(arguments: argparse.Namespace) -> int:
     if not changes:
         say("code, packages and machine are as they were")
     try:
-        resume(again.path, [])
+        resume(again.path, [f"{ACCEPT}=true"])  # which says what has changed
     except InputError:
         if not again.read_run()["epochs_done"]:
             again.run_json.unlink()

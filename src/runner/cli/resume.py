@@ -12,7 +12,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="runner resume",
         description="Continues a run from its newest good checkpoint, in its own folder. What cannot change what was"
-        " trained already may be overridden: trainer.epochs upwards, device, checkpoint.*, dataloader.num_workers, ...",
+        " trained already may be overridden: trainer.epochs upwards, device, checkpoint.*, dataloader.num_workers, ..."
+        " Data that has changed is refused; accept_data_change=true goes on with it.",
     )
     made.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a folder that holds a run or a sweep")
     made.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="e.g. trainer.epochs=20")

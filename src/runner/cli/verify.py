@@ -37,6 +37,7 @@ from pathlib import Path
 from runner.config import admission
 from runner.errors import InputError
 from runner.job import listening
+from runner.job.changes import ACCEPT
 from runner.job.resuming import resume
 listening.is_unheard = True
 admission.grant([name for name in sys.argv[3].split(",") if name], sys.argv[4] == "1")
@@ -45,7 +46,7 @@ def kill(progress, num_batches):
     if progress.step == step:
         os.kill(os.getpid(), signal.SIGKILL)
 try:
-    resume(path, ["quiet=true"], on_batch=kill)
+    resume(path, ["quiet=true", f"{ACCEPT}=true"], on_batch=kill)
 except InputError as error:
     print(error)
     sys.exit(2)
@@ -82,6 +83,9 @@ def main(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="runner-verify-") as folder:
         again = RunDir(Path(folder, "run"))
         train_again(record, again, kills, random.Random(arguments.seed))
+        keys = tuple(f"{key}:" for key in record.get("data") or {})
+        for change in [c for event in again.read_run()["resumed"] for c in event["changes"] if c.startswith(keys)]:
+            say(f"note: {change}: other bits are to be expected")
         with bar("comparing"):
             difference = next(differences(run_dir, again), None)
     if difference is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from runner.batches.contents import known_of
 from runner.batches.parts import Part, Parts, Stream, count_classes, integer_targets, is_stream, split, whole
 from runner.batches.stream import check_stream
 from runner.config.checks import locate
@@ -22,7 +23,8 @@ TAKEN = (*SETS, "overfit", "best", "last", "choices", "config")  # what the name
 
 def make_parts(cfg: DictConfig, is_new: bool = False) -> Parts:
     """The dataset group: its training set and what is official of validation and test set, parted."""
-    sets = {name: opened(cfg, name, is_new=is_new) for name in SETS}
+    known: dict[str, dict[str, Any]] = {}
+    sets = {name: opened(cfg, name, known, is_new=is_new) for name in SETS}
     if sets["train"] is None:
         raise InputError("dataset.train: must be a map-style dataset, as {_target_: your.Dataset}; got null")
     sizes = {key: cfg.dataset.get(key) or 0 for key in ("test_size", "val_size")}
@@ -31,12 +33,12 @@ def make_parts(cfg: DictConfig, is_new: bool = False) -> Parts:
             raise InputError(f"dataset.{key}={size}: must be a fraction or a count")
     plain = None
     if cfg.dataset.get("transform_train") is not None:  # the training set is opened a second time, as it is trained on
-        plain, sets["train"] = sets["train"], opened(cfg, "train", training_node(cfg))
+        plain, sets["train"] = sets["train"], opened(cfg, "train", known, training_node(cfg))
     parts = split(sets["train"], sets["test"], **sizes, val=sets["val"], plain=plain)
-    return dataclasses.replace(parts, more=further(cfg, is_new))
+    return dataclasses.replace(parts, more=further(cfg, known, is_new), known=known)
 
 
-def further(cfg: DictConfig, is_new: bool) -> dict[str, Part | Stream]:
+def further(cfg: DictConfig, known: dict[str, dict[str, Any]], is_new: bool) -> dict[str, Part | Stream]:
     """dataset.evaluate: what else is evaluated each epoch, by name.
 
     Raises:
@@ -55,16 +57,20 @@ def further(cfg: DictConfig, is_new: bool) -> dict[str, Part | Stream]:
             raise InputError(f"dataset.evaluate.{name}: is taken, as {', '.join(TAKEN)} are; choose another name")
         if not isinstance(each, dict) or "_target_" not in each:
             raise InputError(f"dataset.evaluate.{name}={each}: must be {{_target_: your.Dataset}}")
-        found[name] = whole(opened(cfg, f"evaluate.{name}", each, is_new))
+        found[name] = whole(opened(cfg, f"evaluate.{name}", known, each, is_new))
     return found
 
 
-def opened(cfg: DictConfig, name: str, node: Any = None, is_new: bool = False) -> Any:
-    """dataset.NAME, made; None where there is no such part. A new run's iterable one is looked at."""
+def opened(cfg: DictConfig, name: str, known: dict[str, dict[str, Any]], node: Any = None, is_new: bool = False) -> Any:
+    """dataset.NAME, made, and what is known of it; None where there is no such part. A new run's iterable one is looked
+    at.
+    """
     try:
         made = make(cfg.dataset, name, "dataset") if node is None else instantiate(node, f"dataset.{name}")
     except InputError as error:
         raise data_error(cfg, name, error) from error
+    if made is not None and f"dataset.{name}" not in known:
+        known[f"dataset.{name}"] = known_of(made)
     if made is not None and is_stream(made):
         if is_new:
             check_stream(f"dataset.{name}", made)

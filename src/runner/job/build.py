@@ -4,12 +4,16 @@ Everything is checked before anything slow is made: names and arguments first, t
 """
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
+from torch.nn import Module
 
 from runner import device
+from runner.batches.contents import Digest, known_files
 from runner.batches.own_state import check_own_state
 from runner.batches.parts import Overfit, Part, Parts, Stream
 from runner.batches.same import SameBatches, overfit
@@ -154,7 +158,13 @@ def _build(
     if is_new:
         check_shape(resolved["dataset"].get("input_shape"), train_loader)
     model = make_model(cfg, where.torch)
-    task = make_task(cfg, model, make_loss(cfg, where.torch), parts.train.dataset, where.torch, open_model)
+    others: dict[str, Module] = {}  # models of other runs
+
+    def opening(path: Path, which: str) -> Module:
+        return others.setdefault(f"the model of {path}", open_model(path, which))
+
+    task = make_task(cfg, model, make_loss(cfg, where.torch), parts.train.dataset, where.torch, opening)
+    data = {**parts.known, **known_files(resolved), **known_models(others, task)}
     initialise(task, train_loader, options, where.torch, cfg.seed)
     prepare_model(cfg, model)
     freezing = make_freezing(cfg, task)
@@ -189,7 +199,7 @@ def _build(
         {key: resolved["trainer"][key] for key in ("monitor", "mode", "log_every")},
         "trainer",
     )
-    built = Built(trainer, parts, test_loader, where, placement, resolved)
+    built = Built(trainer, parts, test_loader, where, placement, resolved, data)
     if is_new:
         loaders = {"dataset.train": train_loader, "dataset.val": val_loader, "dataset.test": test_loader}
         further = {f"dataset.evaluate.{name}": loader for name, loader in more_loaders.items()}
@@ -219,6 +229,17 @@ def check_saved(state: dict[str, Any]) -> None:
             plain(state.get(name, {}))
         except InputError as error:
             raise InputError(f"{group}: in its state_dict(), {error}") from error
+
+
+def known_models(others: Mapping[str, Module], task: Module) -> dict[str, dict[str, Any]]:
+    """A digest of the weights of each model that a task has from another run, and whether checkpoints hold them too."""
+    saved = {id(tensor) for tensor in task.state_dict(keep_vars=True).values()}
+    known = {}
+    for name, module in others.items():
+        tensors = module.state_dict(keep_vars=True).values()
+        digest = Digest().of(dict(module.state_dict()))
+        known[name] = {"values": {"weights": digest}, "is_saved": all(id(tensor) in saved for tensor in tensors)}
+    return known
 
 
 def loader_arguments(cfg: DictConfig) -> dict[str, Any]:

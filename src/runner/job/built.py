@@ -1,6 +1,6 @@
 """The objects of a run, together, and what is said of them before the first epoch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from runner import models
@@ -26,6 +26,7 @@ class Built:
     device: Device
     placement: Placement
     config: dict[str, Any]
+    data: dict[str, dict[str, Any]] = field(default_factory=dict)  # what is known of it, see runner.batches.contents
 
     def close(self) -> None:
         """Ends the loaders' workers: no batch is asked for afterwards."""

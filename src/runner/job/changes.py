@@ -1,6 +1,7 @@
 """With which overrides a run may be continued, and the way out for the others."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from runner.storage.files import read_regular
 from runner.storage.identity import FREE
 from runner.terminal.words import pasted
 from runner.values import flatten
+
+ACCEPT = "accept_data_change"
 
 
 def check_changes(run_dir: Path, record: dict[str, Any], config: Any, overrides: list[str]) -> None:
@@ -31,6 +34,24 @@ def check_changes(run_dir: Path, record: dict[str, Any], config: Any, overrides:
             check_length(record, key.removeprefix("trainer."), after, way_out)
         elif not key.startswith(FREE) and not key.startswith("derived."):
             raise InputError(f"{key}: {before} -> {after} would change what this run has trained already; {way_out}")
+
+
+def is_accepting(word: str) -> bool:
+    """Whether a word says that other data is taken; it is no key of the config, and holds for one resumption.
+
+    Raises:
+        InputError: it says something else.
+    """
+    if word.partition("=")[0] == ACCEPT and word.lower() != f"{ACCEPT}=true":
+        raise InputError(f"{word}: can only be true")
+    return word.lower() == f"{ACCEPT}=true"
+
+
+def goes_further(record: Mapping[str, Any], config: Any) -> bool:
+    """Whether a finished run is asked for another length, or was stopped by a rule that is another now."""
+    before = record["config"]
+    is_other = config.get("stopping") != before.get("stopping") and record["stopped"] is not None
+    return is_other or any(config["trainer"].get(key) != before["trainer"].get(key) for key in ("epochs", "steps"))
 
 
 def init_from(run_dir: Path) -> str:

@@ -71,6 +71,7 @@ def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
         "layers": layer_table(trainer.model),
         "git": None,
         "code": None,
+        "data": built.data,
         **provenance.environment(),
         "config": built.config,
         # The same, with what JSON has no words for: infinities, keys that are numbers.

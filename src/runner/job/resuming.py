@@ -3,10 +3,11 @@
 import json
 import logging
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from omegaconf import OmegaConf
 
 from runner.config.compose import overridden
 from runner.errors import InputError
-from runner.job.changes import check_changes
+from runner.job.changes import ACCEPT, check_changes, goes_further, is_accepting
 from runner.job.mending import TO_GO_ON, check_keys, check_owner, lost_steps, whole_config, whole_rows
 from runner.job.own_code import as_it_was_started
 from runner.job.places import FileFacts, best_file, counted, known_before
@@ -42,6 +43,7 @@ KEPT = (
 )
 ABOUT = ("name", "tags", "notes")  # what is said of a run, and changes nothing in it
 SET_ASIDE = ".set-aside"
+BY_BATCHES = re.compile(r"derived\.(run_length\.batch|batches_per_epoch)")
 NOT_CHECKPOINTS = ("model_state_dict.pt", "model.pt")
 
 
@@ -61,6 +63,8 @@ def resume(
     record = run_dir.read_run(is_to_be_opened=True)
     if never_began(record):
         raise InputError(f"{path}: never began ({record['error']}); start its sweep again, once that is mended")
+    takes_other_data = any(is_accepting(word) for word in overrides)
+    overrides = [word for word in overrides if not is_accepting(word)]
     finished = f"{path}: finished, {ending(record)}"
     if record["state"] == "done" and not overrides:
         say(finished)
@@ -76,19 +80,13 @@ def resume(
             return told(run_dir, record, OmegaConf.to_container(config), finished)
         keep_placement(config, record)
         resumed, notes = choose(run_dir, record)
+        resumed.takes_other_data = takes_other_data
         if resumed.state is not None:
             config.model_weights = config.init_from = None
         with as_it_was_started(record, run_dir.path, starts=resumed.state is None):
             return train(config, run_dir, notes, resumed, on_batch, is_shown, stop_on)
     finally:
         run_dir.release()
-
-
-def goes_further(record: Mapping[str, Any], config: Any) -> bool:
-    """Whether a finished run is asked for another length, or was stopped by a rule that is another now."""
-    before = record["config"]
-    is_other = config.get("stopping") != before.get("stopping") and record["stopped"] is not None
-    return is_other or any(config["trainer"].get(key) != before["trainer"].get(key) for key in ("epochs", "steps"))
 
 
 def told(run_dir: RunDir, record: dict[str, Any], config: Any, finished: str) -> dict[str, Any]:
@@ -124,6 +122,36 @@ class Resumed:
     unusable: list[Path]  # damaged files, and those newer than `state` that do not lead to the same end
     known: dict[int, float | None]  # the monitored value of every evaluation there ever was, by its step
     rows: list[dict[str, Any]]  # of metrics.jsonl, up to the checkpoint
+    takes_other_data: bool = False
+    data_changes: list[str] = field(default_factory=list)
+
+    def check_data(self, record: dict[str, Any]) -> None:
+        """Holds the data of today against what the run began with; where that is accepted, it counts from here on.
+
+        Raises:
+            InputError: it is other data.
+        """
+        if self.state is None:  # what its checkpoints would have held is taken anew
+            for known in record["data"].values():
+                known.pop("is_saved", None)
+        changes, possible = provenance.data_changes(self.record, record)
+        self.data_changes = [*changes, *possible]
+        if changes and not self.takes_other_data:
+            raise InputError(
+                f"{'; '.join(changes)}: this run's data has changed since it began; put it back, start a new run, or go"
+                f" on with what there is: {ACCEPT}=true"
+            )
+        if not changes:
+            record["data"] = self.record.get("data") or record["data"]
+            return
+        counts = [r["config"]["derived"]["batches_per_epoch"] for r in (self.record, record)]
+        source = {key: value for key, value in self.record["config_source"].items() if key != "derived"}
+        found = [key for key, value in flatten(source).items() if BY_BATCHES.search(str(value))]
+        if counts[0] != counts[1] and found:
+            raise InputError(
+                f"{ACCEPT}=true: an epoch has {counts[1]} batches where it had {counts[0]}, on which {found[0]} hangs;"
+                " start a new run from its weights: init_from=RUN_DIR"
+            )
 
     def put_back(self, run_dir: RunDir, trainer: Trainer, record: dict[str, Any]) -> None:
         """Loads the state, cuts the files back to it, and carries the old record over into the new one."""
@@ -133,7 +161,14 @@ class Resumed:
             except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
                 reason = f"has no {error}" if isinstance(error, KeyError) else f"does not fit its config; {error}"
                 raise InputError(f"{self.path}: {reason}") from error
+        if (
+            self.takes_other_data and self.data_changes and trainer.progress.batch
+        ):  # of an epoch that is another one now
+            step = trainer.progress.step
+            trainer.state.progress, trainer.state.rng = replace(trainer.progress, batch=0, evaluated=step), None
         progress = trainer.progress
+        if record["steps"] is None:
+            trainer.max_steps += trainer.state.shift
         for path in self.unusable:  # nothing is deleted; but no later start may take one of them for the newest
             os.replace(path, path.with_name(f"{path.name}{SET_ASIDE}-{time.time_ns()}"))
         fsync_directory(run_dir.checkpoints)
@@ -184,6 +219,7 @@ class Resumed:
         """This resumption, for run.json, with what is not any more as it was when the run began, which is said too."""
         changes = provenance.environment_changes(self.record, now_is)
         changes += provenance.code_changes(self.record.get("code"), now_is["code"])
+        changes += self.data_changes
         if changes:
             log.warning("not all is as it was when this run began: %s; its figures may differ", "; ".join(changes))
         command = provenance.command_line()

@@ -38,6 +38,8 @@ class Continued(Protocol):
 
     record: dict[str, Any]
 
+    def check_data(self, record: dict[str, Any]) -> None: ...
+
     def put_back(self, run_dir: RunDir, trainer: "Trainer", record: dict[str, Any]) -> None: ...
 
 
@@ -124,6 +126,8 @@ def prepare(
     own = own_code.find(built.config)
     record |= {"overrides": own_overrides(run_dir.path), "choices": choices_of(run_dir.path)}
     record |= {"git": git, "own_code": own, "code": provenance.code_state(git, diff, own_code.digests(own))}
+    if resumed is not None:
+        resumed.check_data(record)
     for line in describe(built):
         log.info(line)
     if record["chosen_on"] == "test":

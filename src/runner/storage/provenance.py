@@ -1,4 +1,4 @@
-"""Where a run comes from: the code's commit, the packages, the machine."""
+"""Where a run comes from: the code's commit, the packages, the machine, the data."""
 
 import hashlib
 import platform
@@ -89,6 +89,55 @@ def environment_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> li
     packages, packages_now = before.get("packages", {}), now.get("packages", {})
     pairs += [(name, version, packages_now.get(name)) for name, version in packages.items()]
     return [f"{what}: {one} -> {two}" for what, one, two in pairs if one != two]
+
+
+def data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """In what two records' data (runner.batches.contents) differs, in words: for certain, and perhaps: in numbers that
+    other code, versions or processors compute otherwise, or in the times of files alone. What only one of them knows of
+    is not compared.
+    """
+    certain: list[str] = []
+    possible: list[str] = []
+    is_elsewhere = bool(environment_changes(before, now) or code_changes(before.get("code"), now.get("code") or {}))
+    is_elsewhere |= before.get("threads") != now.get("threads")
+    data, data_now = before.get("data") or {}, now.get("data") or {}
+    for key in [key for key in data if key in data_now]:
+        old, new = data[key], data_now[key]
+        words = [
+            f"{shown(new.get(what))}{of} where the run had {shown(old.get(what))}"
+            for of, what in (("", "class"), (" examples", "count"), (" as classes", "classes"))
+            if old.get(what) != new.get(what)
+        ]
+        words += other_files(old.get("files") or {}, new.get("files") or {})
+        names = [
+            name for name, digest in old.get("values", {}).items() if new.get("values", {}).get(name, digest) != digest
+        ]
+        words += [f"another content of its {', '.join(names)}"] if names and not words else []
+        if words:
+            (possible if new.get("is_saved") else certain).append(f"{key}: {'; '.join(words)}")
+        names = [
+            name
+            for name, digest in old.get("computed", {}).items()
+            if new.get("computed", {}).get(name, digest) != digest
+        ]
+        if names and not words:
+            (possible if is_elsewhere else certain).append(f"{key}: other numbers in its {', '.join(names)}")
+        elif not words and (new.get("newest") or 0) > (old.get("newest") or float("inf")):
+            possible.append(f"{key}: files of the same names and sizes were written later")
+    return certain, possible
+
+
+def other_files(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """In what two listings by folder differ, in words."""
+    counts = {folder: (new.get(folder, [0])[0], old.get(folder, [0])[0]) for folder in sorted({*old, *new})}
+    words = [f"{now} files in {folder} where it had {then}" for folder, (now, then) in counts.items() if now != then]
+    names = [folder for folder, (now, then) in counts.items() if now == then and old[folder] != new[folder]]
+    words += [f"other files in {', '.join(names[:3])}{', ...' * (len(names) > 3)}"] if names else []
+    return words[:3]
+
+
+def shown(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)
 
 
 def environment() -> dict[str, Any]:

@@ -98,6 +98,7 @@ def shapes() -> dict[str, Any]:
         "code": (facts | None, None),
         "own_code": (dict[str, dict[str, str]] | None, None),
         "git": (facts | None, None),
+        "data": (facts | None, None),
         "packages": (facts, {}),
         "placement": (str | None, None),
         "chosen_on": (str | None, None),

@@ -6,7 +6,7 @@ from typing import Any
 
 from runner.errors import InputError
 from runner.sweep.combine import task_config
-from runner.sweep.plan import Job
+from runner.sweep.plan import Job, run_of
 
 
 def check_launcher(sweeper: Any) -> None:
@@ -46,4 +46,6 @@ def check_new(sweeper: Any, jobs: Sequence[Job]) -> list[str]:
         for number, job in enumerate(jobs)
         if job.folder == Path() or not (job.folder / "run.json").exists()
     ]
-    return check_jobs(named, with_data=not getattr(sweeper.launcher, "is_elsewhere", False))
+    begun = Path(sweeper.config.hydra.sweep.dir).glob("*/run.json") if named and not sweeper.config.sweep.force else ()
+    before = [record for path in sorted(begun) if (record := run_of(path.parent)) is not None]
+    return check_jobs(named, not getattr(sweeper.launcher, "is_elsewhere", False), before)

@@ -25,6 +25,7 @@ def run_or_resume(
     Raises:
         As runner.job.run.train.
     """
+    from runner.job.changes import ACCEPT
     from runner.job.record import never_began, record_of_no_run
     from runner.job.resuming import resume
     from runner.job.run import train
@@ -37,8 +38,9 @@ def run_or_resume(
             return record
         if not never_began(record):
             named = admission.named_by(cfg)
+            accepts = [f"{ACCEPT}=true"] if cfg.sweep.force else []
             with admission.granting(named) if named else nullcontext():
-                return resume(folder, longer, is_shown=is_shown, stop_on=stop_on)
+                return resume(folder, [*longer, *accepts], is_shown=is_shown, stop_on=stop_on)
         run_dir.run_json.unlink()  # it says only why the last start came to nothing
     run_dir.claim()
     try:

@@ -114,6 +114,11 @@ class TrainState:
             )
             self._is_said = True
 
+    @property
+    def shift(self) -> int:
+        """Steps beyond those of the completed epochs: not 0 once epochs have another length, for the data has changed."""
+        return self.progress.step - self.progress.batch - self.progress.epoch * self.num_batches
+
     def current_lr(self) -> float:
         """The learning rate of the first param group."""
         return float(self.optimizer.param_groups[0]["lr"])

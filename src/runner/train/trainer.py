@@ -161,7 +161,9 @@ class Trainer:
             set_rng_state(state.rng, self.device)
         state.rng = None
         state.watch_attributes()
-        self.next_eval = min(self.max_steps, (progress.evaluated // self.eval_every + 1) * self.eval_every)
+        shift = 0 if self.eval_every % state.num_batches else state.shift
+        evaluations = (progress.evaluated - shift) // self.eval_every + 1
+        self.next_eval = min(self.max_steps, shift + evaluations * self.eval_every)
         self.began, self.trained = time.perf_counter() - state.seconds, None
         self.freezing.train(self.task, progress.epoch + 1)
         if progress.step == progress.evaluated:
@@ -213,8 +215,9 @@ class Trainer:
     def finish_interval(self, metrics: dict[str, float]) -> None:
         """Steps a scheduler of metrics, updates the best, notifies, saves: a crash costs nothing in this order."""
         self.step_scheduler("evaluation", metrics)
+        examples = self.examples_until(self.progress.step) - self.examples_until(self.progress.evaluated)
         is_best = self.update_best(metrics)
-        self.notify(metrics, is_best)
+        self.notify(metrics, is_best, examples)
         self.save_checkpoint(is_evaluated=True, is_best=is_best)
 
     def evaluate(self) -> dict[str, float]:
@@ -262,22 +265,21 @@ class Trainer:
         self.state.last_row = metrics
         return is_best
 
-    def notify(self, metrics: dict[str, float], is_best: bool) -> None:
+    def notify(self, metrics: dict[str, float], is_best: bool, examples: int) -> None:
         """Adds the interval's row, and tells it."""
-        began, trained, rows = self.began, self.trained, self.state.rows
+        began, trained = self.began, self.trained
         assert began is not None and trained is not None
         seconds = time.perf_counter() - began
         self.seconds, self.began = self.seconds + seconds, None
         self.state.seconds = self.state.eval_seconds = 0.0
-        examples = self.examples_until(self.progress.step) - self.examples_until(rows[-1]["step"] if rows else 0)
         end = EpochEnd(self.progress, metrics, seconds, examples / (trained - began), is_best)
-        rows.append(timeless(end.row))
+        self.state.rows.append(timeless(end.row))
         for listener in self.listeners.epoch:
             listener(end)
 
     def examples_until(self, step: int) -> int:
         """Examples of the run's first `step` batches."""
-        epochs, batch = divmod(step, self.state.num_batches)
+        epochs, batch = divmod(step - self.state.shift, self.state.num_batches)
         count = self.train_loader.num_examples
         return (epochs + 1) * count() - count(batch)
 
