@@ -255,6 +255,78 @@ def test_copies_of_files_are_found(tmp_path):
     assert shared(one, other) == (0.25, 20)
 
 
+class Named(Table):
+    """Digits with attributes that are called as torchvision's are, and are something else."""
+
+    def __init__(self, start=0, size=400, **attributes):
+        super().__init__(size=size)
+        self.start = start
+        kinds = {"tensors": [(self.digits.images[i],) for i in range(start, start + size)]}
+        kinds |= {"dicts": [{"image": i, "label": 0} for i in range(start, start + size)]}
+        kinds |= {"paths": [Path(f"{i}.png") for i in range(start, start + size)]}
+        kinds |= {"texts": [f"{i}.png" for i in range(start, start + size)]}
+        kinds |= {"numbers": list(range(start, start + size)), "none": [None] * size}
+        vars(self).update({name: kinds.get(value, value) for name, value in attributes.items()})
+
+    def __getitem__(self, i):
+        return self.digits.images[self.start + i], self.digits.targets[self.start + i]
+
+
+def named(**attributes):
+    words = table(**attributes)
+    more = "".join(f", {key}: {value}" for key, value in attributes.items())
+    return [*words, f"dataset.test={{_target_: test_mistakes.Named, start: 400{more}}}"]
+
+
+@pytest.mark.parametrize("kind", ["tensors", "dicts", "paths", "texts", "numbers", "none"])
+@pytest.mark.parametrize("name", ["samples", "imgs", "targets", "labels", "data", "images"])
+def test_attributes_of_a_dataset_of_ones_own_are_its_own_whatever_they_are_called(name, kind):
+    train, test = Named(0, **{name: kind}), Named(400, **{name: kind})
+    assert not are_the_same(train, test) and are_the_same(train, Named(0, **{name: kind}))
+    assert shared(train, test) == (0.0, 0)
+
+
+@pytest.mark.parametrize("kind", ["tensors", "dicts", "paths"])
+def test_a_run_takes_samples_that_are_no_files(kind):
+    words = [word.replace("test_mistakes.Table", "test_mistakes.Named") for word in named(samples=kind)]
+    assert tried(*words)
+
+
+@pytest.mark.parametrize(
+    "classes, count", [("10", 10), ("abcdefghij", 10), ("[0,1,2,3,4,5,6,7,8,9]", 10), ("null", 11)]
+)
+def test_classes_may_be_a_number_or_names(classes, count):
+    words = table(classes=classes, told="targets", plus=1 if classes == "null" else 0)
+    words = [word.replace("test_mistakes.Table", "test_mistakes.Telling") for word in words]
+    tried(*words, "dataset.num_classes=null", "dataset.test_size=0.2")
+    assert json.loads(Path("run/run.json").read_text())["config"]["dataset"]["num_classes"] == count
+
+
+class Telling(Table):
+    """With `classes` of any kind."""
+
+    def __init__(self, classes=None, **arguments):
+        super().__init__(**arguments)
+        self.classes = classes
+
+
+class Mapped(Table):
+    """Whose `targets` are the raw labels, from 1, and whose examples are counted from 0."""
+
+    def __getitem__(self, i):
+        return self.digits.images[i], self.targets[i] - 1
+
+
+def test_targets_that_the_examples_do_not_have_are_no_mistake():
+    words = [word.replace("test_mistakes.Table", "test_mistakes.Mapped") for word in table(plus=1, told="targets")]
+    assert tried(*words)
+
+
+def test_tables_of_the_same_inputs_with_other_targets_are_not_the_same():
+    inputs = torch.rand(40, 3)
+    assert not are_the_same(TensorDataset(inputs, torch.zeros(40)), TensorDataset(inputs, torch.ones(40)))
+
+
 def test_a_table_of_few_values_repeats_itself_and_is_no_mistake():
     few = TensorDataset(torch.randint(2, (100, 3)))
     assert shared(few, TensorDataset(torch.randint(2, (40, 3))))[0] == 0

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from runner.errors import InputError
-from runner.seeding import derive
+from runner.seeding import derive, isolated
 
 
 @dataclass(frozen=True)
@@ -111,10 +112,30 @@ def known_labels(dataset: Any) -> Tensor | None:
     return None
 
 
+def class_names(dataset: Any) -> list[str] | None:
+    """The names of the classes in their order, where `classes` is a list of them; None: it is something else."""
+    given = getattr(dataset, "classes", None)
+    given = given.tolist() if isinstance(given, (np.ndarray, Tensor)) else given
+    return [str(name) for name in given] if isinstance(given, (list, tuple, dict, range, str)) else None
+
+
+def has_label(dataset: Any, labels: Tensor, label: int) -> bool:
+    """Whether an example that has this label by an attribute really gives it: `targets` may be something else."""
+    try:
+        with isolated(0, torch.device("cpu")):
+            return int(dataset[int((labels == label).nonzero()[0])][1]) == label
+    except Exception:
+        return False
+
+
 def count_classes(dataset: Any) -> int | None:
-    """The number of classes: len(dataset.classes), else the highest integer target + 1, else None."""
-    if hasattr(dataset, "classes"):
-        return len(dataset.classes)
+    """The number of classes: by `classes` (names or a number), else the highest integer target + 1, else
+    None.
+    """
+    if (names := class_names(dataset)) is not None:
+        return len(names)
+    if isinstance(count := getattr(dataset, "classes", None), int) and count > 1:
+        return count
     if is_stream(dataset):
         return None
     targets = integer_targets(dataset)

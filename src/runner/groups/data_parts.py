@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from runner.batches.contents import known_of
-from runner.batches.parts import Part, Parts, Stream, count_classes, integer_targets, is_stream, split, whole
+from runner.batches.parts import Part, Parts, Stream, count_classes, has_label, integer_targets, is_stream, split, whole
 from runner.batches.stream import check_stream
 from runner.config.checks import locate
 from runner.config.names import part_of
@@ -142,8 +142,9 @@ def fill_classes(cfg: DictConfig, parts: Parts) -> None:
     if isinstance(parts.train, Stream):
         return
     classes, targets = cfg.dataset.get("num_classes"), integer_targets(parts.train.dataset)
-    is_mapped = getattr(parts.train.dataset, "target_transform", None) is not None  # its samples have other targets
-    if classes is not None and targets is not None and int(targets.max()) >= classes and not is_mapped:
-        least, most = int(targets.min()), int(targets.max())
+    if classes is None or targets is None or (most := int(targets.max())) < classes:
+        return
+    if has_label(parts.train.dataset, targets, most):
+        least = int(targets.min())
         start = "; they start at 1, and must start at 0: subtract 1" if (least, most) == (1, classes) else ""
         raise InputError(f"dataset.num_classes={classes}: the targets go up to {most}{start}")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from runner import losses
 from runner.batches.loaders import Loader
 from runner.batches.memory import random_transforms
-from runner.batches.parts import Part, Parts, integer_targets, known_labels
+from runner.batches.parts import Part, Parts, has_label, integer_targets, known_labels
 from runner.errors import InputError
 from runner.seeding import isolated
 from runner.tasks.sizes import ignored_by
@@ -90,9 +90,9 @@ def refuse_other_classes(name: str, dataset: Any, train: Any) -> None:
 def refuse_other_targets(classes: int | None, name: str, part: Part) -> None:
     """Refuses an official part with a target that is no class."""
     labels = integer_targets(part.dataset)
-    if classes is None or labels is None or getattr(part.dataset, "target_transform", None) is not None:
+    if classes is None or labels is None or int(labels.max()) < classes:
         return
-    if int(labels.max()) >= classes:
+    if has_label(part.dataset, labels, int(labels.max())):
         raise InputError(
             f"dataset.num_classes={classes}: the targets of dataset.{name} go up to {int(labels.max())}, and must be 0"
             f" to {classes - 1}"

@@ -28,7 +28,7 @@ MOST_BYTES = 2**30  # of a dataset whose rows are compared
 MOST_FILES = 50_000
 FILES = 200  # of a part, whose content is looked for among the other's files of the same size
 MOST_READ = 2000  # of those
-SAMPLES = 4
+SAMPLES = 16
 
 
 def check_shared(cfg: Any, parts: Parts) -> None:
@@ -83,21 +83,35 @@ def are_the_same(left: Any, right: Any) -> bool:
     """Whether every example is the same, at the same place."""
     if len(left) != len(right):
         return False
-    files = [getattr(d, "samples", None) for d in (left, right)]
-    if all(isinstance(f, list) for f in files):
-        return [named(path) for path, *_ in files[0] or []] == [named(path) for path, *_ in files[1] or []]
+    files = [files_of(d) for d in (left, right)]
+    if files[0] is not None and files[1] is not None:
+        return [named(path) for path in files[0]] == [named(path) for path in files[1]]
+    if isinstance(left, TensorDataset) and isinstance(right, TensorDataset):
+        return equal(left.tensors, right.tensors)
     rows = [rows_of(d) for d in (left, right)]
     if rows[0] is not None and rows[1] is not None:
         return bool(np.array_equal(rows[0], rows[1]))
     places = sorted({round(i * (len(left) - 1) / (SAMPLES - 1)) for i in range(SAMPLES)})
     try:  # under other seeds: examples that are drawn each time differ
-        samples = []
-        for number, dataset in enumerate((left, right)):
-            with isolated(derive(0, "same examples", number), torch.device("cpu")):
-                samples.append([dataset[i] for i in places])
-        return equal(samples[0], samples[1])
+        return all(equal(*(sample(dataset, i, number) for number, dataset in enumerate((left, right)))) for i in places)
     except Exception:
         return False  # the probe says what is wrong with it
+
+
+def sample(dataset: Any, index: int, number: int) -> Any:
+    with isolated(derive(0, "same examples", number), torch.device("cpu")):
+        return dataset[index]
+
+
+def files_of(dataset: Any) -> list[str] | None:
+    """The file of each example of torchvision's DatasetFolder, or of what refines it and reads as it does; None: it is
+    another dataset, whatever its attributes are called.
+    """
+    known = {(c.__module__, c.__name__): c for c in type(dataset).__mro__}
+    folder = known.get(("torchvision.datasets.folder", "DatasetFolder"))
+    if folder is None or type(dataset).__getitem__ is not folder.__getitem__:  # type: ignore[attr-defined]
+        return None
+    return [os.fspath(path) for path, _ in dataset.samples]
 
 
 def rows_of(dataset: Any) -> np.ndarray[Any, Any] | None:
@@ -134,11 +148,11 @@ def shared(left: Any, right: Any) -> tuple[float, int]:
         if len(np.unique(rows[0])) < (1 - REPEATED) * len(rows[0]):
             return 0.0, 0
         return float(np.isin(rows[1], rows[0]).mean()), len(rows[1])
-    files = [getattr(d, "samples", None) for d in (left, right)]
-    if not all(isinstance(f, list) and len(f) <= MOST_FILES for f in files):
+    files = [[Path(path) for path in files_of(d) or ()] for d in (left, right)]
+    if not all(0 < len(f) <= MOST_FILES for f in files):
         return 0.0, 0
     try:
-        return shared_files([Path(path) for path, *_ in files[0] or []], [Path(path) for path, *_ in files[1] or []])
+        return shared_files(*files)
     except OSError:
         return 0.0, 0
 

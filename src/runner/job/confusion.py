@@ -54,6 +54,7 @@ def confusion(built: "Built", loader: Any, part: Any, seconds: float = math.inf)
     """
     import torch
 
+    from runner.batches.parts import class_names
     from runner.tasks.sizes import ignored_in
     from runner.train.steps import to_device
 
@@ -87,7 +88,7 @@ def confusion(built: "Built", loader: Any, part: Any, seconds: float = math.inf)
                 raise TooLong
     if matrix is None:
         raise InputError(f"{UNUSABLE}; there is no example")
-    names = [str(name) for name in getattr(part.dataset, "classes", range(len(matrix)))]
+    names = class_names(part.dataset) or []
     names = [name if name.strip() else repr(name) for name in names]  # a text's classes are characters
     names += [str(number) for number in range(len(names), len(matrix))]
     # A stream has no indices, and a text a target for each of its tokens: those are known by their own numbers.

@@ -30,7 +30,8 @@ class NextToken(Supervised):
             raise ValueError(f"sample_length={sample_length}: must not be negative")
         if temperature <= 0:
             raise ValueError(f"temperature={temperature}: must be above 0")
-        self.tokens = [str(token) for token in getattr(dataset, "classes", ())]
+        given = getattr(dataset, "classes", None)
+        self.tokens = [str(token) for token in given] if isinstance(given, (list, tuple, str)) else []
         self.sample_length, self.temperature = sample_length, temperature
 
     def forward(self, batch: tuple[Any, Any]) -> Step:

@@ -116,7 +116,7 @@ class TrainState:
 
     @property
     def shift(self) -> int:
-        """Steps beyond those of the completed epochs: not 0 once epochs have another length, for the data has changed."""
+        """Steps beyond those of the epochs as they are now: not 0 once the data, and so their length, has changed."""
         return self.progress.step - self.progress.batch - self.progress.epoch * self.num_batches
 
     def current_lr(self) -> float:
