@@ -37,6 +37,17 @@ def seed_cpu(value: int) -> None:
     torch.default_generator.manual_seed(value)
 
 
+@contextmanager
+def isolated_cpu(value: int) -> Iterator[None]:
+    """As isolated, of the CPU's generators alone: cheap enough (60 µs) for each batch."""
+    before = rng_state(torch.device("cpu"))
+    seed_cpu(value)
+    try:
+        yield
+    finally:
+        set_rng_state(before, torch.device("cpu"))
+
+
 def rng_state(device: torch.device) -> dict[str, Any]:
     """The state of every global generator that a run on `device` draws from: tensors and plain values."""
     name, keys, position, has_gauss, cached = np.random.get_state()

@@ -1,15 +1,18 @@
 """The parts of a run's data: what it trains on, chooses by and is tested on, and what a dataset says of its labels."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
 
 from runner.errors import InputError
-from runner.seeding import derive, isolated
+from runner.seeding import derive, isolated, isolated_cpu
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,25 @@ class Part:
 
 @dataclass(frozen=True)
 class Stream:
-    """A part that is an iterable dataset: read in its own order, of unknown length."""
+    """A part that is an iterable dataset: read in its own order."""
 
     dataset: Any  # __iter__, and the state of runner.batches.stream
     is_held_out = False
+
+    @cached_property
+    def beginning(self) -> Any:
+        """The state before the first example: asked for before anything is read."""
+        with isolated_cpu(0):
+            samples = iter(self.dataset)
+        return copy.deepcopy((samples if hasattr(samples, "state_dict") else self.dataset).state_dict())
+
+    @property
+    def length(self) -> int | None:
+        """The examples of a pass, where the dataset tells them by __len__."""
+        try:
+            return len(self.dataset)
+        except (TypeError, NotImplementedError):
+            return None
 
 
 @dataclass(frozen=True)
@@ -180,11 +198,24 @@ def hold_out(part: Part, size: float, purpose: str) -> tuple[Part, Part]:
 
 
 def is_stream(dataset: Any) -> bool:
-    """Whether a dataset is iterable only."""
-    return hasattr(dataset, "__iter__") and not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"))
+    """Whether a dataset is iterable only: with or without a length, but without examples by index."""
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__iter__"):
+        return isinstance(dataset, IterableDataset)
+    if getattr(type(dataset), "__getitem__", None) in (None, Dataset.__getitem__) or not hasattr(dataset, "__len__"):
+        return True
+    try:
+        with isolated_cpu(0):
+            dataset[0]
+    except NotImplementedError:
+        return True
+    except Exception:
+        return False  # the probe says what is wrong with it
+    return False
 
 
 def whole(dataset: Any) -> Part | Stream:
+    if isinstance(dataset, Stream):
+        return dataset
     return Stream(dataset) if is_stream(dataset) else Part(dataset, torch.arange(len(dataset)))
 
 

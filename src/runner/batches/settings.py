@@ -11,7 +11,7 @@ from runner.batches.loaders import Loader, MemoryLoader, WorkersLoader
 from runner.batches.memory import Store, Unfit, free_bytes, jobs_at_once, may_draw, name_of
 from runner.batches.order import BatchDataset, EpochOrder
 from runner.batches.parts import Part, Stream
-from runner.batches.stream import StreamLoader
+from runner.batches.stream import StreamLoader, batches_of
 from runner.errors import InputError
 from runner.seeding import derive
 from runner.terminal import words
@@ -161,7 +161,12 @@ class LoaderSettings:
                     f"dataset.augment: is drawn by an example's index, and {name_of(part.dataset)} is iterable: its own"
                     " random transforms belong into it"
                 )
-            return self._stream(part, self.batch_size, self.collate_fn, seed, limit, False)
+            if batches_of(part.length, self.batch_size, limit, self.drop_last) is None:
+                raise InputError(
+                    f"trainer.limit_batches=null: {name_of(part.dataset)} is iterable and has no length: give the"
+                    " batches of an epoch"
+                )
+            return StreamLoader(part, self.batch_size, limit, self.collate_fn, seed, drop_last=self.drop_last)
         if self.drop_last and len(part) < self.batch_size:
             raise ValueError(f"batch_size={self.batch_size}: with drop_last no batch is left of {len(part)} examples")
         order = EpochOrder(part, self.batch_size, self.shuffle, self.drop_last, seed, limit)
@@ -176,20 +181,11 @@ class LoaderSettings:
         placement: Placement | None = None,
     ) -> Loader:
         if isinstance(part, Stream):
-            seed = derive(seed, "evaluation")
-            return self._stream(part, self.eval_batch_size, self.eval_collate_fn, seed, limit, True)
+            return StreamLoader(
+                part, self.eval_batch_size, limit, self.eval_collate_fn, derive(seed, "evaluation"), is_restarted=True
+            )
         order = EpochOrder(part, self.eval_batch_size, False, False, seed, limit)
         return self._loader(order, (), self.eval_collate_fn, derive(seed, "evaluation"), device, placement)
-
-    def _stream(
-        self, stream: Stream, size: int, collate_fn: Any, seed: int, limit: int | None, is_restarted: bool
-    ) -> Loader:
-        if limit is None:
-            name = name_of(stream.dataset)
-            raise InputError(
-                f"trainer.limit_batches=null: {name} is iterable and has no length: give the batches of an epoch"
-            )
-        return StreamLoader(stream, size, limit, collate_fn, seed, is_restarted)
 
     def _loader(
         self,

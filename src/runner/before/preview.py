@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.batches.order import EpochOrder
 from runner.batches.parts import Parts, Stream, split
+from runner.batches.stream import batches_of
 from runner.before.beforehand import quietly, without_device
 from runner.config import admission
 from runner.config.checks import check_composed, check_targets
@@ -85,7 +86,7 @@ def made(cfg: DictConfig, found: Any, by_step: bool) -> Preview:
     parts = known_parts(cfg) or (make_parts(cfg) if by_step or needs_data(cfg) else None)
     batches = None
     if parts is not None and isinstance(parts.train, Stream):
-        batches = given.limit
+        batches = batches_of(parts.train.length, given.loading.batch_size, given.limit, given.loading.drop_last)
     elif parts is not None:
         fill_classes(cfg, parts) if not isinstance(parts.train.dataset, Sized) else None
         loading = given.loading

@@ -33,6 +33,7 @@ TRAINER_KEYS = (
         "mode",
         "log_every",
         "limit_batches",
+        "limit_eval_batches",
         "overfit_batches",
         "dry_run",
     ),
@@ -43,7 +44,7 @@ STOPPING_KEYS = ("patience", "min_delta", "threshold", "divergence", "divergence
 # A config of before says nothing of them.
 LATER: dict[str, Any] = {"task": {"_target_": "runner.tasks.Supervised"}, "listeners": {}, "tracking": {}}
 LATER |= {"freeze": [], "unfreeze_at": None, "stopping": {}, "averaging": {"type": "none"}}
-LATER |= {"trainer.overfit_batches": None, "trainer.steps": None, "trainer.evaluate_every": None}
+LATER |= {f"trainer.{key}": None for key in ("limit_eval_batches", "overfit_batches", "steps", "evaluate_every")}
 SPECIAL = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 OPTIMIZER_KEYS = ("groups", "no_decay")  # ours
 SCHEDULE_KEYS = ("interval", "monitor")  # ours; a scheduler's constructor gets them only if it takes them

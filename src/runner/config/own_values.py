@@ -29,7 +29,7 @@ OURS = {
     "trainer.monitor": Rule(str),
     "trainer.mode": Rule(str | None, choices=("min", "max")),
     "trainer.log_every": Rule(int, least=0),
-    **dict.fromkeys(("trainer.limit_batches", "trainer.overfit_batches"), COUNT_OR_NONE),
+    **dict.fromkeys((f"trainer.{key}_batches" for key in ("limit", "limit_eval", "overfit")), COUNT_OR_NONE),
     "trainer.dry_run": SWITCH,
     "trainer.grad_clip": Rule(float | None, above=0),
     "trainer.grad_clip_by": Rule(str, choices=("norm", "value")),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from runner.batches.contents import known_of
@@ -16,7 +17,9 @@ from runner.config.checks import locate
 from runner.config.names import part_of
 from runner.errors import InputError
 from runner.groups.instantiate import containers, instantiate, make
+from runner.seeding import rng_state, set_rng_state
 
+CPU = torch.device("cpu")
 SETS = ("train", "val", "test")  # the keys of the dataset group that are datasets
 TAKEN = (*SETS, "overfit", "best", "last", "choices", "config")  # what the names of other columns begin with
 
@@ -33,7 +36,8 @@ def make_parts(cfg: DictConfig, is_new: bool = False) -> Parts:
             raise InputError(f"dataset.{key}={size}: must be a fraction or a count")
     plain = None
     if cfg.dataset.get("transform_train") is not None:  # the training set is opened a second time, as it is trained on
-        plain, sets["train"] = sets["train"], opened(cfg, "train", known, training_node(cfg))
+        plain, sets["train"] = sets["train"], opened(cfg, "train", known, training_node(cfg), is_new)
+        plain = None if isinstance(plain, Stream) else plain  # nothing is held out of it
     parts = split(sets["train"], sets["test"], **sizes, val=sets["val"], plain=plain)
     return dataclasses.replace(parts, more=further(cfg, known, is_new), known=known)
 
@@ -65,18 +69,25 @@ def opened(cfg: DictConfig, name: str, known: dict[str, dict[str, Any]], node: A
     """dataset.NAME, made, and what is known of it; None where there is no such part. A new run's iterable one is looked
     at.
     """
-    try:
-        made = make(cfg.dataset, name, "dataset") if node is None else instantiate(node, f"dataset.{name}")
-    except InputError as error:
-        raise data_error(cfg, name, error) from error
-    if made is not None and f"dataset.{name}" not in known:
-        known[f"dataset.{name}"] = known_of(made)
+    key = f"dataset.{name}"
+
+    def made_anew() -> Any:
+        set_rng_state(before, CPU)  # what it draws is the same each time
+        try:
+            return make(cfg.dataset, name, "dataset") if node is None else instantiate(node, key)
+        except InputError as error:
+            raise data_error(cfg, name, error) from error
+
+    before = rng_state(CPU)
+    made = made_anew()
+    if made is not None and key not in known:
+        known[key] = known_of(made)
     if made is not None and is_stream(made):
-        if is_new:
-            check_stream(f"dataset.{name}", made)
-    elif made is not None and not (hasattr(made, "__getitem__") and hasattr(made, "__len__")):
+        limits = (cfg.trainer.get(name) for name in ("limit_eval_batches", "overfit_batches", "dry_run"))
+        return check_stream(key, made, made_anew, name != "train" and not any(limits)) if is_new else Stream(made)
+    if made is not None and not (hasattr(made, "__getitem__") and hasattr(made, "__len__")):
         raise InputError(
-            f"dataset.{name}: must be a map-style dataset (__getitem__ and __len__), or an iterable one with a state;"
+            f"{key}: must be a map-style dataset (__getitem__ and __len__), or an iterable one with a state;"
             f" got {type(made).__name__}"
         )
     return made

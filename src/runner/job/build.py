@@ -14,6 +14,7 @@ from torch.nn import Module
 
 from runner import device
 from runner.batches.contents import Digest, known_files
+from runner.batches.loaders import Loader
 from runner.batches.own_state import check_own_state
 from runner.batches.parts import Overfit, Part, Parts, Stream
 from runner.batches.same import SameBatches, overfit
@@ -73,7 +74,8 @@ class Settings:
     loading: LoaderSettings
     checkpoints: Checkpoints
     epochs: int
-    limit: int | None
+    limit: int | None  # batches of an epoch
+    eval_limit: int | None  # of an evaluated part
     stopping: Stopping
 
 
@@ -87,11 +89,11 @@ def settings(cfg: DictConfig) -> Settings:
     options = make_options(cfg, where.torch)
     loading = call(LoaderSettings, loader_arguments(cfg))
     checkpoints = call(Checkpoints, cfg.checkpoint, "checkpoint")
-    epochs, limit = run_limits(cfg)
+    limits = run_limits(cfg)
     every_of(cfg.trainer)
     check_accumulate(options.accumulate, loading.batch_size)
     stopping = call(Stopping, cfg.get("stopping", {}), "stopping")
-    return Settings(where, options, loading, checkpoints, epochs, limit, stopping)
+    return Settings(where, options, loading, checkpoints, *limits, stopping)
 
 
 def build(
@@ -139,15 +141,20 @@ def _build(
     used = list(parts.all.values())
     placement = call(functools.partial(loading.place, used, augment, where.torch), {}, "dataloader")
     arguments = (cfg.seed, where.torch, limit, placement)
+
+    def evaluation(part: Part | Stream) -> Loader:
+        at_most = given.eval_limit or (None if isinstance(part, Stream) else limit)
+        return loading.evaluation(part, cfg.seed, where.torch, at_most, placement)
+
     train_loader = call(functools.partial(loading.training, parts.train, augment, *arguments), {}, "dataloader")
-    test_loader = loading.evaluation(parts.test, *arguments) if parts.test else None
-    val_loader = loading.evaluation(parts.val, *arguments) if parts.val else None
+    test_loader = evaluation(parts.test) if parts.test else None
+    val_loader = evaluation(parts.val) if parts.val else None
     eval_loader = val_loader or test_loader
     if isinstance(parts, Overfit):
         train_loader = eval_loader = SameBatches(train_loader)
         if isinstance(parts.train, Part):  # workers of one loader cannot be in two places; a stream has no second one
             eval_loader = SameBatches(loading.training(parts.train, augment, *arguments))
-    more_loaders = {name: loading.evaluation(part, *arguments) for name, part in parts.more.items()}
+    more_loaders = {name: evaluation(part) for name, part in parts.more.items()}
     eval_loaders = {**({} if eval_loader is None else {parts.eval_split: eval_loader}), **more_loaders}
     length = length_of(cfg.trainer, len(train_loader))
     fill_derived(cfg, parts.eval_split, length, len(train_loader))
@@ -208,7 +215,7 @@ def _build(
             check_outputs(resolved, model, getattr(task, "criterion", None), train_loader, parts.train, options)
         others = {key: each for key, each in loaders.items() if each is not None and loading.differs(key)}
         probe(resolved, task, {"dataset.train": train_loader, **others, **further}, options, new_metrics)
-        if smallest(parts.train, loading.batch_size, loading.drop_last, limit) == 1:
+        if (train_loader.num_examples() % loading.batch_size or loading.batch_size) == 1:
             check_smallest_batch(task, train_loader, loading.batch_size, options)
         if given.checkpoints.save != "none":
             check_saved(trainer.state.state_dict())
@@ -251,26 +258,18 @@ def loader_arguments(cfg: DictConfig) -> dict[str, Any]:
     return given
 
 
-def run_limits(cfg: DictConfig) -> tuple[int, int | None]:
-    """The run's epochs, and its batches an epoch at most."""
-    epochs, counts = cfg.trainer.epochs, []
+def run_limits(cfg: DictConfig) -> tuple[int, int | None, int | None]:
+    """The run's epochs, and the batches of an epoch and of an evaluated part at most."""
+    epochs, counts = cfg.trainer.epochs, {}
     if epochs < 1:
         raise InputError(f"trainer.epochs={epochs}: must be at least 1")
-    for key in ("limit_batches", "overfit_batches"):
+    for key in ("limit_batches", "overfit_batches", "limit_eval_batches"):
         count = cfg.trainer.get(key)
         if count is not None and (type(count) is not int or count < 1):
             raise InputError(f"trainer.{key}={count}: must be a whole number of at least 1, or null")
-        counts += [] if count is None else [count]
-    return (1, 1) if cfg.trainer.dry_run else (epochs, min(counts, default=None))
-
-
-def smallest(part: Part | Stream, batch_size: int, drop_last: bool, limit: int | None) -> int:
-    """The examples of the smallest training batch of an epoch."""
-    if isinstance(part, Stream):
-        return batch_size  # one that ends begins again
-    whole, rest = divmod(len(part), batch_size)
-    is_last_taken = rest and not drop_last and (limit is None or whole < limit)
-    return rest if is_last_taken else batch_size
+        counts |= {} if count is None else {key: count}
+    evaluated = counts.pop("limit_eval_batches", None)
+    return (1, 1, 1) if cfg.trainer.dry_run else (epochs, min(counts.values(), default=None), evaluated)
 
 
 def fill_derived(cfg: DictConfig, eval_split: str, length: Length, batches_per_epoch: int) -> None:

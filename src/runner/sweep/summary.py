@@ -83,7 +83,8 @@ def like(setting: Setting) -> dict[str, Any]:
     metric = monitor.rpartition("/")[2]
     measured = "loss." if metric == "loss" else f"metrics.{metric}."
     kind = {f"trainer.{key}": config.get(f"trainer.{key}") for key in ("limit_batches", "dry_run", "epochs")}
-    kind |= {key: config[key] for key in ("trainer.steps", "trainer.evaluate_every") if config.get(key) is not None}
+    others = ("trainer.steps", "trainer.evaluate_every", "trainer.limit_eval_batches")
+    kind |= {key: config[key] for key in others if config.get(key) is not None}
     if (same := config.get("trainer.overfit_batches")) is not None:
         kind |= {"trainer.overfit_batches": same, "dataloader.batch_size": config.get("dataloader.batch_size")}
     if metric == "loss":  # what it is of an evaluation is for the task to say
@@ -206,7 +207,7 @@ def evaluated(record: Mapping[str, Any], part: str) -> int | None:
     whole, config = record.get("examples", {}).get(part), record.get("config", {})
     nodes = (config.get(key) for key in ("trainer", "dataloader"))
     trainer, loading = (node if isinstance(node, Mapping) else {} for node in nodes)
-    batches = 1 if trainer.get("dry_run") else trainer.get("limit_batches")
+    batches = 1 if trainer.get("dry_run") else trainer.get("limit_eval_batches") or trainer.get("limit_batches")
     if whole is None or batches is None:
         return None if whole is None else int(whole)
     size = loading.get("eval_batch_size") or 1
