@@ -1,7 +1,9 @@
 """Random augmentations of image tensors, driven by a table of random numbers instead of a generator.
 
 Contract: an augmentation takes images (N, C, H, W) and `draws` (N, num_draws), uniform in [0, 1), and what it does
-to image i follows from row i alone. So a batch gives what its samples give one by one, in any process.
+to image i follows from row i alone. So a batch gives what its samples give one by one, in any process. Two attributes
+change what it is given: with `knows_epoch` an example's draws are the same in every epoch, and the epoch (from 0) comes
+behind them; with `on_targets` it takes and gives (images, targets).
 """
 
 import math
@@ -20,11 +22,12 @@ class Augmentation(Protocol):
 
     num_draws: int
 
-    def __call__(self, images: Tensor, draws: Tensor, /) -> Tensor: ...
+    def __call__(self, *given: Any) -> Any: ...
 
 
 class Augmentations:
     """Augmentations one after the other, and an epoch's table of random numbers, from (seed, epoch): a row a sample.
+    Behind the numbers of the epoch stand those that are the same in every epoch, from the seed alone.
 
     Others than this module's are taken too, for one image (C, H, W) at a time.
     """
@@ -32,30 +35,44 @@ class Augmentations:
     def __init__(self, augment: Sequence[Any], num_samples: int, seed: int) -> None:
         self.augment, self.num_samples, self.seed = list(augment), num_samples, seed
         self.foreign = [a for a in self.augment if not hasattr(a, "num_draws")]
-        self.num_draws = sum(a.num_draws for a in self.augment if hasattr(a, "num_draws"))
+        own = [a for a in self.augment if hasattr(a, "num_draws")]
+        self.num_draws = sum(a.num_draws for a in own if not getattr(a, "knows_epoch", False))
+        self.num_kept = sum(a.num_draws for a in own) - self.num_draws
+        self.on_targets = any(getattr(a, "on_targets", False) for a in own)
         self._table: tuple[int, Tensor] | None = None
 
     def __bool__(self) -> bool:
         return bool(self.augment)
 
     def table(self, epoch: int, device: torch.device) -> Tensor:
-        """(num_samples, num_draws) random numbers in [0, 1)."""
+        """(num_samples, num_draws + num_kept) random numbers in [0, 1)."""
         if self._table is None or self._table[0] != epoch:
-            generator = torch.Generator().manual_seed(derive(self.seed, "augment", epoch))
-            self._table = epoch, torch.rand(self.num_samples, self.num_draws, generator=generator).to(device)
+            seeds = (derive(self.seed, "augment", epoch), self.num_draws), (derive(self.seed, "augment"), self.num_kept)
+            drawn = [
+                torch.rand(self.num_samples, n, generator=torch.Generator().manual_seed(seed)) for seed, n in seeds
+            ]
+            self._table = epoch, torch.cat(drawn, dim=1).to(device)
         return self._table[1]
 
-    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Each augmentation on images (N, C, H, W) with its columns of draws (N, num_draws)."""
-        at = 0
+    def __call__(self, images: Tensor, targets: Any, draws: Tensor, epoch: int) -> tuple[Tensor, Any]:
+        """Each augmentation on images (N, C, H, W), and their targets, with its columns of draws."""
+        fresh, kept = 0, self.num_draws
         for augmentation in self.augment:
-            if hasattr(augmentation, "num_draws"):
-                own: Augmentation = augmentation
-                images = own(images, draws[:, at : at + own.num_draws])
-                at += own.num_draws
-            else:
+            if not hasattr(augmentation, "num_draws"):
                 images = augmentation(images.squeeze(0)).unsqueeze(0)
-        return images
+                continue
+            own: Augmentation = augmentation
+            if getattr(own, "knows_epoch", False):
+                last: tuple[Any, ...] = (draws[:, kept : kept + own.num_draws], epoch)
+                kept += own.num_draws
+            else:
+                last = (draws[:, fresh : fresh + own.num_draws],)
+                fresh += own.num_draws
+            if getattr(own, "on_targets", False):
+                images, targets = own(images, targets, *last)
+            else:
+                images = own(images, *last)
+        return images, targets
 
 
 def _flag(draws: Tensor, p: float) -> Tensor:
@@ -78,6 +95,19 @@ class RandomHorizontalFlip:
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         return torch.where(_flag(draws[:, 0], self.p), images.flip(-1), images)
+
+
+class AlternatingFlip:
+    """Mirrors left and right in every second epoch: about half of the images in even epochs, the others in odd ones.
+
+    Source: K. Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv 2404.00498.
+    """
+
+    num_draws, knows_epoch = 1, True
+
+    def __call__(self, images: Tensor, draws: Tensor, epoch: int) -> Tensor:
+        is_even = _flag(draws[:, 0], 0.5)
+        return torch.where(is_even if epoch % 2 == 0 else ~is_even, images.flip(-1), images)
 
 
 class RandomCrop:

@@ -111,11 +111,12 @@ class Text(Dataset[tuple[Tensor, Tensor]]):
     Args:
         path: a file of UTF-8; None: sentences made by generated_text().
         context: tokens of a piece.
+        random_starts: in training each piece begins at another of its characters in each epoch, see Windows.
     """
 
     is_deterministic = True
 
-    def __init__(self, path: str | None = None, context: int = 64) -> None:
+    def __init__(self, path: str | None = None, context: int = 64, random_starts: bool = False) -> None:
         if context < 1:
             raise ValueError(f"context={context}: must be at least 1")
         try:
@@ -128,6 +129,7 @@ class Text(Dataset[tuple[Tensor, Tensor]]):
         self.classes = sorted(set(text))
         index = {character: at for at, character in enumerate(self.classes)}
         self.tokens, self.context = torch.tensor([index[character] for character in text]), context
+        self.random_starts = random_starts
 
     def __len__(self) -> int:
         return (len(self.tokens) - 1) // self.context
@@ -135,6 +137,40 @@ class Text(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         at = index * self.context
         return self.tokens[at : at + self.context], self.tokens[at + 1 : at + 1 + self.context]
+
+    def as_trained_on(self, indices: Tensor) -> "Text | Windows":
+        """What the training part, these pieces, is trained on."""
+        return Windows(self, indices) if self.random_starts else self
+
+
+class Windows(Dataset[tuple[Tensor, Tensor]]):
+    """A text's pieces, each with the next one, and an augmentation that cuts (tokens, following) from the two.
+
+    The start is a draw of (seed, epoch, index) among the characters of the piece itself, so a window reaches into the
+    next piece: where that is held out, it is the piece itself.
+    """
+
+    is_deterministic = True
+    num_draws, on_targets = 1, True
+
+    def __init__(self, text: Text, indices: Tensor) -> None:
+        self.text, self.classes, self.own_augmentations = text, text.classes, [self]
+        is_trained_on = torch.zeros(len(text) + 1, dtype=torch.bool).index_fill(0, indices, True)
+        self.starts = torch.where(is_trained_on[1:], text.context, 1)  # so many of each piece
+        self.starts[-1] = len(text.tokens) - len(text) * text.context
+        self.tokens = torch.nn.functional.pad(text.tokens, (0, text.context))
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        at = index * self.text.context
+        return self.tokens[at : at + 2 * self.text.context], self.starts[index]
+
+    def __call__(self, tokens: Tensor, starts: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        start = torch.minimum((draws[:, 0] * starts).long(), starts - 1)
+        at = start.view(-1, 1) + torch.arange(self.text.context, device=tokens.device)
+        return tokens.gather(1, at), tokens.gather(1, at + 1)
 
 
 def generated_text(sentences: int = 2500, seed: int = 0) -> str:

@@ -76,7 +76,7 @@ class MemoryLoader:
             for step in store.steps:
                 images = step(images)
             targets = store.targets.index_select(0, wanted)
-            yield (images if draws is None else self.augment(images, draws[wanted])), targets
+            yield (images, targets) if draws is None else self.augment(images, targets, draws[wanted], epoch)
 
     def close(self) -> None:
         """Nothing runs."""

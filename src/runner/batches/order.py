@@ -91,7 +91,9 @@ class BatchDataset(Dataset[Any]):
             if not self.augment:
                 return made
             data, *rest = images_first(made)
-            return self.augment(data, self.augment.table(batch.epoch, CPU)[batch.indices]), *rest
+            draws = self.augment.table(batch.epoch, CPU)[batch.indices]
+            data, targets = self.augment(data, rest[0] if rest else None, draws, batch.epoch)
+            return data, *([targets] if rest else []), *rest[1:]
         before = rng_state(CPU)
         try:
             samples = [self._seeded_sample(batch.epoch, index) for index in batch.indices]
@@ -107,7 +109,10 @@ class BatchDataset(Dataset[Any]):
             return sample
         draws = self.augment.table(epoch, CPU)[index : index + 1]
         data, *rest = images_first(sample)
-        return self.augment(data.unsqueeze(0), draws).squeeze(0), *rest
+        targets, on_targets = rest[0] if rest else None, self.augment.on_targets
+        targets = torch.as_tensor(targets).unsqueeze(0) if on_targets else targets
+        data, targets = self.augment(data.unsqueeze(0), targets, draws, epoch)
+        return data.squeeze(0), *([targets.squeeze(0) if on_targets else targets] if rest else []), *rest[1:]
 
 
 def images_first(sample: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -217,6 +217,13 @@ def whole(dataset: Any) -> Part | Stream:
     if isinstance(dataset, Stream):
         return dataset
     return Stream(dataset) if is_stream(dataset) else Part(dataset, torch.arange(len(dataset)))
+
+
+def trained_on(part: Part | Stream) -> Part | Stream:
+    """The training part as it is trained on: a dataset may give another one for it, by `as_trained_on(indices)`."""
+    if isinstance(part, Stream) or not hasattr(part.dataset, "as_trained_on"):
+        return part
+    return replace(part, dataset=part.dataset.as_trained_on(part.indices))
 
 
 def split(

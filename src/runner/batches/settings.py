@@ -170,6 +170,7 @@ class LoaderSettings:
         if self.drop_last and len(part) < self.batch_size:
             raise ValueError(f"batch_size={self.batch_size}: with drop_last no batch is left of {len(part)} examples")
         order = EpochOrder(part, self.batch_size, self.shuffle, self.drop_last, seed, limit)
+        augment = [*getattr(part.dataset, "own_augmentations", ()), *augment]  # a dataset's own come first
         return self._loader(order, augment, self.collate_fn, seed, device, placement)
 
     def evaluation(

@@ -16,7 +16,7 @@ from runner import device
 from runner.batches.contents import Digest, known_files
 from runner.batches.loaders import Loader
 from runner.batches.own_state import check_own_state
-from runner.batches.parts import Overfit, Part, Parts, Stream
+from runner.batches.parts import Overfit, Part, Parts, Stream, trained_on
 from runner.batches.same import SameBatches, overfit
 from runner.batches.settings import LoaderSettings
 from runner.config import admission
@@ -138,7 +138,8 @@ def _build(
     if cfg.trainer.get("overfit_batches") is not None:
         parts, loading = overfit(parts, loading, cfg.seed, limit)
     augment = make(cfg.dataset, "augment", "dataset") or []
-    used = list(parts.all.values())
+    train = trained_on(parts.train)
+    used = [train if part is parts.train else part for part in parts.all.values()]
     placement = call(functools.partial(loading.place, used, augment, where.torch), {}, "dataloader")
     arguments = (cfg.seed, where.torch, limit, placement)
 
@@ -146,14 +147,14 @@ def _build(
         at_most = given.eval_limit or (None if isinstance(part, Stream) else limit)
         return loading.evaluation(part, cfg.seed, where.torch, at_most, placement)
 
-    train_loader = call(functools.partial(loading.training, parts.train, augment, *arguments), {}, "dataloader")
+    train_loader = call(functools.partial(loading.training, train, augment, *arguments), {}, "dataloader")
     test_loader = evaluation(parts.test) if parts.test else None
     val_loader = evaluation(parts.val) if parts.val else None
     eval_loader = val_loader or test_loader
     if isinstance(parts, Overfit):
         train_loader = eval_loader = SameBatches(train_loader)
         if isinstance(parts.train, Part):  # workers of one loader cannot be in two places; a stream has no second one
-            eval_loader = SameBatches(loading.training(parts.train, augment, *arguments))
+            eval_loader = SameBatches(loading.training(train, augment, *arguments))
     more_loaders = {name: evaluation(part) for name, part in parts.more.items()}
     eval_loaders = {**({} if eval_loader is None else {parts.eval_split: eval_loader}), **more_loaders}
     length = length_of(cfg.trainer, len(train_loader))

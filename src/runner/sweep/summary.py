@@ -19,7 +19,7 @@ from runner.sweep.settings import Member, Setting, settings, text
 from runner.terminal.progress import bar
 
 # Of the dataset's keys those that choose no examples: they may differ inside a table.
-SAME_EXAMPLES = ("augment", "transform", "mean", "std", "target_transform", "download")
+SAME_EXAMPLES = ("augment", "random_starts", "transform", "mean", "std", "target_transform", "download")
 
 
 def summarize(found: Sequence[Member]) -> dict[str, Any]:
