@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from runner.errors import InputError
-from runner.seeding import derive, isolated, isolated_cpu
+from runner.seeding import derive, isolated_cpu
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def class_names(dataset: Any) -> list[str] | None:
 def has_label(dataset: Any, labels: Tensor, label: int) -> bool:
     """Whether an example that has this label by an attribute really gives it: `targets` may be something else."""
     try:
-        with isolated(0, torch.device("cpu")):
+        with isolated_cpu(0):
             return int(dataset[int((labels == label).nonzero()[0])][1]) == label
     except Exception:
         return False
