@@ -1,6 +1,7 @@
 """Mistakes that students make are answered, not trained: an error where certain, a warning where likely."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from runner.batches.parts import Part, Parts
 from runner.data import Digits
 from runner.errors import InputError
 from runner.groups.shared_examples import are_the_same, check_shared, rows_of, shared
+from runner.tasks import Step, Supervised
 from runner.train.hidden import untouched
 
 FAST = ["trainer.dry_run=true", "device.threads=1", "quiet=true"]
@@ -155,6 +157,160 @@ def test_looking_changes_nothing_of_the_model():
         assert counting.seen == 1
     assert counting.seen == 0 and counting.training and not counting.inner.training
     assert torch.equal(counting.inner.running_mean, torch.zeros(3))
+
+
+# -------------------------------------------------------------------------------- outputs and targets of other shapes
+
+
+class Numbers(Dataset):
+    """Three features, and a target of any shape that is their sum."""
+
+    is_deterministic = True
+
+    def __init__(self, shape=()):
+        self.data = torch.randn(80, 3, generator=torch.Generator().manual_seed(0))
+        self.shape = shape
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, i):
+        return self.data[i], self.data[i].sum().expand(self.shape) if self.shape else self.data[i].sum()
+
+
+class Line(nn.Module):
+    """A linear model whose outputs have the shape (N, *shape)."""
+
+    def __init__(self, shape=(1,)):
+        super().__init__()
+        self.layer, self.shape = nn.Linear(3, math.prod(shape)), shape
+
+    def forward(self, x):
+        return self.layer(x).reshape(len(x), *self.shape)
+
+
+def own_square(output, target):
+    return ((output - target) ** 2).mean()
+
+
+def own_torchs(output, target):
+    return nn.functional.mse_loss(output, target) + nn.functional.l1_loss(output, target)
+
+
+def shapes_itself(output, target):
+    return nn.functional.mse_loss(output.squeeze(1), target)
+
+
+class ShapesItself(nn.MSELoss):
+    def forward(self, output, target):
+        return super().forward(output.flatten(), target)
+
+
+def quantiles(output, target):
+    """Of (N, 3) and (N, 1): each output is for a quantile of the target."""
+    off = target - output
+    return torch.maximum(off * torch.tensor([0.1, 0.5, 0.9]), off * torch.tensor([-0.9, -0.5, -0.1])).mean()
+
+
+def gaussian(output, target):
+    return nn.functional.gaussian_nll_loss(output[:, 0], target, output[:, 1].exp())
+
+
+def risk(output, target):
+    """Cox's partial likelihood of risks (N, 1) and times (N,): each example against all that are left."""
+    at_risk = (target[None] >= target[:, None]).float()
+    return -(output[:, 0] - (at_risk @ output.exp())[:, 0].log()).mean()
+
+
+class OwnRegression(nn.Module):
+    """A task with a loss of its own, that torch spreads."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch):
+        output = self.model(batch[0])
+        return Step((output - batch[1]).abs().mean(), len(output), output, batch[1])
+
+
+class SubTask(Supervised):
+    def judged(self, output, target):
+        return super().judged(output, target)
+
+
+def regression(loss, output="[1]", target="[]", *words):
+    return [
+        *("~dataset", "~model", "~loss", "~metrics.accuracy", "trainer.monitor=val/loss", "dataloader.batch_size=16"),
+        "+dataset={train: {_target_: test_mistakes.Numbers}, test: null, val_size: 8, test_size: 8}",
+        f"+dataset.train.shape={target}",
+        f"+model={{_target_: test_mistakes.Line, shape: {output}}}",
+        f"+loss={{_target_: {loss}}}",
+        *words,
+    ]
+
+
+TORCHS = ["MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "BCEWithLogitsLoss", "PoissonNLLLoss", "SoftMarginLoss"]
+OF_TORCH = [*(f"torch.nn.{name}" for name in TORCHS), "torch.nn.functional.mse_loss", "torch.nn.functional.huber_loss"]
+OF_ONES_OWN = ["test_mistakes.own_square", "test_mistakes.own_torchs"]
+
+
+@pytest.mark.parametrize("loss", [*OF_TORCH, *OF_ONES_OWN])
+@pytest.mark.parametrize(
+    ("output", "target", "say"),
+    [
+        ("[1]", "[]", [".reshape(-1)", "shape [1] "]),
+        ("[]", "[1]", [".reshape(-1, 1)", "shape [] "]),
+        ("[1,1]", "[]", [".reshape(-1)", "shape [1, 1] "]),
+        ("[2,1]", "[2]", [".reshape(-1, 2)", "shape [2, 1] "]),
+    ],
+    ids=str,
+)
+def test_outputs_that_would_be_compared_with_every_target_are_refused_before_training(loss, output, target, say):
+    told = refused(*regression(loss, output, target))
+    assert told.startswith("loss: ") and all(word in told for word in say)
+
+
+@pytest.mark.parametrize("output", ["[2]", "[3]", "[8]", "[16]"])
+@pytest.mark.parametrize("loss", ["torch.nn.MSELoss", "test_mistakes.own_square"])
+def test_as_many_outputs_as_examples_fit_by_chance_and_are_refused(loss, output):
+    assert refused(*regression(loss, output)).startswith("loss: ")
+
+
+@pytest.mark.parametrize("task", ["OwnRegression", "SubTask"])
+def test_a_task_of_ones_own_that_compares_all_with_all_is_refused(task):
+    words = regression("torch.nn.MSELoss", "[1]", "[]", f"task._target_=test_mistakes.{task}")
+    if task == "OwnRegression":
+        words = [*(word for word in words if "loss=" not in word and word != "~loss"), "loss=none"]
+    assert ".reshape(-1)" in refused(*words)
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size:UserWarning")
+@pytest.mark.parametrize(
+    ("loss", "output", "target"),
+    [
+        ("test_mistakes.shapes_itself", "[1]", "[]"),
+        ("test_mistakes.ShapesItself", "[1]", "[]"),
+        ("test_mistakes.quantiles", "[3]", "[1]"),
+        ("test_mistakes.gaussian", "[2]", "[]"),
+        ("test_mistakes.risk", "[1]", "[]"),
+        ("torch.nn.MSELoss", "[2]", "[2]"),
+        ("torch.nn.HuberLoss", "[]", "[]"),
+    ],
+)
+def test_shapes_that_differ_on_purpose_are_left_alone(loss, output, target):
+    tried(*regression(loss, output, target))
+
+
+def summed(output, target):
+    return (output - target).square().sum()
+
+
+def test_a_sum_is_answered_with_take_the_mean():
+    told = refused(*regression("torch.nn.MSELoss", "[1]", "[1]"), "+loss.reduction=sum")
+    assert "loss.reduction=sum" in told and "take the mean" in told
+    (line,) = warned(*regression("test_mistakes.summed", "[1]", "[1]"))
+    assert "take the mean" in line
 
 
 # ------------------------------------------------------------------------------------------------------------ labels

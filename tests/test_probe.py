@@ -119,8 +119,9 @@ def test_a_metric_that_refuses_an_example_is_named(tmp_path):
 def test_nothing_of_the_probe_is_left_in_the_model(tmp_path):
     SEEN.clear()
     runner.run(words("class", "{_target_: test_probe.Moody}", CROSS_ENTROPY), run_dir=tmp_path / "run")
-    first, second = (1, 1.0, 1, 1.0, 1.0, 3, 1.0), (2, 2.0, 2, 2.0, 2.0, 3, 2.0)
-    assert SEEN[:6] == [first, second] * 3  # two looks before training, of two batches each; then training
+    first, second, third = ((n, float(n), n, float(n), float(n), 3, float(n)) for n in (1, 2, 3))
+    # two looks before training, of two and of three batches (in train mode, in eval mode, several); then training
+    assert SEEN[:7] == [first, second, first, second, third, first, second]
 
 
 def test_a_loss_that_is_no_mean_over_examples_is_said_once(tmp_path, monkeypatch, caplog):

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from runner.errors import InputError
 from runner.job.resuming import resume
 from runner.metrics import R2, MeanAbsoluteError, Perplexity
 from runner.models import GPT, Autoencoder
-from runner.tasks import Distillation, MixUp, NextToken, Reconstruction, Step, Supervised
+from runner.tasks import Auxiliary, Distillation, MixUp, NextToken, Reconstruction, Step, Supervised
 
 FAST = ["device=cpu", "device.threads=1", "quiet=true"]
 SMALL = ["model=mlp", "model.hidden=[8]"]
@@ -369,6 +370,110 @@ class Confused:
 
     def confusion(self, found):
         self.told.append(found)
+
+
+# --- models with auxiliary outputs
+
+
+class Scores(NamedTuple):
+    logits: torch.Tensor
+    aux_logits2: torch.Tensor
+    aux_logits1: torch.Tensor
+
+
+@dataclasses.dataclass
+class Output:
+    logits: torch.Tensor
+    hidden_states: tuple
+    aux_logits: torch.Tensor
+
+
+class WithHeads(nn.Module):
+    """One layer; in training (and for `dict` in evaluation too) two further ones, as `kind`."""
+
+    def __init__(self, num_classes, kind="namedtuple"):
+        super().__init__()
+        self.layers, self.kind = nn.ModuleList(nn.Linear(64, num_classes) for _ in range(3)), kind
+
+    def forward(self, x):
+        own, two, one = (layer(x.flatten(1)) for layer in self.layers)
+        if self.kind == "dict":
+            return {"out": own, "aux": two}
+        if not self.training:
+            return own
+        named = {"namedtuple": Scores(own, two, one), "dataclass": Output(own, (x,), two)}
+        return {**named, "tuple": (own, two), "nested": (own, [two, one]), "same": own}[self.kind]
+
+
+def with_heads(kind, *words):
+    model = f"+model={{_target_: {__name__}.WithHeads, num_classes: 10, kind: {kind}}}"
+    return [*FAST, "~model", model, "trainer.epochs=2", "optimizer=sgd", *words]
+
+
+@pytest.mark.parametrize("kind", ["namedtuple", "tuple", "dict"])
+def test_a_model_that_gives_more_while_it_trains_is_refused_before_training_with_what_to_type(kind):
+    with pytest.raises(InputError, match="^model: .* in train mode; task=auxiliary"):
+        runner.run(with_heads(kind), run_dir="run")
+    assert not Path("run/run.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["namedtuple", "tuple", "nested", "dict", "dataclass", "same"])
+def test_auxiliary_outputs_are_trained_with_their_weight_and_not_evaluated(kind):
+    record = runner.run(with_heads(kind, "task=auxiliary", "task.weight=0.4"), run_dir="run")
+    assert record["state"] == "done" and record["test"]["last"]["accuracy"] > 0.5
+    torch.manual_seed(0)
+    task = Auxiliary(WithHeads(10, kind), nn.CrossEntropyLoss(), weight=0.4).train()
+    batch = torch.randn(5, 1, 8, 8), torch.arange(5)
+    own, two, one = (F.cross_entropy(layer(batch[0].flatten(1)), batch[1]) for layer in task.model.layers)
+    further = {"namedtuple": two + one, "nested": two + one, "same": torch.zeros(())}.get(kind, two)
+    torch.testing.assert_close(task(batch).loss, own + 0.4 * further)
+    assert torch.equal(task.eval()(batch).loss, own) and task(batch).outputs.shape == (5, 10)
+
+
+def test_each_auxiliary_output_has_its_weight():
+    model, batch = WithHeads(10), (torch.randn(5, 1, 8, 8), torch.arange(5))
+    own, two, one = (F.cross_entropy(layer(batch[0].flatten(1)), batch[1]) for layer in model.layers)
+    for weights in ([0.2, 0.7], {"aux_logits1": 0.7, "aux_logits2": 0.2}):
+        loss = Auxiliary(model, nn.CrossEntropyLoss(), weights=weights).train()(batch).loss
+        torch.testing.assert_close(loss, own + 0.2 * two + 0.7 * one)
+    for wrong in ("[0.2]", "{aux_logits3: 1.0}"):
+        with pytest.raises(InputError, match=r"task.weights=.*aux_logits2, aux_logits1"):
+            runner.run(with_heads("namedtuple", "task=auxiliary", f"task.weights={wrong}"), run_dir="run")
+
+
+def test_a_model_that_breaks_in_train_mode_only_is_refused_before_training():
+    for name in ("Doubled", "InPlaceModel"):
+        with pytest.raises(InputError, match="^model: "):
+            runner.run([*FAST, "~model", f"+model={{_target_: {__name__}.{name}}}"], run_dir="run")
+        assert not Path("run/run.json").exists()
+
+
+class Doubled(nn.Linear):
+    def __init__(self):
+        super().__init__(64, 10)
+
+    def forward(self, x):
+        return super().forward(x.flatten(1).repeat(1, 2) if self.training else x.flatten(1))
+
+
+class InPlaceModel(nn.Linear):
+    """Changes in train mode what the gradient needs, which torch says only when it goes back."""
+
+    def __init__(self):
+        super().__init__(64, 10)
+
+    def forward(self, x):
+        scores = super().forward(x.flatten(1)).exp()
+        return scores.add_(1) if self.training else scores
+
+
+@pytest.mark.slow
+def test_torchvisions_models_with_auxiliary_outputs_train():
+    data = ["dataset=fake", "dataset.input_shape=[3,64,64]", "dataset.train_size=8", "dataset.eval_size=4"]
+    data += ["dataset.val_size=4", "dataloader.batch_size=2", "trainer.dry_run=true", "~model", *FAST]
+    googlenet = "{_target_: torchvision.models.googlenet, num_classes: 10, aux_logits: true, init_weights: false}"
+    runner.run([*data, f"+model={googlenet}", "task=auxiliary"], run_dir="googlenet")
+    assert Path("googlenet/run.json").exists()
 
 
 # --- metrics

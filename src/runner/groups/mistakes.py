@@ -20,7 +20,8 @@ from runner.batches.memory import random_transforms
 from runner.batches.parts import Part, Parts, has_label, integer_targets, known_labels
 from runner.errors import InputError
 from runner.seeding import isolated
-from runner.tasks.sizes import ignored_by
+from runner.tasks import Step
+from runner.tasks.sizes import compares_all, ignored_by
 from runner.train.hidden import untouched
 from runner.train.precision import as_fp32
 from runner.train.steps import StepOptions, to_device
@@ -132,6 +133,38 @@ def check_outputs(
         check_rows(criterion, rows)
     if is_one_of(criterion, OF_ONE_SCORE_A_CLASS):
         check_labels(cfg, criterion, output.shape[1], *labels_of(part, loader, target))
+
+
+def refuse_spread(criterion: Any, step: Step, is_sure: bool = False) -> None:
+    """Refuses outputs and targets that torch spreads over each other: of (N, 1) and (N,) it makes N x N pairs.
+
+    Args:
+        is_sure: the loss compares just these two, number by number; else it is looked at, and left alone where it may
+            be meant so.
+
+    Raises:
+        InputError: what to type.
+    """
+    output, target = step.outputs, step.targets
+    if not isinstance(output, Tensor) or not isinstance(target, Tensor) or output.shape == target.shape:
+        return
+    is_alike = output.shape[:1] == target.shape[:1] and output.numel() == target.numel()
+    if not is_sure:
+        functions = [criterion] if callable(criterion) else []
+        functions += [F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.binary_cross_entropy_with_logits]
+        if not is_alike or not any(compares_all(f, step.loss, output, target) for f in functions):
+            return
+    shapes = f"loss: the outputs are {list(output.shape)} and the targets {list(target.shape)}"
+    if is_alike:
+        raise InputError(
+            f"{shapes}: each output would be compared with each target; give both one shape: outputs"
+            f" .reshape({', '.join(map(str, (-1, *target.shape[1:])))}) in the model, or targets of shape"
+            f" {list(output.shape[1:])} in the dataset"
+        )
+    is_class = not target.is_floating_point() and target.shape == (output.shape[0], *output.shape[2:])
+    for_classes = "; for targets that are classes choose loss=cross_entropy, or loss=mse (one-hot)" if is_class else ""
+    name = getattr(criterion, "__name__", type(criterion).__name__)
+    raise InputError(f"{shapes}: {name} compares them number by number, and needs one shape for both{for_classes}")
 
 
 def is_one_of(criterion: Any, kinds: tuple[Any, ...]) -> bool:

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from runner.batches.loaders import Loader
 from runner.config.checks import LATER, complaint, locate
 from runner.errors import InputError
 from runner.groups.instantiate import containers, instantiate, make
+from runner.groups.mistakes import refuse_spread
 from runner.metrics import can_be_saved
 from runner.seeding import isolated
 from runner.storage.plain import plain
@@ -119,7 +121,8 @@ def probe(cfg: dict[str, Any], task: nn.Module, loaders: dict[str, Loader], opti
     for index, loader in enumerate(loaders.values()):
         at = Position("dataset")
         try:
-            with isolated(0, device), untouched(task):
+            with isolated(0, device), untouched(task), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Using a target size")  # looked at by refuse_spread
                 batch = to_device(loader.examples(2), device, options.channels_last)
                 at.shapes = shapes_of(batch)
                 if index == 0 and options.accumulate > 1:
@@ -127,6 +130,7 @@ def probe(cfg: dict[str, Any], task: nn.Module, loaders: dict[str, Loader], opti
                     nested.length(batch)
                 look = look_at_parts if is_supervised(task) else look_at_task
                 step = look(cfg, task, batch, options, at, index == 0)
+                refuse_spread(getattr(task, "criterion", None), step)
                 if index == 0:
                     several = to_device(loader.examples(EXAMPLES), device, options.channels_last)
                     say_no_mean(task, several, options)
@@ -165,30 +169,41 @@ def shapes_of(batch: Any) -> str:
 def look_at_parts(
     cfg: dict[str, Any], task: Any, batch: Any, options: StepOptions, at: Position, is_training_part: bool
 ) -> Step:
-    """A supervised task: its model, then its loss."""
+    """A supervised task: its model, then its loss; in train mode with gradients where it will be trained on such
+    batches, and in eval mode.
+    """
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise InputError(
             f"dataset: a batch must be a pair (data, target), got {type(batch).__name__}; for other batches choose"
             " another task"
         )
     data, target = batch
-    task.eval()
-    with torch.no_grad():
+    for is_training in (True, False) if is_training_part else (False,):
+        task.train(is_training)
         at.part = "model"
-        with options.precision.autocast:
-            output = precision.as_fp32(task.model(data))
-        if not isinstance(output, Tensor):
-            raise InputError(
-                f"model: {cfg['model'].get('_target_')} must give one tensor, got {type(output).__name__};"
-                " what is done with another output is a task of its own"
-            )
-        at.part = "loss"
-        loss = task.criterion(output, target)
-        if not isinstance(loss, Tensor) or loss.dim() != 0:
-            shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise InputError(f"loss: must give one number for a batch, a tensor without dimensions; got {shape}")
-        size = task.size_of(output, target)
-        sizes.check_size(size)
+        with torch.set_grad_enabled(is_training):
+            with options.precision.autocast:
+                output = precision.as_fp32(task.model(data))
+            if not isinstance(output, Tensor):
+                raise InputError(
+                    f"model: {cfg['model'].get('_target_')} must give one tensor, got {type(output).__name__} in"
+                    f" {'train' if is_training else 'eval'} mode; task=auxiliary takes scores and auxiliary scores, and"
+                    " what is done with another output is a task of its own"
+                )
+            at.part = "loss"
+            if sizes.is_elementwise(task.criterion):
+                refuse_spread(task.criterion, Step(torch.zeros(()), 1, output, target), is_sure=True)
+            loss = task.criterion(output, target)
+            if not isinstance(loss, Tensor) or loss.dim() != 0:
+                shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+                raise InputError(f"loss: must give one number for a batch, a tensor without dimensions; got {shape}")
+            size = task.size_of(output, target)
+            sizes.check_size(size)
+        if loss.requires_grad:
+            at.part = "model"
+            loss.backward()  # type: ignore[no-untyped-call]  # what was changed in place is found here
+            task.zero_grad(set_to_none=True)
+    at.part = "loss"
     return Step(loss, size, output, target)
 
 
@@ -236,29 +251,32 @@ def say_no_mean(task: Any, batch: Any, options: StepOptions) -> None:
             data, target = batch
             output = precision.as_fp32(task.model(data))
             with torch.autocast(output.device.type, enabled=False):
-                is_mean = sizes.is_mean(task.criterion, task.size_of, output, target)
+                step = task.judged(output, target)
+                each = sizes.alone(task.criterion, task.size_of, output, target)
         else:
-            is_mean = is_mean_of_pieces(task, batch)
-    if not is_mean:
-        log.warning(
-            "the loss of a batch does not follow from the loss of each example: an evaluation's figure depends"
-            " on dataloader.eval_batch_size; %s",
-            "a loss that is a mean over something else than examples says so by a method size(output, target)"
-            if is_supervised(task)
-            else "a loss that is a mean over something else than examples says so by Step.size",
-        )
+            step, each = task(batch), alone(task, batch)
+    refuse_spread(getattr(task, "criterion", None), step)
+    if each is None or sizes.is_same_mean((step.loss, step.size), each):
+        return
+    is_sum, says = (
+        sizes.is_sum(step.loss, each),
+        "a method size(output, target)" if is_supervised(task) else "Step.size",
+    )
+    log.warning(
+        "the loss of a batch %s: an evaluation's figure depends on dataloader.eval_batch_size; %s",
+        "is the sum of those of its examples" if is_sum else "does not follow from the loss of each example",
+        "take the mean" if is_sum else f"a loss that is a mean over something else than examples says so by {says}",
+    )
 
 
-def is_mean_of_pieces(task: Callable[[Any], Step], batch: Any) -> bool:
-    """Whether the mean over the batch is that over its examples; True where it cannot be told."""
+def alone(task: Callable[[Any], Step], batch: Any) -> list[tuple[Any, Any]] | None:
+    """The (loss, size) of each example; None where it cannot be told."""
     try:
         each = [task(piece) for piece in nested.pieces(batch, EXAMPLES, least=1)]
-        whole, again = task(batch), task(batch)
-        if not torch.equal(whole.loss, again.loss):
-            return True  # it draws in eval mode, too
-        return sizes.is_same_mean((whole.loss, whole.size), [(step.loss, step.size) for step in each])
+        is_drawn = not torch.equal(task(batch).loss, task(batch).loss)  # in eval mode, too
+        return None if is_drawn else [(step.loss, step.size) for step in each]
     except Exception:
-        return True
+        return None
 
 
 def check_smallest_batch(task: Any, loader: Loader, batch_size: int, options: StepOptions) -> None:

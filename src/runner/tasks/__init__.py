@@ -7,6 +7,7 @@ buffers that this leaves out go into the checkpoints. It is called in the run's 
 random in it draws from torch's global generators.
 """
 
+from runner.tasks.auxiliary import Auxiliary
 from runner.tasks.distillation import Distillation
 from runner.tasks.language import NextToken
 from runner.tasks.mixup import MixUp
@@ -14,4 +15,4 @@ from runner.tasks.reconstruction import Reconstruction
 from runner.tasks.step import Step
 from runner.tasks.supervised import Supervised
 
-__all__ = ["Distillation", "MixUp", "NextToken", "Reconstruction", "Step", "Supervised"]
+__all__ = ["Auxiliary", "Distillation", "MixUp", "NextToken", "Reconstruction", "Step", "Supervised"]

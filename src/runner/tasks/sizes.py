@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -118,18 +119,51 @@ def is_mean(criterion: Any, size: SizeOf, output: Any, target: Any) -> bool:
 
     True where it cannot be told: a loss that takes no batch of one, or targets that cannot be taken apart.
     """
+    each = alone(criterion, size, output, target)
+    return each is None or is_same_mean((criterion(output, target), size(output, target)), each)
+
+
+def alone(criterion: Any, size: SizeOf, output: Any, target: Any) -> list[tuple[Any, Any]] | None:
+    """The (loss, size) of each example; None where there is none."""
     try:
         each = [(output[i : i + 1], target[i : i + 1]) for i in range(len(target))]
-        whole = (criterion(output, target), size(output, target))
-        return is_same_mean(whole, [(criterion(*one), size(*one)) for one in each])
+        return [(criterion(*one), size(*one)) for one in each]
     except Exception:
-        return True
+        return None
 
 
 def is_same_mean(whole: tuple[Any, Any], each: Sequence[tuple[Any, Any]]) -> bool:
     """Whether a (loss, size) of all is the mean of the (loss, size) of each; True where one is not finite."""
     total, parts = float(whole[0]) * float(whole[1]), sum(float(loss) * float(size) for loss, size in each)
     return not (math.isfinite(total) and math.isfinite(parts)) or math.isclose(total, parts, rel_tol=1e-3, abs_tol=1e-5)
+
+
+def is_sum(whole: Any, each: Sequence[tuple[Any, Any]]) -> bool:
+    """Whether a loss of all is the sum of the losses of each."""
+    return math.isclose(float(whole), sum(float(loss) for loss, _ in each), rel_tol=1e-3, abs_tol=1e-5)
+
+
+def is_elementwise(criterion: Any) -> bool:
+    """Whether a loss is one of torch's that compare outputs and targets number by number."""
+    return _is_one_of(criterion, getattr(criterion, "func", criterion), BY_ELEMENT)
+
+
+def compares_all(function: Any, loss: Any, output: Tensor, target: Tensor) -> bool:
+    """Whether this loss is the function's of each output with each target: what torch makes of (N, 1) and (N,).
+
+    It is so where it is that of the two spread over each other, and not that of the two in one shape.
+    """
+    paired: list[float] = []
+    try:
+        shape = torch.broadcast_shapes(output.shape, target.shape)
+        spread = float(function(output.expand(shape), target.expand(shape)))
+    except Exception:
+        return False
+    for pair in ((output.reshape(target.shape), target), (output, target.reshape(output.shape))):
+        with contextlib.suppress(Exception):
+            paired.append(float(function(*pair)))
+    is_near = functools.partial(math.isclose, float(loss), rel_tol=1e-4)
+    return is_near(spread) and bool(paired) and not any(map(is_near, paired))
 
 
 def _setting(criterion: Any, key: str, default: Any) -> Any:
@@ -148,5 +182,5 @@ def _is_one_of(criterion: Any, function: Any, known: dict[Any, Any]) -> bool:
 def _refuse(key: str, value: str) -> None:
     raise InputError(
         f"loss.{key}={value}: does not give the mean over a batch, and so other figures with other sizes of batches;"
-        f" choices: {', '.join(MEANS) if key == 'reduction' else 'leave it out'}"
+        f" take the mean; choices: {', '.join(MEANS) if key == 'reduction' else 'leave it out'}"
     )

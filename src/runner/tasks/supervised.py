@@ -29,7 +29,10 @@ class Supervised(nn.Module):
 
     def forward(self, batch: tuple[Any, Any]) -> Step:
         data, target = batch
-        output = self.model(data)
+        return self.in_fp32(self.model(data), target)
+
+    def in_fp32(self, output: Tensor, target: Any) -> Step:
+        """What is judged of the model's output, in fp32."""
         if output.dtype in HALF:
             output = output.float()
         if torch.is_autocast_enabled(output.device.type):
