@@ -15,7 +15,7 @@ from runner.data import Digits
 from runner.errors import InputError
 from runner.job.rebuilding import rebuilt
 from runner.job.saved import open_saved
-from runner.losses import NLL, CrossEntropy, Focal, OneHotMSE
+from runner.losses import BCE, NLL, CrossEntropy, Focal, OneHotMSE
 from runner.metrics import Accuracy
 from runner.tasks import Distillation, MixUp, Supervised
 from runner.tasks.sizes import examples, is_mean, size_of
@@ -51,6 +51,7 @@ LOSSES = {
     "F.cross_entropy": (F.cross_entropy, TOKENS),
     "F.cross_entropy weighted": (functools.partial(F.cross_entropy, weight=WEIGHT, ignore_index=3), CLASSES),
     "bce": (nn.BCEWithLogitsLoss(pos_weight=WEIGHT), FLOATS),
+    "our bce": (BCE(WEIGHT.tolist()), (FLOATS > 0.5).long()),
     "mse": (nn.MSELoss(), FLOATS),
     "F.l1": (F.l1_loss, FLOATS),
     "kl": (nn.KLDivLoss(), FLOATS),
@@ -67,7 +68,7 @@ if hasattr(nn, "LinearCrossEntropyLoss"):  # since torch 2.15: it has a layer of
 
 def outputs_for(target):
     generator = torch.Generator().manual_seed(1)
-    shape = (30, 4) if target.is_floating_point() else (30, 4, *target.shape[1:])
+    shape = (30, 4) if target.is_floating_point() or target.shape == (30, 4) else (30, 4, *target.shape[1:])
     return torch.randn(shape, generator=generator)
 
 
@@ -85,7 +86,7 @@ def test_the_size_of_an_evaluations_batches_changes_no_figure(name, batch_size):
 
 def gradient_of(loss, target, options):
     torch.manual_seed(0)
-    model = nn.Conv1d(3, 4, 1) if target.dim() == 2 and not target.is_floating_point() else nn.Linear(3, 4)
+    model = nn.Conv1d(3, 4, 1) if target.shape == (30, 7) else nn.Linear(3, 4)
     data = torch.randn(30, 3, *target.shape[1:]) if isinstance(model, nn.Conv1d) else torch.randn(30, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     before = [p.detach().clone() for p in model.parameters()]
@@ -358,3 +359,117 @@ def test_a_label_that_torchs_margin_loss_would_not_leave_out_is_refused(tmp_path
     words = [*GAPS, "loss._target_=torch.nn.MultiMarginLoss"]
     with pytest.raises(InputError, match="go down to -100"):
         runner.run(words, run_dir=tmp_path / "run")
+
+
+# ------------------------------------------------------------------------------------ weights of classes and labels
+
+
+class Uneven(Dataset):
+    """Digits, of class 0 one and of every further class some more; labels are told, told wrong, or not."""
+
+    is_deterministic, classes = True, ["none", "one", "two", "three"]
+
+    def __init__(self, told="targets", kind="index"):
+        self.digits = Digits()
+        self.kept = [i for i, label in enumerate(self.digits.targets) if label < 4 and i % 8 <= 2 * label]
+        self.labels_there = [self.digits.targets[i] for i in self.kept]
+        self.kind = kind
+        if told is not None:
+            setattr(self, told.removeprefix("wrong "), [0 if "wrong" in told else n for n in self.labels_there])
+
+    def __len__(self):
+        return len(self.kept)
+
+    def __getitem__(self, i):
+        label = self.labels_there[i]
+        several = torch.tensor([float(label >= k) for k in range(1, 4)])
+        return self.digits.images[self.kept[i]], {"index": label, "several": several}[self.kind]
+
+
+UNEVEN = ["~dataset.train.mean", "~dataset.train.std", f"dataset.train._target_={__name__}.Uneven", *WORDS]
+UNEVEN += ["dataset.num_classes=4"]
+
+
+def recorded(run, key="weight"):
+    return rebuilt(open_saved(run, "last")), open_saved(run, "last").record["config"]["loss"][key]
+
+
+@pytest.mark.parametrize("told", ["targets", "labels", "wrong labels", "null"])
+@pytest.mark.parametrize("loss", ["nll", "focal", "torch.nn.CrossEntropyLoss", "torch.nn.functional.cross_entropy"])
+def test_balanced_weights_are_those_of_the_training_parts_counts(loss, told, tmp_path):
+    choice = [f"loss._target_={loss}"] if "torch" in loss else [f"loss={loss}"]
+    runner.run([*UNEVEN, *choice, "loss.weight=balanced", f"+dataset.train.told={told}"], run_dir=tmp_path / "run")
+    built, weight = recorded(tmp_path / "run")
+    part = built.parts.train
+    counts = torch.bincount(torch.tensor([part.dataset[int(i)][1] for i in part.indices]), minlength=4).double()
+    assert weight == pytest.approx((len(part) / (4 * counts)).tolist()) and len(set(weight)) == 4
+    criterion = built.trainer.task.criterion
+    taken = criterion.keywords["weight"] if isinstance(criterion, functools.partial) else criterion.weight
+    assert taken.tolist() == pytest.approx(weight)
+
+
+def test_a_balanced_runs_figures_are_those_of_any_size_of_batches(tmp_path):
+    for loss in ("cross_entropy", "focal"):
+        runs = [
+            runner.run([*UNEVEN, f"loss={loss}", "loss.weight=balanced", f"dataloader.eval_batch_size={n}"])
+            for n in (7, 1000)
+        ]
+        for key in ("train/loss", "val/loss"):
+            assert runs[0]["last"][key] == pytest.approx(runs[1]["last"][key], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["loss.weight=blanced"], ["loss.weight=blanced", "balanced"]),
+        (["loss.weight={three: 2, fuor: 1}"], ["loss.weight.fuor", "none, one, two, three"]),
+        (["loss.weight={7: 2}"], ["loss.weight.7", "none, one, two, three"]),
+        (["loss=focal", "loss.weight=[1,2,3]"], ["loss.weight=[1, 2, 3]", "4"]),
+        (["loss=focal", "loss.weight=[1,2,3,4,5]"], ["loss.weight=[1, 2, 3, 4, 5]", "4"]),
+        (["loss._target_=torch.nn.CrossEntropyLoss", "loss.weight=[1,2,3]"], ["loss.weight=[1, 2, 3]", "4 classes"]),
+        (["loss.weight=balanced", "dataset.num_classes=5"], ["loss.weight=balanced", "class 4"]),
+        (["loss.weight=balanced", "+dataset.train.kind=several"], ["loss.weight=balanced", "loss.pos_weight"]),
+    ],
+    ids=str,
+)
+def test_wrong_weights_are_one_line_before_training(words, said, tmp_path):
+    with pytest.raises(InputError) as refused:
+        runner.run([*UNEVEN, *words], run_dir=tmp_path / "run")
+    assert all(word in str(refused.value) for word in said) and "\n" not in str(refused.value)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_factor_by_the_name_of_a_class_and_lists_for_torchs_own_losses(tmp_path):
+    runner.run([*UNEVEN, "loss.weight={three: 2, 0: 5}"], run_dir=tmp_path / "named")
+    assert recorded(tmp_path / "named")[1] == [5.0, 1.0, 1.0, 2.0]
+    of_labels = [*UNEVEN, "dataset.num_classes=3", "+dataset.train.kind=several", "+dataset.train.told=null"]
+    of_labels += ["metrics=multilabel", "~loss"]
+    for number, target in enumerate(("nn.BCEWithLogitsLoss", "nn.functional.binary_cross_entropy_with_logits")):
+        loss = f"+loss={{_target_: torch.{target}, pos_weight: [1, 2, 4]}}"
+        runner.run([*of_labels, loss], run_dir=tmp_path / str(number))
+        criterion = recorded(tmp_path / str(number), "pos_weight")[0].trainer.task.criterion
+        found = criterion.keywords["pos_weight"] if number else criterion.pos_weight
+        assert found.tolist() == [1, 2, 4]
+
+
+def test_several_labels_are_learned_by_bce_with_balanced_weights(tmp_path):
+    record = runner.run(["experiment=fake_multilabel", "device.threads=1", "quiet=true"], run_dir=tmp_path / "run")
+    built, weight = recorded(tmp_path / "run", "pos_weight")
+    labels = built.parts.train.dataset.targets[built.parts.train.indices]
+    assert weight == pytest.approx(((1 - labels).sum(0) / labels.sum(0)).tolist())
+    scores = built.trainer.task.eval().model(torch.stack([image for image, _ in built.parts.test.dataset]))
+    guess, labels = scores > 0, built.parts.test.dataset.targets > 0
+    f1 = 2 * (guess & labels).sum() / (guess.sum() + labels.sum())
+    assert record["test"]["last"]["f1"] == pytest.approx(float(f1)) and f1 > 0.9
+    assert record["test"]["last"]["accuracy"] == pytest.approx(float((guess == labels).float().mean()))
+
+
+def test_bce_takes_labels_class_indices_and_a_single_score():
+    scores, labels = torch.randn(6, 4), torch.randint(2, (6, 4))
+    by_torch = F.binary_cross_entropy_with_logits
+    assert torch.equal(BCE()(scores, labels), by_torch(scores, labels.float()))
+    classes = torch.arange(6) % 4
+    assert torch.equal(BCE()(scores, classes), by_torch(scores, F.one_hot(classes, 4).float()))
+    assert torch.equal(BCE()(scores[:, :1], labels[:, 0]), by_torch(scores[:, :1], labels[:, :1].float()))
+    with pytest.raises(ValueError, match="must be the same"):
+        BCE()(scores, torch.rand(6))

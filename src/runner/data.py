@@ -195,30 +195,45 @@ def generated_text(sentences: int = 2500, seed: int = 0) -> str:
     return "\n".join(lines)
 
 
-class Fake(Dataset[tuple[Tensor, int]]):
+class Fake(Dataset[tuple[Tensor, Any]]):
     """Synthetic images of any shape: a pattern for each class under unit noise. Sample i follows from (seed, i).
 
     The patterns are the same for every seed, so that a network trained on one Fake does well on another.
+
+    Args:
+        is_multilabel: an image shows several patterns, and its target is num_classes labels of 0. or 1.
     """
 
     is_deterministic = True
 
-    def __init__(self, size: int, shape: Sequence[int] = (1, 28, 28), num_classes: int = 10, seed: int = 0) -> None:
+    def __init__(
+        self,
+        size: int,
+        shape: Sequence[int] = (1, 28, 28),
+        num_classes: int = 10,
+        seed: int = 0,
+        is_multilabel: bool = False,
+    ) -> None:
         if size < 1 or num_classes < 1:
             raise ValueError(f"size={size}, num_classes={num_classes}: both must be at least 1")
         self.size, self.shape, self.seed = size, tuple(shape), seed
         generator = torch.Generator().manual_seed(derive(0, "fake patterns"))
         self.patterns = torch.randn(num_classes, *self.shape, generator=generator)
         generator.manual_seed(derive(seed, "fake targets"))
-        self.targets: list[int] = torch.randint(num_classes, (size,), generator=generator).tolist()
+        self.targets: Any  # an integer each, or labels (size, num_classes)
+        if is_multilabel:
+            self.targets = (torch.rand(size, num_classes, generator=generator) < 0.3).float()
+        else:
+            self.targets = torch.randint(num_classes, (size,), generator=generator).tolist()
 
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
         generator = torch.Generator().manual_seed(derive(self.seed, "fake image", index))
         target = self.targets[index]
-        return self.patterns[target] + torch.randn(self.shape, generator=generator), target
+        shown = self.patterns[target] if isinstance(target, int) else self.patterns[target > 0].sum(0)
+        return shown + torch.randn(self.shape, generator=generator), target
 
 
 def image_folder(root: str | None, transform: Callable[[Any], Any] | None = None) -> Any:

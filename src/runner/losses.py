@@ -19,12 +19,14 @@ IGNORED = -100  # torch's own ignore_index
 COUNTED_IN_PYTHON = 512  # targets: a small batch is counted in a third of the time of torch's calls
 
 
-def _as_weight(weight: Sequence[float] | None) -> Tensor | None:
+def _as_weight(weight: Weights, name: str = "weight") -> Tensor | None:
     if weight is None:
         return None
+    if isinstance(weight, (str, Mapping)):
+        raise ValueError(f"{name}={weight}: must be a list here; what a config says by a word or by names is filled in")
     made = torch.tensor(list(weight), dtype=torch.float32)
     if not len(made) or not bool((made >= 0).all()) or not bool(made.isfinite().all()) or not bool(made.any()):
-        raise ValueError(f"weight={list(weight)}: must hold one factor a class, none below 0 and not all of them 0")
+        raise ValueError(f"{name}={list(weight)}: must hold one factor a class, none below 0 and not all of them 0")
     return made
 
 
@@ -89,6 +91,8 @@ class Focal(nn.Module):
         log_p = F.log_softmax(output, dim=1).gather(1, known.unsqueeze(1)).squeeze(1)
         losses = -((1 - log_p.exp()) ** self.gamma) * log_p
         if self.weight is not None:
+            if len(self.weight) != output.shape[1]:  # one too many would be taken without a word
+                raise ValueError(f"weight: holds {len(self.weight)} factors, and there are {output.shape[1]} classes")
             losses = losses * self.weight[known]
         return losses.where(is_counted, 0).sum() / is_counted.sum()  # of no targets NaN, as torch's
 
@@ -111,3 +115,31 @@ class OneHotMSE(nn.Module):
 
     def size(self, output: Tensor, target: Tensor) -> Tensor | int:
         return weight_of(target, None, self.ignore_index)
+
+
+class BCE(nn.BCEWithLogitsLoss):
+    """Binary cross entropy of raw scores (N, K) and K labels of 0 or 1 each (N, K), a mean over all labels.
+
+    Class indices (N,) are the label that is 1, of K; of a single score (N, 1) they are the label.
+
+    Args:
+        pos_weight: K factors, of the labels that are 1.
+    """
+
+    def __init__(self, pos_weight: Weights = None) -> None:
+        super().__init__(pos_weight=_as_weight(pos_weight, "pos_weight"))
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        return super().forward(output, as_labels(output, target).to(output.dtype))
+
+    def size(self, output: Tensor, target: Tensor) -> int:
+        return output.numel()
+
+
+def as_labels(output: Tensor, target: Tensor) -> Tensor:
+    """A label for each score (N, K); of class indices (N,), 1 for the class and 0 for the others."""
+    if target.dim() != output.dim() - 1:
+        return target
+    if output.shape[1] == 1:
+        return target.unsqueeze(1)
+    return target if target.is_floating_point() else F.one_hot(target.long(), output.shape[1]).movedim(-1, 1)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from runner.errors import InputError
-from runner.losses import IGNORED, weight_of
+from runner.losses import IGNORED, as_labels, weight_of
 
 # Of the words in a metric's name: which way is better. What is not here is asked for, not guessed.
 LOW = (
@@ -193,6 +193,29 @@ class Perplexity(Mean):
     def compute(self) -> float:
         mean = super().compute()
         return math.exp(mean) if mean < MOST_EXPONENT else float("inf") if mean == mean else mean
+
+
+class LabelAccuracy(Mean):
+    """The fraction of labels (N, K) of 0 or 1 that raw scores (N, K) tell by their sign; or class indices (N,)."""
+
+    higher_is_better = True
+
+    def update(self, output: Tensor, target: Tensor) -> None:
+        target = as_labels(output, target)
+        refuse_other_shapes(type(self).__name__, output, target)
+        self.add(output > 0, target > 0.5)
+
+    def add(self, guess: Tensor, label: Tensor) -> None:
+        self.total += (guess == label).sum()
+        self.count += label.numel()
+
+
+class LabelF1(LabelAccuracy):
+    """The harmonic mean of precision and recall, over all labels together (micro)."""
+
+    def add(self, guess: Tensor, label: Tensor) -> None:
+        self.total += 2 * (guess & label).sum()
+        self.count += int(guess.sum() + label.sum())
 
 
 def refuse_other_shapes(name: str, output: Tensor, target: Tensor) -> None:

@@ -23,9 +23,10 @@ from runner.groups.data_parts import fill_classes, make_parts
 from runner.groups.instantiate import call
 from runner.groups.lazy import lazy_parts
 from runner.groups.length import length_of
+from runner.groups.loss_parts import make_loss
 from runner.groups.model_parts import make_model, make_optimizer, make_schedule, prepare_model
 from runner.groups.modes import mode_of, monitoring
-from runner.groups.task_parts import make_loss, make_task
+from runner.groups.task_parts import make_task
 from runner.job.build import fill_derived, resolve, settings
 from runner.job.saved import open_model
 

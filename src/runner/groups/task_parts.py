@@ -1,4 +1,4 @@
-"""The groups task and loss, and what a new run finds out about them before it trains: that they fit the data."""
+"""The group task, and what a new run finds out about them before it trains: that they fit the data."""
 
 import inspect
 import logging
@@ -15,7 +15,7 @@ from runner.batches import nested
 from runner.batches.loaders import Loader
 from runner.config.checks import LATER, complaint, locate
 from runner.errors import InputError
-from runner.groups.instantiate import containers, instantiate, make
+from runner.groups.instantiate import containers, instantiate
 from runner.groups.mistakes import refuse_spread
 from runner.metrics import can_be_saved
 from runner.seeding import isolated
@@ -30,18 +30,6 @@ log = logging.getLogger("runner")
 
 EXAMPLES = 8  # that show whether a loss is a mean
 GIVEN = ("model", "criterion", "loss", "dataset")  # what a task's constructor is given, where it asks for it
-
-
-def make_loss(cfg: DictConfig, where: torch.device) -> Any:
-    """The loss, on the device where it is a module; None where the config has none."""
-    if containers(cfg, "loss").get("_target_") is None:
-        return None
-    criterion = make(cfg, "loss")
-    if not callable(criterion):
-        raise InputError(f"loss: must be a function or a module of (output, target), got {type(criterion).__name__}")
-    if isinstance(criterion, nn.Module):
-        criterion.to(where)
-    return criterion
 
 
 def make_task(

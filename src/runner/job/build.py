@@ -26,6 +26,7 @@ from runner.groups.data_parts import fill_classes, make_parts
 from runner.groups.instantiate import call, containers, make
 from runner.groups.lazy import initialise
 from runner.groups.length import Length, every_of, length_of
+from runner.groups.loss_parts import fill_weights, make_loss
 from runner.groups.mistakes import check_data, check_outputs, check_shape
 from runner.groups.model_parts import (
     check_accumulate,
@@ -40,7 +41,7 @@ from runner.groups.model_parts import (
 from runner.groups.modes import mode_of, monitoring
 from runner.groups.parameters import make_freezing
 from runner.groups.shared_examples import check_shared
-from runner.groups.task_parts import check_smallest_batch, is_supervised, make_loss, make_task, probe
+from runner.groups.task_parts import check_smallest_batch, is_supervised, make_task, probe
 from runner.job.built import Built
 from runner.job.process_state import importing
 from runner.job.saved import open_model
@@ -132,6 +133,7 @@ def _build(
     is_known = parts is not None
     parts = parts or make_parts(cfg, is_new)
     fill_classes(cfg, parts)
+    fill_weights(cfg, parts)
     if is_new and not is_known:
         check_data(cfg, parts)
         check_shared(cfg, parts)

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -155,7 +154,7 @@ def compares_all(function: Any, loss: Any, output: Tensor, target: Tensor) -> bo
     """
     paired: list[float] = []
     try:
-        shape = torch.broadcast_shapes(output.shape, target.shape)
+        shape = (output + target).shape
         spread = float(function(output.expand(shape), target.expand(shape)))
     except Exception:
         return False
