@@ -184,7 +184,8 @@ class Payload:
 
 
 @pytest.mark.parametrize("use", ["resume", "evaluate", "load_model", "model_weights"])
-def test_a_hostile_pickle_is_refused_and_does_nothing(whole, cli, use):
+def test_a_hostile_pickle_is_refused_and_does_nothing(whole, cli, use, monkeypatch):
+    monkeypatch.setattr(checkpoint, "plain", lambda state: state)  # we write none: somebody else does
     state = torch.load(whole / "checkpoints" / "last.pt", weights_only=True)
     state["metrics"] = Payload()
     for name in ("last", "last-1", "best"):
@@ -531,3 +532,131 @@ def test_a_part_whose_state_no_file_can_hold_is_refused_before_training(key, val
     with pytest.raises(InputError, match=said):
         runner.run(with_part(key, value), run_dir=tmp_path / "run")
     assert not Path("run/metrics.jsonl").exists()
+
+
+CHANGING = """
+import torch
+from torch import nn
+
+from runner.tasks import Step
+
+
+class Task(nn.Module):
+    seen = []
+    total = 0
+
+    def __init__(self, model, loss):
+        super().__init__()
+        self.model, self.criterion = model, loss
+
+    def forward(self, batch):
+        data, target = batch
+        output = self.model(data)
+        output = output * (1 + self.changed(data, output.detach()))
+        return Step(self.criterion(output, target), len(target), output, target)
+
+
+def copied(model):
+    import copy
+    return copy.deepcopy(model).requires_grad_(False)
+
+
+class Momentum(Task):  # a teacher that follows the student in forward, and a queue of what it gave
+    def __init__(self, model, loss):
+        super().__init__(model, loss)
+        self.teacher = copied(model)
+        self.register_buffer("queue", torch.zeros(4, 10))
+
+    def changed(self, data, output):
+        for own, other in zip(self.teacher.parameters(), self.model.parameters()):
+            own.mul_(0.9).add_(other.detach() + 0.01, alpha=0.1)
+        self.queue = torch.cat([self.teacher(data).detach()[:1], self.queue[:-1]])
+        return self.queue.mean()
+
+
+class Hidden(Task):  # ... in a list, so that it is no submodule
+    def __init__(self, model, loss):
+        super().__init__(model, loss)
+        self.others = [copied(model)]
+
+    def changed(self, data, output):
+        for own in self.others[0].parameters():
+            own.data.mul_(0.9)
+        return self.others[0].eval()(data).mean().detach()
+
+
+class Inner(Task):  # an optimizer of its own, for a temperature
+    def __init__(self, model, loss):
+        super().__init__(model, loss)
+        self.scale = nn.Parameter(torch.zeros(()))
+        self.inner = torch.optim.Adam([self.scale], lr=0.1)
+
+    def changed(self, data, output):
+        self.inner.zero_grad()
+        with torch.enable_grad():
+            (self.scale - output.mean()).square().backward()
+        self.inner.step()
+        return self.scale.detach()
+
+
+class Extra(Task):
+    count = 0
+
+    def get_extra_state(self):
+        return self.count
+
+    def set_extra_state(self, state):
+        self.count = state
+
+    def changed(self, data, output):
+        self.count += 1
+        return self.count
+
+
+class Own:
+    def __init__(self):
+        self.values = {}
+
+
+class Objects(Task):  # objects of one's own, a closure, what a class holds
+    def __init__(self, model, loss):
+        super().__init__(model, loss)
+        self.own, count = Own(), 0
+
+        def counting():
+            nonlocal count
+            count += 1
+            return count
+
+        self.counting = counting
+
+    def changed(self, data, output):
+        self.own.values[len(self.own.values)] = float(output.mean())
+        self.seen.append(1)
+        type(self).total += 1
+        return sum(self.own.values.values()) + self.counting() + len(self.seen) + self.total
+
+
+class Replaced(Task):  # a parameter that is made anew, one that freezes, a hook
+    def __init__(self, model, loss):
+        super().__init__(model, loss)
+        self.scale, self.calls = nn.Parameter(torch.zeros(()), requires_grad=False), []
+
+    def changed(self, data, output):
+        self.scale = nn.Parameter(self.scale + 1, requires_grad=False)
+        self.model.register_forward_hook(lambda *args: self.calls.append(1))
+        return self.scale + len(self.calls)
+"""
+
+
+@pytest.mark.parametrize("name", ["Momentum", "Hidden", "Inner", "Extra", "Objects", "Replaced"])
+def test_what_a_task_changes_itself_is_as_if_nothing_had_looked_at_it(name, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("changing.py").write_text(CHANGING)
+    words = [*WORDS, "~task", f"+task={{_target_: changing.{name}}}", "trainer.epochs=2"]
+    runner.run(words, run_dir=tmp_path / "whole")
+    sys.modules.pop("changing")  # with what its classes hold
+    crash_at(1, "crashed", words)  # before its first checkpoint
+    sys.modules.pop("changing")
+    resume(Path("crashed"), [])  # a run that goes on is not looked at
+    assert_equal_runs("whole", "crashed")

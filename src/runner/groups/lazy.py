@@ -10,6 +10,7 @@ from runner.config.checks import complaint
 from runner.errors import InputError
 from runner.groups.task_parts import is_supervised
 from runner.seeding import derive, isolated
+from runner.train.hidden import untouched
 from runner.train.steps import StepOptions, eval_mode, to_device
 
 
@@ -29,7 +30,8 @@ def initialise(task: nn.Module, loader: Loader, options: StepOptions, device: to
         return
     part = "model" if is_supervised(task) else "task"
     try:
-        with isolated(derive(seed, "lazy"), device), torch.no_grad(), options.precision.autocast, eval_mode(task):
+        drawing, body = isolated(derive(seed, "lazy"), device), untouched(task)
+        with drawing, body, torch.no_grad(), options.precision.autocast, eval_mode(task):
             batch = to_device(loader.examples(2), device, options.channels_last)
             model: Any = task.model
             model(batch[0]) if part == "model" else task(batch)

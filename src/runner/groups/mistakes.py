@@ -1,6 +1,6 @@
 """Mistakes that a run would train on without a word: an error where one is certain, a warning where it is likely.
 
-Contract: nothing that counts is changed. The model is called in eval mode, without gradients, its buffers and the
+Contract: nothing that counts is changed. The model is called in eval mode, without gradients, all that it holds and the
 generators are put back; the loss is not called. Only a new run is looked at.
 """
 

@@ -95,7 +95,7 @@ def is_supervised(task: nn.Module) -> bool:
 def probe(cfg: dict[str, Any], task: nn.Module, loaders: dict[str, Loader], options: StepOptions, new: Any) -> None:
     """Takes two examples of each part through the task, so that parts that do not fit are said at once.
 
-    Nothing that counts is changed: no gradient is kept, the task's state and the generators are put back.
+    Nothing that counts is changed: all that the task holds and the generators are put back, no gradient is kept.
 
     Args:
         cfg: resolved.

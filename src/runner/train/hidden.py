@@ -1,19 +1,30 @@
-"""What modules keep outside their parameters and state_dict(): buffers that it leaves out, and plain attributes.
+"""What modules keep outside their parameters and state_dict(), and how a look at them leaves all as it was.
 
-Buffers (`persistent=False`) go into the checkpoints beside the state_dict, so a run with them resumes exactly. Plain
-attributes cannot be put back in general: where one changes in training, that is said.
+Buffers that the state_dict leaves out (`persistent=False`) go into the checkpoints beside it, so a run with them is
+resumed exactly. Plain attributes cannot be put back into a new process: where one changes in training, that is said.
 """
 
+import contextlib
 import copy
+import functools
+import operator
+import sys
+import types
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
+from runner.batches.own_state import GENERATORS, LIBRARIES, put_back, state_of, vars_of
+
+UNCHANGING = frozenset((type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size))
+LEFT_ALONE = (type, types.ModuleType, Dataset, DataLoader)
+OF_PYTHON = sys.stdlib_module_names - {"queue", "types", "argparse", "collections"}  # whose objects are left alone
 OF_TORCH = frozenset(nn.Module().__dict__)  # training, _parameters, the hooks, ...
 
 
@@ -106,41 +117,121 @@ def changed(before: Mapping[tuple[str, str], Any], module: nn.Module) -> list[st
 
 @contextmanager
 def untouched(module: nn.Module) -> Iterator[None]:
-    """Puts back the modes, the buffers and the plain attributes that its body changes."""
-    owners = dict(module.named_modules())
-    modes = {owner: owner.training for owner in owners.values()}
-    kept = {path: (buffer, buffer.clone()) for path, buffer in module.named_buffers()}
-    plain = {(path, name): (vars(owners[path])[name], value) for (path, name), value in attributes(module).items()}
+    """Puts back all that its body changes in a module and in what it reaches: parameters, gradients, buffers, modes,
+    hooks, attributes of every kind, and lists, arrays, generators, optimizers and objects of one's own in them. Layers
+    that have no shapes yet, datasets, and what is the standard library's (loggers, threads) are left alone.
+    """
+    undo: list[Callable[[], Any]] = []
+    seen: dict[int, Any] = {}
+    queue: list[Any] = [module, *module.parameters(), *module.buffers()]
+    while queue:
+        thing = queue.pop()
+        if type(thing) not in UNCHANGING and id(thing) not in seen and not isinstance(thing, LEFT_ALONE):
+            seen[id(thing)] = thing
+            queue.extend(noted(thing, undo))
     try:
         yield
     finally:
-        for owner, was_training in modes.items():
-            owner.training = was_training
-        for path in [path for path, _ in module.named_buffers() if path not in kept]:
-            parent, _, name = path.rpartition(".")
-            setattr(owners[parent], name, None)
-        for path, (buffer, value) in kept.items():
-            parent, _, name = path.rpartition(".")
-            if not is_same(buffer, value):
-                buffer.copy_(value)
-            setattr(owners[parent], name, buffer)
-        for (path, name), value in attributes(module).items():
-            was, content = plain.get((path, name), (None, None))
-            if (path, name) not in plain:
-                delattr(owners[path], name)
-            elif not is_same(value, content):
-                setattr(owners[path], name, restored(was, content))
+        with torch.no_grad():
+            for put in undo:
+                put()
 
 
-def restored(was: Any, content: Any) -> Any:
-    """An attribute's first object, with its first content where that may have changed inside it."""
-    if isinstance(was, Tensor) and was.shape == content.shape:
-        was.detach().copy_(content)
-    elif isinstance(was, torch.Generator):
-        was.set_state(content)
-    elif isinstance(was, deque):
-        was.clear()
-        was.extend(content)
-    elif isinstance(was, (Tensor, np.ndarray, list, dict)):
-        return content
-    return was
+def noted(thing: Any, undo: list[Callable[[], Any]]) -> Iterable[Any]:
+    """What an object holds; what puts its own content back is added to `undo`."""
+    if isinstance(thing, Tensor):
+        return noted_tensor(thing, undo)
+    if isinstance(thing, np.ndarray):
+        if thing.flags.writeable:
+            undo.append(functools.partial(np.copyto, thing, thing.copy()))
+        return thing.ravel().tolist() if thing.dtype == object else ()
+    if isinstance(thing, GENERATORS):
+        undo.append(functools.partial(put_back, thing, state_of(thing)))
+        return ()
+    if isinstance(thing, (list, deque, set, dict)):
+        undo.append(functools.partial(fill, thing, flat(thing)))
+        return flat(thing)
+    if isinstance(thing, (tuple, frozenset)):
+        return thing
+    if isinstance(thing, types.CellType):
+        with contextlib.suppress(ValueError):  # it is empty
+            undo.append(functools.partial(setattr, thing, "cell_contents", thing.cell_contents))
+            return (thing.cell_contents,)
+        return ()
+    if isinstance(thing, types.MethodType):
+        return (thing.__self__, thing.__func__)
+    if isinstance(thing, functools.partial):
+        return (thing.func, thing.args, thing.keywords)
+    if isinstance(thing, types.FunctionType):
+        return () if root_of(thing) in LIBRARIES else (vars(thing), *(thing.__closure__ or ()))
+    is_lazy = isinstance(thing, nn.Module) and any(map(nn.parameter.is_lazy, own_tensors(thing)))
+    if is_lazy or type(thing).__module__.startswith("torch._") or root_of(type(thing)) in OF_PYTHON:
+        return thing.children() if isinstance(thing, nn.Module) else ()  # what is compiled stays so
+    if hasattr(type(thing), "__iter__") and hasattr(thing, "load_state_dict") and not isinstance(thing, nn.Module):
+        return ()  # a stream: its loader puts it back
+    held: list[Any] = [vars_of(thing)]
+    for cls in [cls for cls in type(thing).__mro__ if root_of(cls) not in (*LIBRARIES, *OF_PYTHON)]:
+        plain = plain_of(cls)
+        undo.append(functools.partial(set_plain, cls, plain))
+        held += plain.values()
+    return held
+
+
+def noted_tensor(tensor: Tensor, undo: list[Callable[[], Any]]) -> Iterable[Any]:
+    if nn.parameter.is_lazy(tensor) or tensor.is_meta:
+        return ()
+    own, is_trained, grad = tensor.detach(), tensor.requires_grad, tensor.grad if tensor.is_leaf else None
+    is_of_torch = type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
+    is_usual = is_of_torch and tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_quantized)
+    is_expanded = is_usual and 0 in own.stride()
+    content: Any = own.untyped_storage() if is_expanded else own  # a storage has each number once
+    kept = content.clone()
+
+    def put() -> None:
+        if not is_usual or not tensor.is_set_to(own):
+            tensor.data = own
+        content.copy_(kept)
+        if tensor.is_leaf:
+            tensor.requires_grad_(is_trained).grad = grad
+
+    undo.append(put)
+    return () if grad is None else (grad,)
+
+
+def own_tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+
+
+def root_of(thing: Any) -> str:
+    """The package that a class or function is of."""
+    return str(thing.__module__).partition(".")[0]
+
+
+def flat(holder: Any) -> list[Any]:
+    return [*holder.keys(), *holder.values()] if isinstance(holder, dict) else list(holder)
+
+
+def fill(holder: Any, content: list[Any]) -> None:
+    """Gives a list, deque, set or dict its content back, where it has another."""
+    now = flat(holder)
+    if len(now) == len(content) and all(map(operator.is_, now, content)):
+        return
+    holder.clear()
+    if isinstance(holder, dict):
+        half = len(content) // 2
+        holder.update(dict(zip(content[:half], content[half:], strict=True)))
+    else:
+        (holder.update if isinstance(holder, set) else holder.extend)(content)
+
+
+def plain_of(cls: type) -> dict[str, Any]:
+    """What a class holds for all of its objects."""
+    return {name: value for name, value in vars(cls).items() if name[:2] != "__" and is_plain(value, set())}
+
+
+def set_plain(cls: type, values: Mapping[str, Any]) -> None:
+    now = plain_of(cls)
+    for name in now.keys() - values.keys():
+        delattr(cls, name)
+    for name in [name for name, value in values.items() if now.get(name, now) is not value]:
+        setattr(cls, name, values[name])
