@@ -57,15 +57,20 @@ def test_what_changes_no_result_may_change(run_dir):
 
 def test_a_length_is_only_raised_and_only_where_nothing_follows_from_it(run_dir):
     check_changes(run_dir, record(), changed(trainer={"epochs": 4}), [])
+    moment = {"lr_lambda": "0.9 ** epoch * (step + 1)"}
+    check_changes(run_dir, record(scheduler=moment), changed(trainer={"epochs": 4}), [])
     for fewer in (2, 3.5, "4"):
         assert refusal(run_dir, changed(trainer={"epochs": fewer})) == (
             f"trainer.epochs={fewer}: this run is planned for 3 epochs, 2 of them are done;"
             " its length can only be raised"
         )
-    for follows in ("${trainer.epochs}", "${derived.run_length}"):
-        said = refusal(run_dir, changed(trainer={"epochs": 5}), ["trainer.epochs=5"], scheduler={"T_max": follows})
+    for key, follows in (
+        *(("T_max", "${trainer.epochs}"), ("T_max", "${derived.run_length}")),
+        *(("lr_lambda", "1 - epoch / epochs"), ("lr_lambda", "step / steps")),
+    ):
+        said = refusal(run_dir, changed(trainer={"epochs": 5}), ["trainer.epochs=5"], scheduler={key: follows})
         assert said == (
-            f"trainer.epochs: 3 -> 5 would change scheduler.T_max={follows}, the length that this run was planned for;"
+            f"trainer.epochs: 3 -> 5 would change scheduler.{key}={follows}, the length that this run was planned for;"
             f" start a new run from its weights: python -m runner --config-dir 'my conf' model=tiny 'name=a b'"
             f" init_from={run_dir} trainer.epochs=5"
         )

@@ -128,3 +128,29 @@ def test_one_run_of_an_experiment_that_describes_a_search_says_so(answered):
 def test_a_sweeps_words_without_m_are_refused(word, answered):
     code, said = answered({"model/none.yaml": ""}, word)
     assert code == 2 and word in said and "add -m" in said, said
+
+
+def test_a_number_is_worked_out_from_others(answered):
+    text = """optimizer: {lr: "${eval:'max(0.1, 0.01) * ${dataloader.batch_size} / 16'}"}
+trainer: {epochs: "${eval:7 // 2}"}
+"""
+    code, said = answered(experiment(text), "experiment=mine", "--cfg", "job", "--resolve")
+    assert code == 0 and "lr: 0.1\n" in said and "epochs: 3\n" in said, said
+
+
+@pytest.mark.parametrize(
+    "value, named",
+    [
+        ("${eval:0.1 * x}", ["'x' is not defined", "${GROUP.KEY}"]),
+        ("${eval:'0.1 * seed.x'}", ["0.1 * seed.x", "${GROUP.KEY}"]),
+        ("${eval:'0.1 *'}", ["does not parse"]),
+        ("${eval:min(1, 2)}", ["quotes", "${eval:'"]),
+        ("${eval:9**9**9}", ["too large"]),
+        ("${eval:'__import__(1)'}", ["__import__"]),
+        ("${eval:${optimizer.nope} * 2}", ["optimizer.nope"]),
+    ],
+)
+def test_arithmetic_that_gives_no_number_is_refused_by_its_key(value, named, answered):
+    code, said = answered(experiment(f'optimizer: {{lr: "{value}"}}'), "experiment=mine", "trainer.dry_run=true")
+    assert code == 2 and said.count("\n") == 1 and "optimizer.lr" in said, said
+    assert all(part in said for part in named), said

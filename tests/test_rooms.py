@@ -23,7 +23,7 @@ ROOMS = {
     # what people name in YAML
     "models": "",
     "losses": "",
-    "schedulers": "",
+    "schedulers": "values",
     "metrics": "errors losses",
     "augment": "seeding",
     "data": "errors seeding",

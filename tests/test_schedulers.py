@@ -2,10 +2,12 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch.optim.lr_scheduler import (
+    ChainedScheduler,
     ConstantLR,
     CosineAnnealingLR,
     CosineAnnealingWarmRestarts,
@@ -21,7 +23,11 @@ from torch.optim.lr_scheduler import (
 )
 
 import runner
-from runner.schedulers import compile_expression, lambda_lr, one_cycle, warmup_cosine
+from conftest import killed_after
+from runner.errors import InputError
+from runner.job.resuming import resume
+from runner.schedulers import lambda_lr, one_cycle, warmup_cosine
+from runner.values import compile_expression
 
 EPOCHS, BATCHES = 20, 2
 
@@ -46,6 +52,9 @@ BY_HAND = {
     "cosine_restarts": lambda o: CosineAnnealingWarmRestarts(o, T_0=10),
     "polynomial": lambda o: PolynomialLR(o, total_iters=EPOCHS, power=1.0),
     "warmup_cosine": warm,
+    "sequential": lambda o: SequentialLR(
+        o, [LinearLR(o, start_factor=0.1, total_iters=3), CosineAnnealingLR(o, T_max=EPOCHS - 3)], milestones=[3]
+    ),
 }
 PER_BATCH = ("onecycle", "warmup_cosine")
 
@@ -92,6 +101,26 @@ def test_an_expression_that_is_none_is_refused_at_once(text):
         compile_expression(text, ("epoch", "step"))
 
 
+def test_an_expression_knows_the_length_of_the_run():
+    rates = []
+    for interval, count in (("epoch", 3), ("batch", 6)):
+        optimizer = sgd(1.0)
+        text = "1 - epoch / epochs + step / steps / 100 + batches_per_epoch"
+        scheduler = lambda_lr(optimizer, text, 2, interval, epochs=3, steps=6)
+        for _ in range(count):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+    factors = [1 - (step // 2) / 3 + step / 6 / 100 + 2 for step in range(6)]
+    assert rates == [*factors[::2], *factors]
+
+
+@pytest.mark.parametrize("text", ["9**9**9", "10**9999", "pow(9, 10**9)", "1" * 2000, "(" * 900])
+def test_no_expression_takes_long_or_grows(text):
+    with pytest.raises(ValueError, match="too large|parse"):
+        compile_expression(text)
+
+
 def test_lambda_counts_batches_where_it_steps_by_batch():
     optimizer = sgd(1.0)
     scheduler = lambda_lr(optimizer, "0.5 ** epoch + step / 100", batches_per_epoch=2, interval="batch")
@@ -132,6 +161,69 @@ def test_one_cycle_cycles_a_momentum_only_where_there_is_one(momentum):
 def test_a_warm_up_as_long_as_the_run_is_refused(warmup):
     with pytest.raises(ValueError, match="warmup"):
         warmup_cosine(sgd(), run_length=10, warmup=warmup)
+
+
+NESTED = """_target_: torch.optim.lr_scheduler.{kind}
+_partial_: true
+interval: batch
+schedulers:
+  - _target_: torch.optim.lr_scheduler.LinearLR
+    _partial_: true
+    start_factor: 0.1
+    total_iters: 2
+  - _target_: {second}
+"""
+SECONDS = {
+    "SequentialLR": "runner.schedulers.lambda_lr\n    lr_lambda: 1 - step / steps\nmilestones: [3]\n",
+    "ChainedScheduler": "torch.optim.lr_scheduler.ExponentialLR\n    gamma: 0.9\n",
+}
+
+
+@pytest.mark.parametrize("kind", SECONDS)
+def test_torchs_schedulers_of_schedulers_have_torchs_rates_and_are_resumed_exactly(kind, tmp_path, monkeypatch):
+    (tmp_path / "mine" / "scheduler").mkdir(parents=True)
+    Path("mine/scheduler/nested.yaml").write_text(NESTED.format(kind=kind, second=SECONDS[kind]))
+    words = ["scheduler=nested", "optimizer=sgd", "dataset=fake", "model=mlp", "quiet=true", "trainer.epochs=2"]
+    words += ["dataset.train_size=50", "dataset.eval_size=10", "dataset.val_size=10", "dataloader.batch_size=10"]
+    words += ["trainer.log_every=1", "optimizer.lr=1.0", "device.threads=1", "checkpoint.every_batches=3"]
+    runner.run(words, run_dir="whole", config_dir="mine")
+    rates = [json.loads(line)["lr"] for line in Path("whole/steps.jsonl").read_text().splitlines()]
+    optimizer = sgd(1.0)
+    rising = LinearLR(optimizer, start_factor=0.1, total_iters=2)
+    if kind == "SequentialLR":
+        falling = LambdaLR(optimizer, lambda step: 1 - step / 8)
+        scheduler = SequentialLR(optimizer, [rising, falling], milestones=[3])
+    else:
+        scheduler = ChainedScheduler([rising, ExponentialLR(optimizer, gamma=0.9)], optimizer)
+    expected = []
+    for _ in range(8):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == expected
+    killed_after(5, monkeypatch, lambda: runner.run(words, run_dir="killed", config_dir="mine"))
+    resume(Path("killed"), [])
+    ends = [torch.load(f"{run}/checkpoints/last.pt", weights_only=True) for run in ("whole", "killed")]
+    assert all(torch.equal(v, ends[1]["model_state_dict"][k]) for k, v in ends[0]["model_state_dict"].items())
+    assert ends[0]["scheduler_state_dict"] == ends[1]["scheduler_state_dict"]
+
+
+@pytest.mark.parametrize(
+    "second, named",
+    [
+        ("torch.optim.lr_scheduler.ReduceLROnPlateau\nmilestones: [3]", ["scheduler.schedulers.1", "metric"]),
+        ("torch.optim.lr_scheduler.StepLR\nmilestones: [3]", ["scheduler.schedulers.1", "step_size"]),
+        ("torch.optim.lr_scheduler.StepLR\n    step_size: 0\nmilestones: [3]", ["scheduler.schedulers.1.step_size=0"]),
+        ("torch.optim.lr_scheduler.StepLr\nmilestones: [3]", ["scheduler.schedulers.1._target_", "StepLR"]),
+        ("torch.optim.lr_scheduler.ExponentialLR\n    gamma: 1\nmilestones: [3, 4]", ["scheduler.milestones=[3, 4]"]),
+    ],
+)
+def test_a_wrong_scheduler_inside_another_is_named_by_its_own_key(second, named, tmp_path):
+    (tmp_path / "mine" / "scheduler").mkdir(parents=True)
+    Path("mine/scheduler/nested.yaml").write_text(NESTED.format(kind="SequentialLR", second=second))
+    with pytest.raises(InputError) as refused:
+        runner.run(["scheduler=nested", "trainer.epochs=1"], run_dir="run", config_dir="mine")
+    assert all(part in str(refused.value) for part in named), refused.value
 
 
 def test_the_length_of_the_run_reaches_the_schedulers(tmp_path):

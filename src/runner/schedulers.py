@@ -1,6 +1,5 @@
 """Learning-rate schedulers that torch's own classes leave to the caller to size or to assemble."""
 
-import ast
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -16,50 +15,25 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
-FUNCTIONS = {name: f for name, f in vars(math).items() if callable(f) and not name.startswith("_")}
-FUNCTIONS |= {"min": min, "max": max, "abs": abs}
-CONSTANTS = {"pi": math.pi, "e": math.e, "inf": math.inf}
-
-
-def compile_expression(text: str, variables: Sequence[str]) -> Callable[..., float]:
-    """An arithmetic expression as a function of its variables, by simpleeval: no attributes, no assignments, no eval.
-
-    Raises:
-        ValueError: it does not parse, uses an unknown name, or gives no number at 0.
-    """
-    import simpleeval
-
-    evaluator = simpleeval.SimpleEval(functions=FUNCTIONS)
-    del evaluator.nodes[ast.Attribute]
-    try:
-        parsed = evaluator.parse(text)
-    except Exception as error:
-        raise ValueError(f"{text!r} does not parse: {error}") from error
-
-    def evaluate(**values: float) -> float:
-        evaluator.names = {**CONSTANTS, **values}
-        try:
-            return float(evaluator.eval(text, previously_parsed=parsed))
-        except Exception as error:
-            names = ", ".join(f"{k}={v}" for k, v in values.items())
-            raise ValueError(
-                f"{text!r} gives no number at {names}: {error}; variables: {', '.join(variables)};"
-                " functions: min, max and those of math"
-            ) from error
-
-    evaluate(**dict.fromkeys(variables, 0))
-    return evaluate
-
+from runner.values import compile_expression
 
 Factor = str | float | Callable[[int], float]
 
 
 def lambda_lr(
-    optimizer: Optimizer, lr_lambda: Factor | Sequence[Factor], batches_per_epoch: int, interval: str = "epoch"
+    optimizer: Optimizer,
+    lr_lambda: Factor | Sequence[Factor],
+    batches_per_epoch: int,
+    interval: str = "epoch",
+    epochs: int | None = None,
+    steps: int | None = None,
 ) -> LambdaLR:
     """torch's LambdaLR from expressions in `epoch` and `step` (batches), both counted from 0, or from functions.
 
     A function gets the number of intervals done. A list holds one for each of the optimizer's param groups.
+
+    Args:
+        epochs, steps: of the whole run; an expression may name them, and batches_per_epoch.
 
     Raises:
         ValueError: an expression that does not parse, or a list of another length than the param groups.
@@ -69,10 +43,12 @@ def lambda_lr(
         if callable(factor):
             function = factor
             return lambda count: function(count)  # LambdaLR pickles a callable object's attributes; not a function's
-        expression = compile_expression(str(factor), ("epoch", "step"))
+        expression = compile_expression(str(factor), ("epoch", "step"), known)
         if interval == "batch":
-            return lambda count: expression(epoch=count // batches_per_epoch, step=count)
-        return lambda count: expression(epoch=count, step=count * batches_per_epoch)
+            return lambda count: float(expression(epoch=count // batches_per_epoch, step=count))
+        return lambda count: float(expression(epoch=count, step=count * batches_per_epoch))
+
+    known = {"batches_per_epoch": batches_per_epoch, "epochs": epochs, "steps": steps}
 
     if isinstance(lr_lambda, (list, tuple)):
         if len(lr_lambda) != len(optimizer.param_groups):

@@ -1,10 +1,11 @@
-"""Plain values: by their dotted keys, and whether one is of a kind and in a range, by a rule or by a type hint."""
+"""Plain values: by their dotted keys, by arithmetic, and whether one is of a kind, by a rule or by a type hint."""
 
+import ast
 import collections.abc
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 SERIES = (list, tuple, set, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
@@ -182,3 +183,79 @@ def targets_in(config: Any) -> set[str]:
         found = {named} if isinstance(named, str) else set()
         return found.union(*(targets_in(value) for value in config.values()))
     return set().union(*(targets_in(value) for value in config)) if isinstance(config, (list, tuple)) else set()
+
+
+# What an expression may hold. A stranger's record may hold one: so its length is bounded, and the bits of each whole
+# number in it, by which its time is.
+LONGEST, MOST_BITS = 1000, 4096
+CONSTANTS = {"pi": math.pi, "e": math.e, "inf": math.inf}
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    name: f
+    for name, f in vars(math).items()
+    if callable(f) and name[0] != "_" and name not in ("factorial", "comb", "perm")
+}
+FUNCTIONS |= {"min": min, "max": max, "abs": abs, "int": int, "float": float}
+FUNCTIONS["round"] = lambda number, digits=None: round(number) if digits is None else round(float(number), digits)
+OPERATORS = ("Add", "Sub", "Mult", "Div", "FloorDiv", "Mod", "Pow", "USub", "UAdd", "Not")
+OPERATORS += ("Eq", "NotEq", "Lt", "LtE", "Gt", "GtE")
+NODES = ("Name", "UnaryOp", "BinOp", "BoolOp", "Compare", "IfExp", "Call", "keyword")
+
+
+def bounded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of numbers that refuses whole numbers of more than MOST_BITS, before it has worked them out."""
+
+    def call(*given: Any, **named: Any) -> Any:
+        sizes = [n.bit_length() for n in given if isinstance(n, int)]
+        is_power = getattr(function, "__name__", "") in ("safe_power", "pow") and len(sizes) == 2 and given[1] > 0
+        if max(sizes, default=0) > MOST_BITS or (is_power and sizes[0] * given[1] > MOST_BITS):
+            raise ValueError("a whole number becomes too large; write it with a decimal point")
+        return function(*given, **named)
+
+    return call
+
+
+def compile_expression(
+    text: str, variables: Sequence[str] = (), constants: Mapping[str, float | None] | None = None
+) -> Callable[..., int | float]:
+    """An arithmetic expression as a function of its variables, by simpleeval: numbers, operators, min, max and the
+    functions of math; no attributes, no texts, no lists, no eval.
+
+    Args:
+        constants: names with the value that they always have; None: not known, so not to be used.
+
+    Raises:
+        ValueError: it does not parse, uses an unknown name, or gives no number where all variables are 0.
+    """
+    import simpleeval
+
+    fixed = {name: value for name, value in (constants or {}).items() if value is not None}
+    evaluator = simpleeval.SimpleEval(functions={name: bounded(f) for name, f in FUNCTIONS.items()})
+    evaluator.operators = {kind: bounded(f) for kind, f in evaluator.operators.items() if kind.__name__ in OPERATORS}
+    evaluator.nodes = {kind: f for kind, f in evaluator.nodes.items() if kind.__name__ in NODES}
+    evaluator.nodes[ast.Constant] = lambda node: number(node.value)
+    try:
+        if len(text) > LONGEST:
+            raise ValueError(f"it is longer than {LONGEST} characters")
+        parsed = ast.parse(text.strip(), mode="eval").body
+    except Exception as error:
+        raise ValueError(f"{text[:LONGEST]!r} does not parse: {error}") from error
+
+    def evaluate(**values: float) -> int | float:
+        evaluator.names = {**CONSTANTS, **fixed, **values}
+        try:
+            return number(evaluator.eval(text, previously_parsed=parsed))
+        except Exception as error:
+            at = " at " + ", ".join(f"{k}={v}" for k, v in values.items()) if values else ""
+            names = f"; variables: {', '.join([*variables, *fixed])}" if variables else ""
+            raise ValueError(
+                f"{text!r} gives no number{at}: {error}{names}; functions: min, max, round, int and those of math"
+            ) from error
+
+    evaluate(**dict.fromkeys(variables, 0))
+    return evaluate
+
+
+def number(value: Any) -> int | float:
+    if isinstance(value, (int, float)):
+        return value
+    raise ValueError(f"{value!r} is no number")

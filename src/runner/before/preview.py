@@ -130,6 +130,7 @@ def needs_data(cfg: DictConfig) -> bool:
     if cfg.trainer.get("steps") is not None:
         return True
     by_batches = cfg.scheduler.get("interval", "epoch") == "batch" or "batches_per_epoch" in written
+    by_batches = by_batches or "lambda_lr" in written
     return by_batches or "run_length.batch" in written or cfg.dataset.get("num_classes", 0) is None
 
 

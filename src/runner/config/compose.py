@@ -23,7 +23,7 @@ from runner.config.conf_dir import conf_dir
 from runner.config.messages import one_line
 from runner.config.names import ALIASES, GROUPS
 from runner.errors import InputError, UnknownKey
-from runner.values import guess
+from runner.values import compile_expression, guess
 
 CONFIG_NAME = "config"
 LOGGING = ("job_logging", "hydra_logging", "verbose")
@@ -37,6 +37,7 @@ def set_up() -> None:
     if not OmegaConf.has_resolver("unique"):
         OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(4), use_cache=True)
         OmegaConf.register_new_resolver("sweep_folder", _sweep_folder, use_cache=True)
+    OmegaConf.register_new_resolver("eval", _calculated, replace=True)  # Python's eval is what others put there
 
 
 @contextmanager
@@ -55,6 +56,22 @@ def own_hydra() -> Iterator[None]:
         raise InputError(
             f"{hydra_adapter.file_of(error)}: must hold a group of keys (KEY: VALUE), not a single value"
         ) from error
+
+
+def _calculated(*expression: Any) -> Any:
+    """${eval:...}: a number from numbers; null while one of them is null, which the data fills in."""
+    text = ",".join(map(str, expression))
+    if re.search(r"\bNone\b", text):
+        return None
+    try:
+        return compile_expression(text)()
+    except ValueError as error:
+        hint = (
+            "; the value of another key is written ${GROUP.KEY}"
+            if re.search(r"not defined|Attribute", str(error))
+            else ""
+        )
+        raise InputError(f"{error}{hint}") from error
 
 
 def _sweep_folder(name: str | None) -> str:

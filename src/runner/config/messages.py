@@ -3,7 +3,7 @@
 import re
 
 from hydra.errors import OverrideParseException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from runner.config.names import GROUPS, nearest
 
@@ -35,6 +35,12 @@ def one_line(error: BaseException) -> str:
         return f"{absent[1] or ''}{absent[2]}: there is no such config group or key{meant}"
     if named := re.match(r"InputError raised while resolving interpolation: (.*)", text):  # by a resolver of ours
         return named[1]
+    key = re.search(r"full_key: (\S+)", text)
+    if isinstance(cause or error, GrammarParseError) and key:
+        return (
+            f"{key[1]}: an interpolation does not parse ({text.strip('; ').splitlines()[0]}); what is no plain word"
+            " in it stands in quotes, as in ${eval:'max(1, 2) / 3'}"
+        )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("object_type=", "See https://", "Set the environment"))]
     message = "; ".join(lines)

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.conf_dir import conf_dir
+from runner.config.messages import one_line
 from runner.errors import InputError
 from runner.values import Rule, fits, guess, shown
 
@@ -158,7 +159,7 @@ def written(node: Any, name: Any) -> str:
 
 
 def _unresolved(error: Exception, whole: DictConfig) -> str:
-    message = str(error).splitlines()[0]
+    message = one_line(error).partition("; full_key")[0]
     found = re.search(r"key '([\w.]+)' not found", message)
     if not found:
         return message

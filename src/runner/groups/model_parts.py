@@ -4,7 +4,7 @@ import functools
 import inspect
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from runner import device, metrics
 from runner.batches.parts import Part, Stream
@@ -21,6 +22,7 @@ from runner.groups import walk
 from runner.groups.instantiate import call, containers, instantiate, make
 from runner.groups.length import planned_epochs
 from runner.groups.parameters import make_groups
+from runner.schedulers import lambda_lr
 from runner.seeding import derive, seed_everything
 from runner.storage.weights import read_weights
 from runner.torch_adapter import compile_modes
@@ -183,7 +185,11 @@ def make_schedule(cfg: DictConfig, optimizer: Optimizer, is_new: bool = False) -
     target = locate(node.get("_target_"), "scheduler")
     parameters = inspect.signature(target).parameters
     node = {k: v for k, v in node.items() if k not in SCHEDULE_KEYS or k in parameters}
-    make_it = functools.partial(instantiate, path="scheduler")
+    node = with_length(node, "scheduler", cfg.derived, interval)
+
+    def make_it(described: Mapping[str, Any]) -> Any:
+        return functools.partial(completed, instantiate(described, "scheduler"))
+
     rates: walk.Rates = []
     if is_new:
         for group in optimizer.param_groups:
@@ -205,6 +211,50 @@ def make_schedule(cfg: DictConfig, optimizer: Optimizer, is_new: bool = False) -
     if needs_metric and monitor is None:
         raise InputError(f"scheduler.monitor: {target.__name__} needs the name of a metric of metrics.jsonl")
     return Schedule(scheduler, interval, monitor if needs_metric else None, rates)
+
+
+def with_length(node: Any, key: str, derived: DictConfig, interval: str) -> Any:
+    """A scheduler's node with what its expressions may name, and `_partial_` at the schedulers that it is made of."""
+    if not isinstance(node, dict) or "_target_" not in node:
+        return node
+    if locate(node["_target_"], key) is lambda_lr:
+        run, batches = derived.run_length, derived.batches_per_epoch
+        known = {"batches_per_epoch": batches, "epochs": run.epoch, "steps": run.batch, "interval": interval}
+        node = {**known, **node}
+    if isinstance(node.get("schedulers"), list):
+        inner = [with_length(n, f"{key}.schedulers.{i}", derived, interval) for i, n in enumerate(node["schedulers"])]
+        node = {**node, "schedulers": [{"_partial_": True, **n} if isinstance(n, dict) else n for n in inner]}
+    return node
+
+
+def completed(factory: Callable[..., Any], optimizer: Optimizer, key: str = "scheduler") -> Any:
+    """factory(optimizer), and where it is of torch's that are made of `schedulers` (SequentialLR, ChainedScheduler),
+    those first, each of the same optimizer.
+
+    Raises:
+        InputError: by its key, one of them that cannot be made, or takes a metric, which torch does not hand on;
+            milestones that do not rise.
+    """
+    given = factory.keywords if isinstance(factory, functools.partial) else {}
+    if not isinstance(given.get("schedulers"), list):
+        return factory(optimizer)
+    assert isinstance(factory, functools.partial)
+    milestones = given.get("milestones") or []
+    if list(milestones) != sorted(set(milestones)):
+        raise InputError(f"{key}.milestones={milestones}: must rise: the first schedule ends at the first of them")
+    made = []
+    for number, one in enumerate(given["schedulers"]):
+        at = f"{key}.schedulers.{number}"
+        try:
+            made.append(completed(one, optimizer, at) if callable(one) else one)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"{at}: {error}") from error
+        if isinstance(made[-1], ReduceLROnPlateau) or not isinstance(made[-1], LRScheduler):
+            wrong, name = type(made[-1]).__name__, factory.func.__name__
+            raise InputError(f"{at}: {wrong}: {name} takes schedulers that need no metric")
+    return functools.partial(factory.func, **{**given, "schedulers": made})(optimizer=optimizer)
 
 
 def make_averaging(cfg: DictConfig, task: nn.Module, part: Part | Stream) -> Averaging:

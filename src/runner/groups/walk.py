@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from runner.config.checks import complaint
+from runner.config.checks import complaint, locate
 from runner.errors import InputError
 from runner.schedulers import lambda_lr
 from runner.seeding import isolated
@@ -162,7 +162,7 @@ def doubts(target: Any, node: Mapping[str, Any], interval: str, rates: Rates) ->
     return found
 
 
-def check_arguments(target: Any, node: Mapping[str, Any]) -> None:
+def check_arguments(target: Any, node: Mapping[str, Any], path: str = "scheduler") -> None:
     """Refuses what torch's schedulers take without a word and make nonsense of: negative numbers, and those that are
     not finite; lengths that are no whole numbers.
 
@@ -174,7 +174,11 @@ def check_arguments(target: Any, node: Mapping[str, Any]) -> None:
     for name, given in node.items():
         if name.startswith("_") or name in FREE:
             continue
-        key = f"scheduler.{name}={given}"
+        for number, inner in enumerate(given if name == "schedulers" and isinstance(given, list) else ()):
+            if isinstance(inner, Mapping):
+                at = f"{path}.schedulers.{number}"
+                check_arguments(locate(inner.get("_target_"), at), inner, at)
+        key = f"{path}.{name}={given}"
         if name == "milestones" and not isinstance(given, list):
             raise InputError(f"{key}: must be a list of whole numbers")
         for value in given if isinstance(given, list) else [given]:

@@ -113,7 +113,8 @@ def check_length(record: dict[str, Any], unit: str, length: Any, way_out: str) -
     source = flatten({k: v for k, v in record["config_source"].items() if k != "derived"})
     for key, value in source.items():
         is_share = key == "averaging.start" and isinstance(value, float) and value < 1
-        if is_share or re.search(r"derived\.run_length|trainer\.(epochs|steps)", str(value)):
+        is_named = "lr_lambda" in str({key: value}) and re.search(r"\b(epochs|steps)\b", str(value))
+        if is_share or is_named or re.search(r"derived\.run_length|trainer\.(epochs|steps)", str(value)):
             raise InputError(
                 f"trainer.{unit}: {planned} -> {length} would change {key}={value}, the length that this run"
                 f" was planned for; {way_out}"
