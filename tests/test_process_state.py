@@ -1,6 +1,10 @@
 """A job in a worker equals the single run, whatever ran before it in that process."""
 
+import gc
+import io
 import json
+import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -11,11 +15,17 @@ import torch
 from torch import nn
 
 import runner
+from runner.__main__ import main
 from runner.cli.verify import differences
+from runner.config import admission
+from runner.device import set_deterministic
 from runner.job import process_state
 from runner.job.process_state import SWITCHES, as_if_alone, put, switches
 from runner.job.resuming import resume
+from runner.storage import provenance
 from runner.storage.run_dir import RunDir
+from runner.sweep.worker import work
+from runner.terminal import printable
 
 WORDS = ["trainer.limit_batches=4", "trainer.epochs=2", "quiet=true", "device.threads=1", "model=mlp"]
 
@@ -131,6 +141,12 @@ OTHER = {
     "efficient": False,
     "math": False,
     "device": torch.device("meta"),
+    "mkldnn.enabled": False,
+    "denormals": True,
+    "autocast.cpu": (True, torch.float16),
+    "autocast.cuda": (True, torch.bfloat16),
+    "sharing": "file_system",
+    "numpy": {"divide": "raise", "over": "warn", "under": "ignore", "invalid": "warn"},
     **{name: "ieee" for name in process_state.PRECISIONS},
 }
 
@@ -145,6 +161,76 @@ def test_every_switch_is_put_back(name, tmp_path):
         put({name: other})
         assert switches()[name] == other
     assert switches() == before
+
+
+def test_a_deterministic_run_is_so_where_the_process_only_warned():
+    with as_if_alone():
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.deterministic = True
+        set_deterministic(True)
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """The command in this process: its exit code, and what it said on stderr."""
+
+    def start(*words, **streams):
+        with monkeypatch.context() as patched, pytest.raises(SystemExit) as ended:
+            patched.setattr(sys, "argv", ["runner", *words])
+            for name, stream in streams.items():
+                patched.setattr(sys, name, stream)
+            main()
+        return ended.value.code, capsys.readouterr().err
+
+    return start
+
+
+def test_a_command_whose_stdout_was_full_says_nothing_of_the_next_ones(command, tmp_path):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    assert command("--version", stdout=Full())[0] == 1
+    assert command("--version") == (0, "")
+    with open(tmp_path / "text", "w") as text:
+        assert command("--version", stdout=text) == (0, "")
+
+
+def test_a_command_in_somebodys_process_leaves_nothing_changed(command):
+    def state():
+        hooks = sys.excepthook, warnings.formatwarning, signal.getsignal(signal.SIGTERM)
+        ours = gc.isenabled(), printable.owns_streams, admission.granted(), sys.stdout.errors
+        return hooks, ours, list(sys.path), list(warnings.filters), dict(os.environ), switches(), Path.cwd()
+
+    before = state()
+    Path("outputs").mkdir()
+    for words in (["--version"], ["ls"], ["optimizer.lr=x"], ["evaluate", "nowhere", "--trust-all"], ["nothing"]):
+        command(*words)
+        assert state() == before, words
+
+
+def test_what_one_command_grants_to_a_record_no_later_one_does(command, tmp_path):
+    assert command("evaluate", str(tmp_path), "--trust-all")[0] == 2
+    assert admission.granted() == (frozenset(), False)
+
+
+def test_each_command_says_what_it_left_out_also_the_second_one(command):
+    assert command("trainer.dry_run=true", "hydra.run.dir=outputs/good")[0] == 0
+    Path("outputs/bad").mkdir(parents=True)
+    Path("outputs/bad/run.json").write_text("{")
+    Path("outputs/bad/run.lock").touch()
+    first, second = command("ls"), command("ls")
+    assert first == second and "outputs/bad" in first[1]
+    for _ in range(2):
+        assert len(runner.runs()) == 1
+
+
+def test_a_sweeps_job_in_this_process_leaves_the_sweeps_command_behind_in_none(tmp_path):
+    before = provenance.command_line()
+    (tmp_path / "sweep.json").write_text(json.dumps({"command": ["typed"]}))
+    assert work(None, str(tmp_path / "job"), 1)["state"] == "failed"
+    assert provenance.command_line() == before
 
 
 def test_warning_filters_are_put_back_also_after_an_error():

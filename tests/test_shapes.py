@@ -51,7 +51,6 @@ def folder(made, tmp_path):
 def say(capsys, monkeypatch):
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["runner", *map(str, words)])
-        notices._said.clear()
         with pytest.raises(SystemExit) as ended:
             main()
         shown = capsys.readouterr()

@@ -64,6 +64,7 @@ def runs(folder: str | Path = "outputs") -> list[dict[str, Any]]:
     from runner.terminal import notices
     from runner.terminal.printable import say
 
+    notices.take()  # of an earlier call that was refused
     found = read_runs(Path(folder))
     for line in notices.take():
         say(f"warning: {line}", file=sys.stderr)

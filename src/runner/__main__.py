@@ -1,6 +1,8 @@
 """The entry, `python -m runner`: a verb, or overrides for a run. Imports nothing heavy before it must."""
 
 import atexit
+import contextlib
+import contextvars
 import errno
 import gc
 import importlib
@@ -8,51 +10,78 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, NoReturn
 
 from runner.cli import ACTING, VERBS
 from runner.errors import InputError, Interrupted
-from runner.terminal import printable
+from runner.terminal import notices, printable
 from runner.terminal.printable import printable_lines, put, say
 
 
 def main() -> None:
     """The console script, and `python -m runner`. Exit codes: 0 done, 1 failed, 2 wrong input, 128 + n signal n."""
-    atexit.register(say_no_more)  # the first that is registered is the last that is called
     speak_utf8()
-    gc.disable()  # the imports make a million objects that stay: looking for garbage among them costs 0.4 s
-    prepare_streams()
-    printable.owns_streams = True
-    sys.excepthook = say_traceback
-    warnings.formatwarning = said_warning(warnings.formatwarning)
+    with prepared():
+        sys.exit(exit_code(sys.argv[1:]))
+
+
+def exit_code(argv: Sequence[str]) -> int:
     try:
         find_own_modules()
         try:
-            code = dispatch(sys.argv[1:])
+            code = contextvars.copy_context().run(dispatch, argv)  # what it grants (--trust) ends with it
         finally:
             if printable.drawn is not None:  # by a loop that an error has left
                 printable.drawn.end()
         say_notices()
-        sys.exit(code or unread(sys.argv[1:]))
+        return code or unread(argv)
     except InputError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             say_traceback(*sys.exc_info())
         if not getattr(error, "is_logged", False):
             say(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except Interrupted as stopped:
-        sys.exit(128 + stopped.signum)
+        return 128 + stopped.signum
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
     except Exception as error:
         if getattr(error, "is_logged", False):
-            sys.exit(1)  # the run's log has said it, on the screen too
+            return 1  # the run's log has said it, on the screen too
         if isinstance(error, OSError) and error.errno in SAID_BY_THE_SYSTEM:
             say(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
-        raise
+        else:
+            say_traceback(*sys.exc_info())
+        return 1
+
+
+@contextlib.contextmanager
+def prepared() -> Iterator[None]:
+    """The process as a command wants it, with nothing left of an earlier one. In somebody's process, a script or a test
+    that calls main(), all of it is put back.
+    """
+    before = gc.isenabled(), printable.owns_streams, warnings.formatwarning, sys.path[:]
+    errors = [(stream, stream.errors) for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+    atexit.unregister(say_no_more)
+    atexit.register(say_no_more)  # the first that is registered is the last that is called
+    printable.lost = None
+    notices.take()
+    gc.disable()  # the imports make a million objects that stay: looking for garbage among them costs 0.4 s
+    prepare_streams()
+    printable.owns_streams = True
+    warnings.formatwarning = said_warning(warnings.formatwarning)
+    try:
+        yield
+    finally:
+        if not is_own_process():
+            is_enabled, printable.owns_streams, warnings.formatwarning, sys.path[:] = before
+            if is_enabled:
+                gc.enable()
+            for stream, how in errors:
+                if not stream.closed:
+                    stream.reconfigure(errors=how)
 
 
 def unread(argv: Sequence[str]) -> int:
@@ -89,8 +118,6 @@ SAID_BY_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, err
 
 
 def say_notices() -> None:
-    from runner.terminal import notices
-
     for line in notices.take():
         say(f"warning: {line}", file=sys.stderr)
 
@@ -99,11 +126,15 @@ def speak_utf8() -> None:
     """Starts again, once, in Python's UTF-8 mode where words and names of files can only be ASCII: a locale that is C,
     with Python's own answer to it switched off. A script of somebody's that calls main() is not started again.
     """
+    if is_own_process() and sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})
+
+
+def is_own_process() -> bool:
+    """Whether the process is our command: `python -m runner`, or the console script."""
     program = sys.modules["__main__"]
     name = getattr(getattr(program, "__spec__", None), "name", None)
-    is_ours = name == "runner.__main__" or os.path.basename(getattr(program, "__file__", None) or "") == "runner"
-    if is_ours and sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
-        os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})
+    return name == "runner.__main__" or os.path.basename(getattr(program, "__file__", None) or "") == "runner"
 
 
 def prepare_streams() -> None:

@@ -72,7 +72,8 @@ def check_compiler(where: torch.device, key: str) -> None:
 
 def set_deterministic(enabled: bool) -> None:
     """Switches torch's deterministic algorithms, and cuDNN's, on or off for this process."""
-    if enabled == torch.are_deterministic_algorithms_enabled() == torch.backends.cudnn.deterministic:
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    if enabled == torch.are_deterministic_algorithms_enabled() == torch.backends.cudnn.deterministic and not only_warns:
         return
     if enabled:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -54,7 +54,7 @@ def main(arguments: argparse.Namespace) -> int:
         webbrowser.open(target.resolve().as_uri())
     while arguments.watch and is_running:
         time.sleep(max(EVERY_SECONDS, min(60, 3 * (time.monotonic() - began))))
-        notices.take()  # said once
+        notices.take()  # those of the last page are said at the end
         began = time.monotonic()
         is_running = write(arguments, target)
     return 0

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
 from runner.torch_adapter import may_have_compiled
@@ -60,6 +61,18 @@ def deterministic() -> tuple[bool, bool]:
     return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
 
+def flushes_denormals() -> bool:
+    return torch.tensor(1e-310, dtype=torch.float64).mul(1.0).item() == 0
+
+
+def of_autocast(device: str) -> Switch:
+    def put_back(found: tuple[bool, torch.dtype]) -> None:
+        torch.set_autocast_enabled(device, found[0])
+        torch.set_autocast_dtype(device, found[1])
+
+    return lambda: (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)), put_back
+
+
 SWITCHES: dict[str, Switch] = {
     "dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "device": (default_device, torch.set_default_device),
@@ -75,6 +88,11 @@ SWITCHES: dict[str, Switch] = {
     "flash": (torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp),
     "efficient": (torch.backends.cuda.mem_efficient_sdp_enabled, torch.backends.cuda.enable_mem_efficient_sdp),
     "math": (torch.backends.cuda.math_sdp_enabled, torch.backends.cuda.enable_math_sdp),
+    "mkldnn.enabled": of_backend("mkldnn.enabled"),
+    "denormals": (flushes_denormals, torch.set_flush_denormal),
+    **{f"autocast.{device}": of_autocast(device) for device in ("cpu", "cuda")},
+    "sharing": (torch.multiprocessing.get_sharing_strategy, torch.multiprocessing.set_sharing_strategy),
+    "numpy": (np.geterr, lambda found: np.seterr(**found)),
 }
 
 

@@ -71,11 +71,11 @@ def work(
     from runner.config import compose, hydra_adapter
 
     compose.set_up()
-    provenance.typed = command_of(Path(folder).parent)
-    wait_for_dead_host(RunDir(Path(folder)))
-    if composed.device.threads is None:
-        composed.device.threads = threads
+    before, provenance.typed = provenance.typed, command_of(Path(folder).parent)
     try:
+        wait_for_dead_host(RunDir(Path(folder)))
+        if composed.device.threads is None:
+            composed.device.threads = threads
         with admission.carrying(admits):
             hydra_adapter.run_of_sweep(
                 composed, lambda cfg: run_or_resume(cfg, Path(folder), is_shown=False, stop_on=stop_on)
@@ -88,6 +88,8 @@ def work(
     except Exception as error:
         kind = "held" if isinstance(error, Held) else "input" if isinstance(error, InputError) else "exception"
         return {"state": "failed", "kind": kind, "error": f"{type(error).__name__}: {error}"}
+    finally:
+        provenance.typed = before
 
 
 def command_of(place: Path) -> list[str] | None:
