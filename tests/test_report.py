@@ -347,6 +347,22 @@ def test_words_null_and_numbers_of_one_key_stand_on_one_axis():
     assert keys.number("nan") is None and keys.number("1e400") is None and keys.number("007") == 7
 
 
+def test_what_has_not_ended_stands_in_no_chart_by_key():
+    class Run:
+        def __init__(self, value, best, state):
+            self.labels, self.state = {"k": value, "other": value, "third": value}, state
+            self.record = {"monitor": "val/accuracy", "mode": "max", "best_value": best}
+
+    states = ["done", "done", "running", "interrupted", "killed", "planned", "failed", "pruned"]
+    runs = [Run("1", 0.9, "done"), *(Run("2", 0.1 * at, state) for at, state in enumerate(states, 1))]
+    charts, parallel = keys.blocks(runs, {})
+    chart = charts["charts"][0]
+    assert sorted(point[2] for point in chart["points"]) == [0, 1, 2, 7, 8]
+    assert chart["means"] == [[1, 0.9, 1], [2, pytest.approx(0.15), 2]]
+    assert sorted(line["run"] for line in parallel["lines"]) == [0, 1, 2, 7, 8]
+    assert "4 runs" in charts["lines"][1]
+
+
 def test_two_hundred_runs_of_thirty_epochs_are_less_than_a_megabyte(tmp_path):
     write_big_sweep(tmp_path)
     began = time.process_time()  # not the clock: the machine is shared

@@ -15,7 +15,11 @@ from runner.sweep.settings import members, settings
 
 SCHEDULERS = {
     "step": {"_target_": "torch.optim.lr_scheduler.StepLR", "gamma": 0.7},
-    "cosine": {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "T_max": "${derived.run_length.epoch}"},
+    "cosine": {
+        "_target_": "torch.optim.lr_scheduler.CosineAnnealingLR",
+        "interval": "epoch",
+        "T_max": "${derived.run_length.${scheduler.interval}}",
+    },
 }
 WORDS = ["dataset=fake", "dataset.train_size=40", "dataset.eval_size=20", "dataset.input_shape=[1,4,4]", "model=mlp"]
 WORDS += ["device.threads=1", "dataloader.batch_size=8", "trainer.log_every=0"]
@@ -37,6 +41,8 @@ def config_of(seed, scheduler, lr, epochs, monitor, val_size, resolve):
     }
     if resolve and "T_max" in made["scheduler"]:
         made["scheduler"]["T_max"] = epochs
+    elif "T_max" in made["scheduler"]:
+        made["scheduler"]["T_max"] = None
     return made
 
 
@@ -69,9 +75,10 @@ class Folder:
     ):
         folder = self.place / (name or f"lr={lr},scheduler={scheduler},seed={seed},{monitor.replace('/', '_')}")
         folder.mkdir(parents=True)
-        source = config_of(seed, scheduler, lr, planned or epochs, monitor, val_size, resolve=False)
+        config = config_of(seed, scheduler, lr, planned or epochs, monitor, val_size, resolve=False)
+        source = {**config, "scheduler": SCHEDULERS[scheduler]}
         overrides = [f"seed={seed}", f"scheduler={scheduler}", *words]
-        job = plan.Job(overrides, source, {}, None, folder, source, {"scheduler": scheduler, "optimizer": "sgd"})
+        job = plan.Job(overrides, config, {}, None, folder, source, {"scheduler": scheduler, "optimizer": "sgd"})
         plan.write_job(job)
         if old:
             known = json.loads((folder / "job.json").read_text())
@@ -193,6 +200,36 @@ def test_a_job_extended_outside_the_plan_is_a_setting_of_its_own(folder):
     assert folder.sum_up()["paired"] is None and "first minus second" not in text
 
 
+@pytest.mark.parametrize("state", ["planned", "running", "interrupted", "failed"])
+def test_an_unfinished_sweep_has_one_row_a_setting_where_the_schedule_hangs_on_the_length(state, folder):
+    for lr in (0.1, 0.2):
+        folder.job(1, 0.5, scheduler="cosine", lr=lr).job(2, 0.6, scheduler="cosine", lr=lr, state=state)
+    folder.job(3, 0.6, scheduler="cosine", lr=0.2, epochs=8, planned=2, name="long")
+    found = {name: row["seeds"]["planned_in_all"] for name, row in folder.rows().items()}
+    assert sorted(found.values()) == [1, 2, 2] and not any("T_max" in name for name in found)
+
+
+def test_a_length_that_was_given_is_another_setting_than_that_of_the_run(folder):
+    folder.job(1, 0.5, scheduler="cosine").job(2, 0.5, scheduler="cosine", state="planned")
+    path = folder.place / "given" / "job.json"
+    folder.job(1, 0.4, scheduler="cosine", name="given")
+    known = json.loads(path.read_text())
+    known["setting"]["scheduler.T_max"] = 1
+    path.write_text(json.dumps(known))
+    assert sorted(row["seeds"]["planned_in_all"] for row in folder.rows().values()) == [1, 2]
+
+
+def test_a_real_sweep_that_has_not_ended_has_a_row_for_each_schedule(cli):
+    schedules = ["cosine", "cosine_restarts", "onecycle", "polynomial", "warmup_cosine", "lambda"]
+    words = ["-m", f"scheduler={','.join(schedules)}", "seed=1,2", "sweep.name=s", *SHORT, "quiet=true"]
+    assert cli(*words).returncode == 0
+    for path in (cli.cwd / "outputs" / "sweeps" / "s").glob("*seed=2/run.json"):
+        path.unlink()
+    rows = summary.summarize(members(cli.cwd / "outputs" / "sweeps" / "s"))["settings"]
+    found = {row["name"]: (row["seeds"]["done"], row["seeds"]["planned_in_all"]) for row in rows}
+    assert found == {f"scheduler={name}": (1, 2) for name in schedules}
+
+
 def test_seeds_of_two_versions_of_the_code_are_pointed_out(folder):
     folder.job(1, 0.5, code={"commit": "a"}).job(2, 0.5, code={"commit": "b"})
     assert "(one setting): its seeds ran 2 versions of the code" in folder.lines()
@@ -286,6 +323,9 @@ def test_losses_of_two_kinds_are_not_compared(group, folder):
         for key in ("config", "config_source"):
             record[key].setdefault(group, {})["_target_"] = "mine.Own"
         path.write_text(json.dumps(record))
+        known = json.loads(path.with_name("job.json").read_text())
+        known["setting"][f"{group}._target_"] = "mine.Own"
+        path.with_name("job.json").write_text(json.dumps(known))
     assert f"not compared with each other: they differ in {group}._target_" in folder.lines()
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 from runner.report import curves
 from runner.report.gather import Run
+from runner.terminal.words import plural
 
 Block = dict[str, Any]
+ENDED = ("done", "pruned", "failed", "diverged")  # what a run reached is no figure of its setting before
 MOST_CHARTS = 12
 MOST_CHOICES = 30  # of a key whose values are words: more fit no axis
 
@@ -29,14 +31,27 @@ def blocks(
     logarithmic = {word.partition("=")[0] for word in words if re.match(r"[^=]+=tag\(\s*log\b", word)}
     found = [axis_of(key, runs, key in logarithmic) for key in dict.fromkeys(key for run in runs for key in run.labels)]
     axes = [axis for axis in found if axis is not None][:MOST_CHARTS]
-    values = [curves.finite(run.record.get("best_value")) for run in runs]
+    is_open = [run.state not in ENDED for run in runs]
+    for axis in axes:
+        axis["at"] = [None if left_out else at for left_out, at in zip(is_open, axis["at"], strict=True)]
+    values = [
+        None if left_out else curves.finite(run.record.get("best_value"))
+        for left_out, run in zip(is_open, runs, strict=True)
+    ]
+    done = [run.state == "done" for run in runs]
     if not axes or not any(value is not None for value in values):
         return []
-    charts = [chart_of(axis, values, f"best {monitor}", colour) for axis in axes]
-    note = "Each dot is a run, a bar the mean at one value of the key; a cross at the edge is a run without a value."
-    made: list[Block] = [
-        {"kind": "charts", "heading": "Keys", "charts": charts, "lines": [note, *([caveat] if caveat else [])]}
+    charts = [chart_of(axis, values, done, f"best {monitor}", colour) for axis in axes]
+    lines = [
+        "Each dot is a run, a bar the mean of the finished ones at one value of the key; a cross at the edge is a run"
+        " without a value."
     ]
+    if any(is_open):
+        lines.append(
+            f"Left out: {plural(sum(is_open), 'run')} that {'has' if sum(is_open) == 1 else 'have'} not ended."
+        )
+    lines += [caveat] if caveat else []
+    made: list[Block] = [{"kind": "charts", "heading": "Keys", "charts": charts, "lines": lines}]
     if len(axes) > 2:
         made.append(parallel(axes, values, f"best {monitor}", str(mode), colour))
     return made
@@ -68,11 +83,11 @@ def axis_of(key: str, runs: Sequence[Run], is_log: bool = False) -> Block | None
     return {"label": key, "words": words, "at": [None if text is None else words.index(text) for text in texts]}
 
 
-def chart_of(axis: Block, values: Sequence[Any], label: str, colour: Mapping[int, int]) -> Block:
+def chart_of(axis: Block, values: Sequence[Any], done: Sequence[bool], label: str, colour: Mapping[int, int]) -> Block:
     points = [[at, values[run], run, colour.get(run)] for run, at in enumerate(axis["at"]) if at is not None]
     places: dict[float, list[float]] = {}
-    for at, value, _, _ in points:
-        if value is not None:
+    for at, value, run, _ in points:
+        if value is not None and done[run]:
             places.setdefault(at, []).append(value)
     means = [[at, curves.finite(math.fsum(found) / len(found)), len(found)] for at, found in sorted(places.items())]
     is_repeated = any(len(found) > 1 for found in places.values())
@@ -98,7 +113,8 @@ def parallel(axes: Sequence[Block], values: Sequence[Any], label: str, mode: str
     facts = [{key: value for key, value in axis.items() if key != "at"} for axis in axes]
     better = "higher" if mode == "max" else "lower"
     note = (
-        f"A line is a run, the stronger its colour the better ({better} is better). Runs without a value are left out."
+        f"A line is a run, the stronger its colour the better ({better} is better). Runs without a value, or that have"
+        " not ended, are left out."
     )
     return {
         "kind": "parallel",

@@ -89,6 +89,8 @@ def is_open(source: Mapping[str, Any], key: str, depth: int = 8) -> bool:
     text = json.dumps(written, default=str) if isinstance(written, (list, str)) else ""
     if "${" not in text or depth == 0:
         return False
+    if "derived." in text:  # also inside another, as ${derived.run_length.${scheduler.interval}}
+        return True
     for dots, name in re.findall(r"\$\{(\.*)([\w.]+)\}", text):
         above = key.split(".")[: -len(dots)] if dots else []
         if is_open(source, ".".join([*above, name]), depth - 1):

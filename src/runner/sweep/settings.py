@@ -1,8 +1,8 @@
 """Settings: what the seeds of a sweep's folder are repetitions of, by config and not by the words of a command.
 
-Contract: two jobs are one setting if their configs are equal without the seed (plan.setting_of), and their code is,
-whatever command brought them. A setting is named by what varies over the whole folder today. A seed counts once in a
-setting.
+Contract: two jobs are one setting if their plans are (job.json: plan.setting_of, a config without the seed), with what
+`resume` has changed since, and their code, whatever command brought them. A setting is named by what varies over the
+whole folder today. A seed counts once in a setting.
 """
 
 import json
@@ -21,6 +21,7 @@ from runner.sweep import plan
 from runner.sweep.worker import is_shorter
 from runner.terminal.progress import with_bar
 
+CONTINUED = ("trainer.epochs", "trainer.steps", "stopping.", "device.")  # what `resume JOB KEY=VALUE` may change
 # Of two folders with one config and seed the first of these is counted.
 STATES = ("done", "pruned", "failed", "running", "interrupted", "killed", "planned")
 
@@ -93,6 +94,8 @@ def members(place: Path, failed: Mapping[str, str | None] | None = None) -> list
         run_dir = RunDir(place / name)
         words = words_of(known.get("overrides", []))
         planned, kept = known.get("setting"), known.get("choices") or choices_of(run_dir.path)
+        if planned is not None and "device.threads" in words:
+            planned = {**planned, "device.threads": number(words["device.threads"])}
         choices = {group: text(choice) for group, choice in kept.items()}
         seed = str(known["seed"] if known.get("seed") is not None else words.get("seed", "?"))
         state: str = "planned"
@@ -107,7 +110,7 @@ def members(place: Path, failed: Mapping[str, str | None] | None = None) -> list
             state, error = records.state_of(run_dir, record), record.get("error")
             state = "pruned" if state == "done" and records.is_pruned(record) else state
             if record.get("config_yaml", "") is not None and record.get("monitor") is not None:  # it was built
-                config = config_of(record, words)
+                config = config_of(record, words, planned)
                 epochs = (planned or {}).get("trainer.epochs")
                 if isinstance(epochs, int) and is_shorter(record, epochs):  # the sweep was lengthened
                     config["trainer.epochs"], record = epochs, {**record, "epochs": epochs}
@@ -120,19 +123,23 @@ def members(place: Path, failed: Mapping[str, str | None] | None = None) -> list
                 continue
         elif failed and name in failed:
             state, error = "failed", failed[name]
-        if planned is not None and "device.threads" in words:
-            planned = {**planned, "device.threads": number(words["device.threads"])}
         bare.append(Member(name, seed, planned or {}, words, choices, state, error=error))
     return sorted([*found, *(guessed(member, found) for member in bare)], key=lambda member: member.name)
 
 
-def config_of(record: Mapping[str, Any], words: Mapping[str, str]) -> dict[str, Any]:
-    """The config of a run that was built, as what it is a repetition of."""
+def config_of(
+    record: Mapping[str, Any], words: Mapping[str, str], planned: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a run that was built is a repetition of: the plan's setting, and where a run was resumed the keys that this
+    can change. Without a plan it is the run's own config.
+    """
     config = plan.setting_of(record["config"], record.get("config_source") or {})
-    config["trainer.mode"] = record["mode"]
     if "device.threads" in words:
         config["device.threads"] = record["config"]["device"]["threads"]
-    return config
+    if planned is not None:
+        changed = {key: value for key, value in config.items() if key.startswith(CONTINUED)}
+        config = {key: value for key, value in planned.items() if not key.startswith(CONTINUED)} | changed
+    return {**config, "trainer.mode": record["mode"]}
 
 
 def guessed(member: Member, others: Sequence[Member]) -> Member:
