@@ -2,17 +2,20 @@
 
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
+from conftest import until
 from runner.errors import InputError
 from runner.storage import shapes
 from runner.storage.run_dir import RunDir, is_locked
 from runner.sweep import run
 from runner.sweep.multirun import multirun
 from runner.sweep.plan import Job
+from runner.sweep.submitit_pool import SubmititEngine
 from test_sweep import refused
 
 WORDS = ["dataset=fake", "dataset.train_size=20", "dataset.val_size=10", "dataset.eval_size=10", "model=mlp"]
@@ -102,3 +105,55 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path):
     with run.locked(tmp_path / "sweep"):
         assert is_locked(RunDir(tmp_path / "sweep"))
     assert not is_locked(RunDir(tmp_path / "sweep")) and Path("sweep").exists()
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """A SLURM without accounting: sbatch takes jobs and runs none, squeue says what a file has, sacct refuses."""
+    pytest.importorskip("submitit", reason="the optional extra [slurm]")
+    commands = {
+        "sbatch": "echo Submitted batch job 77",
+        "srun": "exit 1",
+        "sacct": "echo Slurm accounting storage is disabled >&2; exit 1",
+        "squeue": f"echo x >> {tmp_path}/looks; cat {tmp_path}/queue",
+    }
+    for name, script in commands.items():
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "queue").write_text("")
+    return tmp_path
+
+
+def test_without_accounting_slurms_queue_says_that_a_job_is_dead(slurm, monkeypatch, capfd):
+    import submitit
+
+    monkeypatch.setattr(submitit.core.core.Job, "_results_timeout_s", 0)
+    jobs = [Job([], {}, {}, folder=slurm / name) for name in ("a", "b", "c")]
+    for job in jobs:
+        job.folder.mkdir()
+    (slurm / "queue").write_text("77_0|SUSPENDED\n77_1|CONFIGURING\n77_2|RUNNING\n78|FAILED\n")
+    with SubmititEngine("slurm", slurm / "own", None, {"timeout_min": 5}, 1, 1) as engine:
+        running = dict(zip(("a", "b", "c"), engine.start(jobs), strict=True))
+        until(lambda: engine.ended(running) or len((slurm / "looks").read_text()) > 2)
+        assert engine.ended(running) == []  # whatever else it is in, it has not ended
+        (slurm / "queue").unlink()  # SLURM does not answer for a while
+        looks = len((slurm / "looks").read_text())
+        until(lambda: engine.ended(running) or len((slurm / "looks").read_text()) > looks)
+        assert engine.ended(running) == []
+        (slurm / "queue").write_text("77_0|OUT_OF_MEMORY\n77_2|RUNNING\n")
+        until(lambda: len(engine.ended(running)) == 2)
+        assert engine.ended(running) == ["a", "b"]
+        outcomes = [engine.outcome_of(running[name], job, False) for name, job in zip("ab", jobs[:2], strict=True)]
+    assert [outcome["kind"] for outcome in outcomes] == ["death", "death"]
+    assert "OUT_OF_MEMORY" in outcomes[0]["error"] and "77_1" in outcomes[1]["error"]
+    assert "Bypassing" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.slow
+def test_a_sweep_on_a_slurm_without_accounting_ends_where_its_job_is_dead(slurm, cli):
+    words = ["-m", "seed=1,2", "model=mlp", "trainer.dry_run=true", "sweep.retries=1", "sweep.name=s"]
+    done = cli(*words, "hydra/launcher=submitit_slurm", timeout=300)
+    assert done.returncode == 1 and "2 of 2 jobs failed" in done.stderr and "Bypassing" not in done.stderr + done.stdout

@@ -5,9 +5,11 @@ Contract: submitit's signals stay submitit's. The one that announces a preemptio
 queue again, and it goes on exactly. SIGTERM is ignored, as submitit wants it. Jobs outlive the sweep's own process.
 """
 
+import logging
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +23,10 @@ from runner.sweep.plan import Job
 from runner.sweep.worker import died, share_memory, work
 
 STOP_ON = (signal.SIGINT, signal.SIGUSR2)
+LOOK_SECONDS = 60  # between two looks at SLURM's queue, at most; after a start they are 2 s apart, then more and more
+# A job in any other state is still to run, or runs; after minutes SLURM forgets those that have ended.
+ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
+log = logging.getLogger("runner")
 
 
 def make_executor(cluster: str, folder: Path, parameters: Mapping[str, Any], max_timeouts: int) -> Any:
@@ -37,6 +43,43 @@ def make_executor(cluster: str, folder: Path, parameters: Mapping[str, Any], max
     except (RuntimeError, ValueError, TypeError, NameError, AssertionError) as error:
         raise InputError(f"hydra.launcher: submitit refuses these settings; {' '.join(str(error).split())}") from error
     return made
+
+
+def queue_watcher() -> Any:
+    """What submitit's jobs ask for their states, by squeue, which every SLURM has. submitit's own asks sacct: where
+    nothing accounts for jobs a dead one would never be seen, and it takes a suspended one for one that has ended.
+    """
+    from submitit.slurm.slurm import SlurmInfoWatcher
+
+    class Queue(SlurmInfoWatcher):  # type: ignore[misc]
+        is_answered = True
+
+        def update(self) -> None:
+            watched = self._registered - self._finished
+            try:
+                states = queued() if watched else {}
+                self._info_dict |= {job: {"State": states.get(job, "gone from the queue")} for job in watched}
+                self._finished |= {job for job in watched if self.is_done(job, mode="cache")}
+                self.is_answered = True
+            except (OSError, subprocess.SubprocessError) as error:
+                said = str(getattr(error, "stderr", None) or error).strip()
+                if self.is_answered:  # said once, until it answers again
+                    log.warning("squeue does not say which jobs run: %s; a dead job is not seen until it does", said)
+                self.is_answered = False
+            self._num_calls += 1
+            self._last_status_check = time.time()
+
+    return Queue(LOOK_SECONDS)
+
+
+def queued() -> dict[str, str]:
+    """The user's jobs that SLURM knows, each of an array by itself, with their states: RUNNING for all that may yet end
+    with a result.
+    """
+    words = ["squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--format=%i|%T"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120)
+    pairs = (line.strip().partition("|") for line in done.stdout.splitlines())
+    return {job: state if state in ENDED else "RUNNING" for job, _, state in pairs}
 
 
 class Submitted:
@@ -87,6 +130,7 @@ class SubmititEngine:
     ) -> None:
         self.cluster, self.at_once, self.threads = cluster, at_once, threads
         self._executor = make_executor(cluster, folder, parameters, max_timeouts)
+        self._queue = queue_watcher() if cluster == "slurm" else None
         self._cancelled: set[str] = set()
         self._most = 0  # jobs that were started together
 
@@ -108,7 +152,11 @@ class SubmititEngine:
             if self.cluster == "local":
                 return [self._executor.submit(task) for task in tasks]
             with self._executor.batch():  # one SLURM array
-                return [self._executor.submit(task) for task in tasks]
+                made = [self._executor.submit(task) for task in tasks]
+            for submitted in made:
+                submitted.watcher = self._queue
+                self._queue.register_job(submitted.job_id)
+            return made
         except submitit.core.utils.FailedJobError as error:
             return [error] * len(jobs)
 
@@ -136,4 +184,5 @@ class SubmititEngine:
             named = [line for line in str(error).splitlines() if re.match(r"[\w.]+: ", line)]
             return {"state": "failed", "kind": "exception", "error": named[-1] if named else str(error)}
         except submitit.core.utils.UncompletedJobError:
-            return died(job, f"job {submitted.job_id} ended without a result; see {submitted.paths.stderr}")
+            state = f" ({submitted.state})" if self.cluster == "slurm" else ""
+            return died(job, f"job {submitted.job_id} ended without a result{state}; see {submitted.paths.stderr}")
