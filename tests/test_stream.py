@@ -139,6 +139,15 @@ class InBlocks(Late):
                 yield self.sample(number)
 
 
+class Relative(Late):
+    """Counts from where this iteration began: a first stop is exact, a second one is not."""
+
+    def __iter__(self):
+        for number in range(self.start["at"], self.size):
+            self.now = {"at": number + 1 - self.start["at"]}
+            yield self.sample(number)
+
+
 class Sized(Late):
     """Tells how many it gives."""
 
@@ -351,6 +360,7 @@ BAD = [
     (words("Late", size=3000, buffer=1000), NOT_LEADING),
     (words("Late", size=30, buffer=100), NOT_LEADING),
     (words("Late", size=300, reshuffles=True), NOT_LEADING),
+    (words("Relative", size=100), NOT_LEADING),
     (words("InBlocks", size=5120), NOT_LEADING),
     ([*words(), f"+dataset.val={{_target_: {__name__}.Late, buffer: 16}}"], f"dataset.val: .*{NOT_LEADING}"),
     ([*words(), f"+dataset.val={{_target_: {__name__}.Endless}}"], "trainer.limit_eval_batches=null: Endless"),

@@ -225,13 +225,17 @@ def bytes_of(sample: Any) -> int:
 
 
 def leads_on(loader: StreamLoader, look: Look) -> bool:
-    """Whether each state leads to the next two batches, the second one to all; and at last the first one again."""
+    """Whether each state leads to the next two batches, also where a second stop lies between them; the second state
+    to all; and at last the first one again.
+    """
     for start in (*range(len(look)), 0):
         loader.load_state_dict(look[start][1])
         for size, _, batch in look[start : None if start == 1 else start + 2]:
             if not equal(loader.batch(size), batch):
                 return False
             loader.taken += 1
+            if start != 1:
+                loader.load_state_dict(loader.state_dict())
     return True
 
 
