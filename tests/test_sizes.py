@@ -391,7 +391,8 @@ UNEVEN += ["dataset.num_classes=4"]
 
 
 def recorded(run, key="weight"):
-    return rebuilt(open_saved(run, "last")), open_saved(run, "last").record["config"]["loss"][key]
+    saved = open_saved(run, "last")
+    return rebuilt(saved), saved.record["config"]["derived"].get("loss", {}).get(key)
 
 
 @pytest.mark.parametrize("told", ["targets", "labels", "wrong labels", "null"])
@@ -473,3 +474,11 @@ def test_bce_takes_labels_class_indices_and_a_single_score():
     assert torch.equal(BCE()(scores[:, :1], labels[:, 0]), by_torch(scores[:, :1], labels[:, :1].float()))
     with pytest.raises(ValueError, match="must be the same"):
         BCE()(scores, torch.rand(6))
+
+
+def test_a_sweep_over_balanced_weights_names_the_word_and_counts_each_job_once(cli):
+    words = [*WORDS[:-1], "loss.weight=null,balanced", "seed=1,2", "sweep.name=w", "trainer.dry_run=true", "-m"]
+    for _ in range(2):
+        done = cli(*words)
+        assert done.returncode == 0 and "loss.weight=balanced  2 of 2" in done.stdout
+        assert "counted once" not in done.stdout + done.stderr and "believed" not in done.stdout + done.stderr

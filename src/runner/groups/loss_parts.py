@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
 from runner.batches.parts import Part, Parts, Stream, known_labels
@@ -28,7 +28,8 @@ def make_loss(cfg: DictConfig, where: torch.device) -> Any:
     node = containers(cfg, "loss")
     if node.get("_target_") is None:
         return None
-    node = {key: None if value == "balanced" else value for key, value in node.items()}  # of a preview, without data
+    known = containers(cfg, "derived").get("loss") or {}  # a preview without data knows none
+    node = {key: known.get(key) if is_word(cfg, key, value) else value for key, value in node.items()}
     target = locate(node["_target_"], "loss")
     hints = {key: hint for key, hint in hints_of(target).items() if Tensor in (hint, *typing.get_args(hint))}
     try:
@@ -50,34 +51,54 @@ def tensor(key: str, values: list[Any]) -> Tensor:
     return torch.tensor(values, dtype=torch.float32 if key in WEIGHTS else None)
 
 
+def is_word(cfg: DictConfig, key: str, value: Any) -> bool:
+    """Whether a key of the loss stands for a list that the data tells: "balanced", or {name of a class: factor}."""
+    is_ours = str(cfg.loss.get("_target_")).startswith(("runner.", "torch."))
+    is_named = is_ours and isinstance(value, dict) and "_target_" not in value
+    return key in WEIGHTS and (is_named or value == "balanced")
+
+
 def fill_weights(cfg: DictConfig, parts: Parts) -> None:
-    """Makes lists of loss.weight and loss.pos_weight where they are a word or go by the names of classes.
+    """Keeps in derived.loss the lists that loss.weight and loss.pos_weight stand for: of a run's record, as they were.
 
     Raises:
         InputError: another word, a class that is none, or one that no training example has.
     """
     classes = getattr(parts.train.dataset, "classes", None)
     names = [str(name) for name in classes] if isinstance(classes, (list, tuple)) else []
-    count = cfg.dataset.get("num_classes")
-    for key in (key for key in WEIGHTS if key in cfg.loss):
-        given = containers(cfg.loss, key)
-        if given == "balanced":
-            cfg.loss[key] = balanced(key, parts.train, count, names, cfg.loss.get("ignore_index"))
-        elif isinstance(given, str) and str(cfg.loss.get("_target_")).startswith(("runner.", "torch.")):
-            raise InputError(f"loss.{key}={given}: unknown; choices: balanced, or a factor for each class: [1.0, ...]")
-        elif isinstance(given, dict) and "_target_" not in given and isinstance(count, int):
-            names = names or [str(index) for index in range(count)]
-            factors = [1.0] * count
-            for name, factor in given.items():
-                known = names.index(str(name)) if str(name) in names else name
-                if isinstance(known, bool) or not isinstance(known, int) or not 0 <= known < count:
-                    choices = f"{guess(str(name), names)}choices: {', '.join(names)}"
-                    raise InputError(f"loss.{key}.{name}: is no class of the dataset; {choices}")
-                factors[known] = float(factor)
-            cfg.loss[key] = factors
+    count, found = cfg.dataset.get("num_classes"), {}
+    for key, given in containers({"loss": cfg.loss}, "loss").items():
+        if key in WEIGHTS and isinstance(given, str) and given != "balanced":
+            if str(cfg.loss.get("_target_")).startswith(("runner.", "torch.")):
+                choices = "balanced, {name: factor}, or a factor for each class: [1.0, ...]"
+                raise InputError(f"loss.{key}={given}: unknown; choices: {choices}")
+        elif is_word(cfg, key, given):
+            known = OmegaConf.select(cfg, f"derived.loss.{key}")
+            ignored = cfg.loss.get("ignore_index")
+            if known is not None:
+                found[key] = list(known)
+            elif given == "balanced":
+                found[key] = balanced(key, parts.train, count, names, IGNORED if ignored is None else ignored)
+            else:
+                found[key] = by_name(key, given, names or [str(index) for index in range(count or 0)])
+    if found:
+        with open_dict(cfg):
+            cfg.derived.loss = found
 
 
-def balanced(key: str, part: Part | Stream, count: Any, names: list[str], ignored: Any) -> list[float]:
+def by_name(key: str, given: dict[Any, Any], names: list[str]) -> list[float]:
+    """A factor for each class: those of the classes that are named, 1 for the others. Numbers name them too."""
+    factors = [1.0] * len(names)
+    for name, factor in given.items():
+        index = names.index(str(name)) if str(name) in names else name
+        if not isinstance(index, int) or not 0 <= index < len(names) or not isinstance(factor, (int, float)):
+            choices = f"{guess(str(name), names)}choices: {', '.join(names) or 'none'}"
+            raise InputError(f"loss.{key}.{name}={factor}: must be the name of a class and a number; {choices}")
+        factors[index] = float(factor)
+    return factors
+
+
+def balanced(key: str, part: Part | Stream, count: Any, names: list[str], ignored: int) -> list[float]:
     """Factors by which all classes weigh alike (their mean over the examples is 1); of pos_weight: by which the labels
     that are 1 weigh as much as those that are 0.
     """
@@ -88,7 +109,7 @@ def balanced(key: str, part: Part | Stream, count: Any, names: list[str], ignore
         labels = targets.flatten()
         if labels.is_floating_point():
             raise InputError("loss.weight=balanced: the targets are no class indices; for labels: loss.pos_weight")
-        labels = labels[labels != (IGNORED if ignored is None else ignored)].long()
+        labels = labels[labels != ignored].long()
         there = torch.bincount(labels, minlength=count or 0)
         factors = len(labels) / (len(there) * there.double())
     else:
