@@ -7,7 +7,6 @@ import random
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -592,13 +591,14 @@ def test_a_name_in_an_admissible_module_is_not_admissible_for_that(tmp_path):
 
 # ---- arguments of what may be made
 
-RECORDS = Policy(record=Path("/theirs"))
+def records(**more):
+    return Policy(record=Path("/theirs"), **more)
 
 
 @pytest.mark.parametrize("said", [True, 1, "yes", ["x"], None])
 def test_a_records_dataset_is_built_without_a_download(said):
     node = {"_target_": "torchvision.datasets.MNIST", "root": "x", **({} if said is None else {"download": said})}
-    with admitting(RECORDS):
+    with admitting(records()):
         assert with_partials(node, "dataset.train") == {**node, "download": False}
         with pytest.raises(InputError, match="_args_"):
             with_partials({"_target_": node["_target_"], "_args_": ["x", True, None, None, True]}, "dataset.train")
@@ -623,9 +623,9 @@ def test_a_records_model_is_built_without_a_download_and_not_begun_without_its_w
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("downloads"))
-    with admitting(RECORDS):
+    with admitting(records()):
         assert isinstance(instantiate(node, "model"), torch.nn.Module)
-    with admitting(replace(RECORDS, starts=True)), pytest.raises(InputError, match=r"https://.*\.pth"):
+    with admitting(records(starts=True)), pytest.raises(InputError, match=r"https://.*\.pth"):
         instantiate(node, "model")
     assert not (tmp_path / "home").exists()
 
@@ -638,7 +638,7 @@ def test_a_records_model_takes_weights_that_are_on_this_machine(tmp_path, monkey
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     kept = resnet18().state_dict()
     torch.save(kept, tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth")
-    with admitting(replace(RECORDS, starts=True)):
+    with admitting(records(starts=True)):
         made = instantiate({"_target_": "runner.models.resnet18", "weights": "DEFAULT", "small_images": False}, "model")
     assert torch.equal(made.state_dict()["conv1.weight"], kept["conv1.weight"])
 

@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -225,9 +226,123 @@ def test_the_own_modules_of_a_config_are_what_it_names_and_what_these_import(imp
     assert found == expected and list(found) == sorted(expected)
     assert own_code.digests(found) == {name: facts["sha256"] for name, facts in expected.items()}
     assert own_code.find({}) == {} and own_code.find({"_target_": "torch.nn.ReLU"}) == {}
-    before = expected["model"]["sha256"]
-    (imported / "model.py").write_text("# another\n")
-    assert own_code.find(config)["model"]["sha256"] == before  # what runs is what was imported
+
+
+def written(path, text):
+    """Other text, as Python sees it too, which takes a file of the same size and second for the same."""
+    path.write_text(text)
+    os.utime(path, (time := path.stat().st_mtime + 10, time))
+
+
+def of_model():
+    return own_code.find({"_target_": "model.Net"})["model"]
+
+
+def test_a_module_that_is_loaded_again_is_recorded_as_what_it_is_now(imported):
+    """As importlib.reload and %autoreload 2 do it, which keep the module's object."""
+    first = of_model()
+    written(imported / "model.py", MODEL.format(width=9))
+    stale = of_model()
+    assert stale == {**first, "on_disk": sha(imported / "model.py")}, "what runs is what was imported"
+    importlib.reload(sys.modules["model"])
+    assert of_model() == entry(imported / "model.py") != first
+    written(imported / "model.py", MODEL.format(width=8))
+    assert of_model()["sha256"] == stale["on_disk"]
+    importlib.reload(sys.modules["model"])
+    assert of_model() == first
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        MODEL.format(width=9),
+        MODEL.format(width=8) + "\ndef another(): ...\n",
+        MODEL.format(width=8).replace("self.layers(x)", "self.layers(x) * 2"),
+        MODEL.format(width=8) + "\nWIDTH = 5\n",
+        "def broken(",
+    ],
+)
+def test_a_file_that_was_edited_between_its_import_and_the_run_is_not_what_ran(text, imported):
+    before = sha(imported / "model.py")
+    written(imported / "model.py", text)
+    found = of_model()
+    assert found["on_disk"] == sha(imported / "model.py") and found["sha256"] not in (before, found["on_disk"])
+    assert of_model() == found
+
+
+def test_functions_that_are_put_into_a_module_are_not_its_files(imported, monkeypatch):
+    first = of_model()
+    monkeypatch.setattr(sys.modules["model"].Net, "forward", forward := lambda self, x: x)
+    forward.__module__ = "__main__"
+    assert of_model()["sha256"] != first["sha256"] and of_model()["on_disk"] == first["sha256"]
+
+
+def test_a_text_in_which_functions_are_decorated_or_defined_again_is_that_of_its_module(imported):
+    text = """
+import dataclasses, functools, torch
+COUNT = 1
+COUNT = COUNT + 1
+seen = 0
+@dataclasses.dataclass
+class Options:
+    a: int = 1
+@functools.lru_cache
+def cached(x=3): return x
+def again(a=1): ...
+def again(b=2): ...
+class Net(torch.nn.Module):
+    @property
+    def size(self): return 1
+    @size.setter
+    def size(self, value): ...
+    @staticmethod
+    def half(a, b=2): return a
+    @torch.no_grad()
+    def many(self, x): return [y for y in range(x)]
+"""
+    (imported / "decorated.py").write_text(text)
+    module = importlib.import_module("decorated")
+    module.seen = 5  # a counter
+    for count in range(100):
+        module.Net().many(count)
+    assert own_code.find({"_target_": "decorated.Net"})["decorated"] == entry(imported / "decorated.py")
+
+
+def test_a_class_of_a_notebook_is_told_from_another_of_its_name(monkeypatch):
+    notebook = types.ModuleType("__main__")
+    notebook.__spec__ = None
+    monkeypatch.setitem(sys.modules, "__main__", notebook)
+    text = "import torch\nS = {s}\ndef h(x): return x * {k} + S\nclass Net(torch.nn.Module):\n"
+    text += "    def __init__(self, w={w}):\n"
+    text += "        super().__init__()\n    def forward(self, x): return h(x)\n"
+
+    def cell(count, **values):
+        source = "\n" * count + text.format(**{"s": 1, "k": 1, "w": 1, **values})
+        exec(compile(source, f"<ipython-input-{count}>", "exec"), notebook.__dict__)
+        return own_code.digests(own_code.find({"_target_": "__main__.Net"}))["__main__"]
+
+    found = [cell(1), cell(2, s=2), cell(3, k=2), cell(4, w=2)]
+    assert len(set(found)) == 4 and cell(5) == found[0]
+
+
+@pytest.mark.slow
+def test_two_runs_around_a_reload_are_not_counted_once(projects, monkeypatch, capsys):
+    from runner.cli import compare
+
+    monkeypatch.chdir(projects / "A")
+    monkeypatch.syspath_prepend(str(projects / "A"))
+    runner.run(WORDS, run_dir="runs/one")
+    written(projects / "A" / "model.py", MODEL.format(width=9))
+    runner.run(WORDS, run_dir="runs/stale")
+    assert "model.py has changed since it was imported" in Path("runs/stale/runner.log").read_text()
+    importlib.reload(sys.modules["model"])
+    runner.run(WORDS, run_dir="runs/two")
+    one, stale, two = (json.loads(Path(f"runs/{name}/run.json").read_text()) for name in ("one", "stale", "two"))
+    assert one["code"]["own"]["model"] == stale["code"]["own"]["model"] != two["code"]["own"]["model"]
+    assert two["own_code"]["model"] == entry(projects / "A" / "model.py")
+    capsys.readouterr()
+    compare.main(compare.parser().parse_args(["runs/one", "runs/two"]))
+    assert "counted once" not in "".join(capsys.readouterr())
 
 
 def test_the_module_that_really_defines_a_target_is_found(imported):

@@ -9,36 +9,47 @@ says of files is followed only to code that is trusted all the same: see runner.
 import ast
 import hashlib
 import importlib
+import inspect
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.machinery import PathFinder
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from runner.config import admission
-from runner.config.admission import is_own
+from runner.config.admission import is_made_here, is_own
 from runner.errors import InputError
 from runner.values import flatten, targets_in
 
 Own = dict[str, dict[str, str]]  # module -> {"file": absolute path, "sha256": digest}
 
-# What a module's file was when it was first seen here: what runs is what was imported.
-_imported_as: WeakKeyDictionary[ModuleType, str] = WeakKeyDictionary()
+# What each module's file held when it was first seen here, by the module and the spec that it was loaded with: a
+# reload keeps the module, and gives it another spec.
+_imported_as: WeakKeyDictionary[ModuleType, tuple[Any, bytes]] = WeakKeyDictionary()
 
 
 def find(config: Any) -> Own:
-    """The own modules of a resolved config, whose targets have been imported."""
+    """The own modules of a resolved config, whose targets have been imported; `on_disk`: where a file has
+    another text by now. What was defined in a notebook is in no file.
+    """
     own: Own = {}
+    for target in sorted(targets_in(config)):
+        top, _, name = target.partition(".")
+        if is_made_here(top) and (found := getattr(sys.modules[top], name.partition(".")[0], None)) is not None:
+            text = own.get(top, {}).get("sha256", "") + repr(_live(found, top))
+            own[top] = {"file": "", "sha256": hashlib.sha256(text.encode()).hexdigest()[:16]}
     waiting = [module for target in sorted(targets_in(config)) for module in modules_of(target)]
     while waiting:
         name, path = waiting.pop(0)
         if name in own or not is_own(path):
             continue
         own[name] = {"file": str(path), "sha256": _digest_of(name, path)}
+        if own[name]["sha256"] != (now := file_digest(path)):
+            own[name]["on_disk"] = now
         waiting += imported_from_the_same_folder(name, path)
     return dict(sorted(own.items()))
 
@@ -103,10 +114,90 @@ def file_digest(path: Path) -> str:
 
 
 def _digest_of(name: str, path: Path) -> str:
-    """Of the file, or of what it was when this process imported it: that is what runs."""
-    now = file_digest(path)
-    module = sys.modules.get(name)
-    return now if module is None else _imported_as.setdefault(module, now)
+    """Of the text that runs here: of the file, as it was when this process imported or reloaded it; where no known text
+    defines what runs, of the functions themselves.
+    """
+    text, module = path.read_bytes(), sys.modules.get(name)
+    if module is not None:
+        spec, before = _imported_as.get(module, (None, text))
+        texts = [before, text] if spec is module.__spec__ else [text]
+        known = next((one for one in texts if _is_text_of(one, module)), None)
+        if known is None:
+            text = repr([_live(value, name) for value in vars(module).values() if _is_its(value, name)]).encode()
+        else:
+            text, _imported_as[module] = known, (module.__spec__, known)
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def _is_text_of(text: bytes, module: ModuleType) -> bool:
+    """Whether a module's functions, their defaults and its constants are as this text defines them."""
+
+    def is_body_of(body: Sequence[ast.stmt], held: Mapping[str, Any]) -> bool:
+        functions = [one for one in map(_function, held.values()) if one and _is_its(one, module.__name__)]
+        if not all(one.__code__ in codes for one in functions if one.__code__.co_filename[:1] != "<"):
+            return False
+        nodes = {getattr(node, "name", ast.dump(getattr(node, "targets", [node])[0])): node for node in body}
+        return all(is_held(node, held) for node in nodes.values())
+
+    def is_held(node: ast.stmt, held: Mapping[str, Any]) -> bool:
+        if isinstance(node, ast.Assign) and isinstance(name := node.targets[0], ast.Name) and name.id.isupper():
+            return is_value(node.value, held.get(name.id, ...))
+        if isinstance(node, ast.FunctionDef) and (found := _function(held.get(node.name))):
+            return all(map(is_value, node.args.defaults, found.__defaults__ or ()))
+        if isinstance(node, ast.ClassDef) and isinstance(found := held.get(node.name), type):
+            return found.__module__ != module.__name__ or is_body_of(node.body, vars(found))
+        return not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name in held
+
+    def is_value(node: ast.expr, value: Any) -> bool:
+        return not isinstance(node, ast.Constant) or repr(node.value) == repr(value)
+
+    try:
+        tree, codes = ast.parse(text), list(_codes(compile(text, "", "exec", dont_inherit=True)))
+    except (SyntaxError, ValueError):
+        return False
+    return is_body_of(tree.body, vars(module))
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield inner
+            yield from _codes(inner)
+
+
+def _function(value: Any) -> FunctionType | None:
+    found = inspect.unwrap(getattr(value, "__func__", None) or getattr(value, "fget", None) or value)
+    return found if isinstance(found, FunctionType) else None
+
+
+def _is_its(value: Any, module: str) -> bool:
+    """Whether a class or function is of a module, or was put there by a notebook."""
+    return getattr(value, "__module__", None) in (module, "__main__")
+
+
+def _live(value: Any, module: str, seen: tuple[Any, ...] = ()) -> Any:
+    """What runs under a name, in words that are the same wherever it was defined: a class with its bases and members, a
+    function with its code, its defaults and what it names of its module.
+    """
+    if any(value is one for one in seen):
+        return ...
+    seen = (*seen, value)
+    if isinstance(value, CodeType):
+        consts = [_live(one, module, seen) for one in value.co_consts]
+        return [value.co_name, value.co_code.hex(), value.co_names, value.co_varnames, consts]
+    if isinstance(value, type):
+        members = {name: one for name, one in vars(value).items() if name[:2] != "__" or _function(one)}
+        parts = [base for base in value.__bases__ if _is_its(base, module)] + [
+            members[name] for name in sorted(members)
+        ]
+        return [value.__qualname__, str(value.__bases__), sorted(members), [_live(one, module, seen) for one in parts]]
+    if (function := _function(value)) is not None:
+        code, known = function.__code__, function.__globals__
+        names = {name for one in (code, *_codes(code)) for name in one.co_names}
+        named = [known[name] for name in sorted(names & known.keys())]
+        its = [one for one in named if _is_its(one, module) or isinstance(one, int | float | str)]
+        return [repr(function.__defaults__), *(_live(one, module, seen) for one in (code, *its))]
+    return repr(value) if isinstance(value, int | float | str | tuple | None) else type(value).__name__
 
 
 def changed(record: Mapping[str, Any], folder: Path) -> list[str]:

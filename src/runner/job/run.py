@@ -124,6 +124,8 @@ def prepare(
     record = new_record(built, source)
     git, diff = provenance.git_state()
     own = own_code.find(built.config)
+    for file in (entry["file"] for entry in own.values() if "on_disk" in entry):
+        log.warning("note: %s has changed since it was imported; what runs is what was imported: reload it", file)
     record |= {"overrides": own_overrides(run_dir.path), "choices": choices_of(run_dir.path)}
     record |= {"git": git, "own_code": own, "code": provenance.code_state(git, diff, own_code.digests(own))}
     if resumed is not None:
