@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from runner.__main__ import main
 from runner.config.compose import compose, quoted
+from runner.errors import InputError
 
 TEXTS = ["it's", "a\\'b", "a\\", "${x}", "\\${y}", "a b,c={d}[e](f)", "ünï", '"q"', "'", "a:b", "$x", "", "tab\tx"]
 
@@ -154,3 +155,64 @@ def test_arithmetic_that_gives_no_number_is_refused_by_its_key(value, named, ans
     code, said = answered(experiment(f'optimizer: {{lr: "{value}"}}'), "experiment=mine", "trainer.dry_run=true")
     assert code == 2 and said.count("\n") == 1 and "optimizer.lr" in said, said
     assert all(part in said for part in named), said
+
+
+EXPERIMENT = """\
+# @package _global_
+unfreeze_at: {conv2: 3}
+dataset:
+  test: {_target_: runner.data.Fake, size: 20, shape: [1, 8, 8]}
+  evaluate: {other: {_target_: runner.data.Fake, size: 20, shape: [1, 8, 8]}}
+  val: {_target_: runner.data.Fake, size: 20, shape: [1, 8, 8], seed: 3}
+dataloader:
+  collate_fn: {_target_: torch.utils.data.default_collate}
+  eval_collate_fn: {_target_: torch.utils.data.default_collate}
+  num_workers: 1
+loss: {weight: [1, 1, 1, 1, 1, 1, 1, 1, 1, 2]}
+trainer: {grad_clip: 1, mode: max, limit_batches: 3}
+checkpoint: {every: 1}
+"""
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("dataset.test", "dataset.evaluate", "dataset.val", "dataloader.collate_fn", "dataloader.eval_collate_fn"),
+        *("dataloader.num_workers", "loss.weight", "trainer.grad_clip", "trainer.mode", "trainer.limit_batches"),
+        *("checkpoint.every", "unfreeze_at"),
+    ],
+)
+def test_null_is_a_value_of_every_key_that_may_be_nothing(key, tmp_path):
+    (tmp_path / "mine/experiment").mkdir(parents=True)
+    (tmp_path / "mine/experiment/all.yaml").write_text(EXPERIMENT)
+    _, cfg = compose(["experiment=all", f"{key}=null"], str(tmp_path / "mine"))
+    assert OmegaConf.select(cfg, key) is None
+
+
+@pytest.mark.parametrize(
+    "words", [["dataset=mnist"], ["dataset=fake"], ["dataset=image_folder", "dataset.root=x"]], ids=str
+)
+def test_a_packaged_dataset_is_used_without_its_test_set(words):
+    _, cfg = compose([*words, "dataset.test=null"])
+    assert cfg.dataset.test is None
+
+
+def test_an_argument_whose_constructor_takes_nothing_may_be_null():
+    _, cfg = compose(["dataset=image_folder", "dataset.root=x", "dataset.train.transform=null"])
+    assert cfg.dataset.train.transform is None
+    with pytest.raises(InputError, match=r"optimizer\.lr=null"):
+        compose(["optimizer.lr=null"])
+
+
+def test_a_group_of_keys_with_another_target_stands_in_place_of_the_one_before():
+    _, cfg = compose(["dataset=mnist", "dataset.train={_target_: mine.Own, shuffle: false, sub: {a: 1}}"])
+    assert cfg.dataset.train == {"_target_": "mine.Own", "shuffle": False, "sub": {"a": 1}}
+    _, cfg = compose(["dataset.train={_target_: runner.data.Digits, mean: [0.5]}"])
+    assert (cfg.dataset.train["mean"], list(cfg.dataset.train)) == ([0.5], ["_target_", "mean", "std"])
+
+
+def test_a_group_of_keys_without_a_target_names_the_key_that_is_not_there():
+    with pytest.raises(
+        InputError, match=r"dataset\.train: there is no key 'shuffle' in it; \+dataset\.train\.shuffle=VALUE"
+    ):
+        compose(["dataset.train={shuffle: false}"])

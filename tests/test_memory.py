@@ -123,9 +123,14 @@ REASONS = [
     (FAKE, [transforms.RandomCrop(4)], {}, "torchvision.transforms.transforms.RandomCrop may draw"),
     (Unknown(40, (1, 8, 8)), [], {}, "test_memory.Unknown may draw"),
     (TensorDataset(torch.zeros(9, 1), torch.zeros(9)), [], {}, "TensorDataset may draw"),
-    (Broken(40, (1, 8, 8)), [], {}, "first sample of test_memory.Broken gives OSError: a broken file"),
     (Pair(40, (1, 8, 8)), [], {}, "test_memory.Pair gives samples that are not pairs"),
 ]
+
+
+@pytest.mark.parametrize("placement", ["auto", "memory"])
+def test_a_first_example_that_cannot_be_read_is_said_at_once(placement):
+    with pytest.raises(ValueError, match=r"dataset: example 0 of Broken: cannot be read \(a broken file\)"):
+        LoaderSettings(placement=placement).place([Part(Broken(40, (1, 8, 8)), torch.arange(9))], (), CPU)
 
 
 @pytest.mark.parametrize(("dataset", "augment", "settings", "reason"), REASONS, ids=[case[-1] for case in REASONS])

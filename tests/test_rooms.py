@@ -26,7 +26,8 @@ ROOMS = {
     "schedulers": "values",
     "metrics": "errors losses",
     "augment": "seeding",
-    "data": "errors seeding",
+    "pictures": "",
+    "data": "errors seeding pictures",
     "tasks": "errors losses",
     "tracking": "errors values",
     # the rooms; what a target may be, config knows by name

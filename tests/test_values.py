@@ -149,6 +149,34 @@ def test_the_argument_is_found_in_a_library_s_message():
     assert blamed("optimizer", "something else", {"lr": -1, "eps": 0.1}) == "optimizer"
 
 
+@pytest.mark.parametrize(
+    ("message", "node"),
+    [
+        ("stack expects each tensor to be equal size, but got [31] at entry 0 and [10] at entry 1", {"most": 31}),
+        ("stack expects each tensor to be equal size, but got [31] at entry 0", {"size": 31, "seed": 0}),
+        ("mat1 and mat2 shapes cannot be multiplied (2x64 and 31x10)", {"hidden": 64, "classes": 10, "root": "mat1"}),
+        ("expected 10 of the sizes, got 0", {"widths": [10, 3], "shuffle": False, "depth": 0}),
+    ],
+    ids=str,
+)
+def test_no_argument_is_blamed_for_its_value_alone(message, node):
+    assert blamed("dataset", message, node) == "dataset"
+
+
+@pytest.mark.parametrize(
+    ("message", "node", "told"),
+    [
+        ("num_heads must divide embed_dim", {"num_heads": 3, "width": 8}, "num_heads=3"),
+        ("weight tensor should be defined for all 10 classes", {"weight": [1, 2], "gamma": 10}, "weight=[1, 2]"),
+        ("Invalid momentum value: -1", {"momentum": -1, "dampening": -1}, "momentum=-1"),
+        ("unexpected keyword argument 'size'", {"size": 3, "width": 3}, "size=3"),
+    ],
+    ids=str,
+)
+def test_an_argument_that_a_message_names_is_blamed(message, node, told):
+    assert blamed("model", message, node) == f"model.{told}"
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of what its forked children leave open
 def test_a_small_campaign_of_wrong_configs_is_answered():

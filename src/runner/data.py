@@ -236,13 +236,25 @@ class Fake(Dataset[tuple[Tensor, Any]]):
         return shown + torch.randn(self.shape, generator=generator), target
 
 
-def image_folder(root: str | None, transform: Callable[[Any], Any] | None = None) -> Any:
-    """torchvision's ImageFolder of `root`; None for a root of None (no such part)."""
+def image_folder(
+    root: str | None, transform: Callable[[Any], Any] | None = None, input_shape: Sequence[int] = (3, 64, 64)
+) -> Any:
+    """The pictures of `root` as a dataset, in grey or colour by the channels of input_shape (C, H, W); None for a root
+    of None (no such part).
+    """
     if root is None:
         return None
-    from torchvision.datasets import ImageFolder
+    from runner.pictures import MODES, PictureFolder  # torchvision takes a second, and other datasets need none
 
-    made = ImageFolder(root, transform=transform)
+    if input_shape[0] not in MODES:
+        raise InputError(f"dataset.input_shape={list(input_shape)}: pictures have 1 channel (grey) or 3 (colour)")
+    sizes = [getattr(step, "size", None) for step in getattr(transform, "transforms", [])[:1]]
+    if len(input_shape) == 3 and sizes == [input_shape[1]] and input_shape[2] > input_shape[1]:
+        raise InputError(
+            f"dataset.input_shape={list(input_shape)}: is wider than high, and dataset.transform scales the shorter"
+            f" side to {input_shape[1]}; give it whole, with a Resize of [{input_shape[1]}, {input_shape[2]}]"
+        )
+    made = PictureFolder(root, transform, input_shape[0])
     if len(parts := {"train", "val", "valid", "validation", "test"} & set(made.classes)) > 1:
         val = "".join(
             f", dataset.val_root={root}/{name} with dataset.val_size=0"

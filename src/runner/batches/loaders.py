@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from runner.augment import Augmentations
 from runner.batches.memory import Store
 from runner.batches.order import BatchDataset, BatchIndex, EpochOrder
+from runner.errors import InputError
 from runner.processes import STOP_SIGNALS, die_with_parent
 from runner.torch_adapter import dead_workers, end_loader_workers
 
@@ -155,6 +156,9 @@ class WorkersLoader:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED_SIGNALS)
         try:
             yield from self._iterator
+        except InputError as error:  # a worker's comes with the worker's traceback as its text
+            line = str(error).strip().rpartition(f"{InputError.__module__}.{InputError.__name__}: ")[2]
+            raise InputError(" ".join(line.split())) from error
         except (OSError, EOFError) as error:  # of a batch that a worker has begun to hand over
             if dead := dead_workers(self._iterator):
                 ids = ", ".join(map(str, dead))

@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
 
+from runner.batches.samples import collated, read
 from runner.errors import InputError
 
 # Transforms of torchvision (v1 and v2) that draw nothing.
@@ -51,6 +51,15 @@ def random_transforms(dataset: Any) -> list[str]:
     return [name for name, is_theirs in names if name.startswith("Random") or (is_theirs and name in RANDOM_TRANSFORMS)]
 
 
+def is_known(dataset: Any) -> bool:
+    """Whether a dataset is one of torchvision's, or our folder of pictures: what its transforms do is all it does."""
+    return type(dataset).__module__.startswith("torchvision.datasets.") or is_folder(dataset)
+
+
+def is_folder(dataset: Any) -> bool:
+    return bool(vars(type(dataset)).get("draws_by_transforms_alone", False))
+
+
 def is_deterministic(dataset: Any) -> bool:
     """Whether dataset[i] is known to draw no random number: this project's datasets, torchvision's by transform."""
     return may_draw(dataset) is None
@@ -62,13 +71,14 @@ def may_draw(dataset: Any) -> Any:
     """
     if vars(type(dataset)).get("is_deterministic", False):  # its own word, not that of a class which it refines
         return None
-    if not type(dataset).__module__.startswith("torchvision.datasets."):
+    if not is_known(dataset):
         return dataset
     from torchvision.datasets.folder import default_loader
     from torchvision.datasets.vision import StandardTransform
 
     is_plain = isinstance(getattr(dataset, "transforms", None), (StandardTransform, type(None)))
-    if not is_plain or getattr(dataset, "loader", default_loader) is not default_loader:
+    has_loader = getattr(dataset, "loader", default_loader) is not default_loader and not is_folder(dataset)
+    if not is_plain or has_loader:
         return dataset
     steps = [step for name in ("transform", "target_transform") for step in _steps(getattr(dataset, name, None))]
     return next((step for step in steps if not _draws_nothing(step)), None)
@@ -121,10 +131,7 @@ class Store:
         missing = indices[~self._filled[indices]]
         if not len(missing):
             return
-        try:
-            images, targets = _collated(self._dataset, missing.tolist())
-        except RuntimeError as error:  # torch.stack's
-            raise InputError(f"dataset: the samples of a batch differ; {' '.join(str(error).split())}") from error
+        images, targets = _collated(self._dataset, missing.tolist())
         for given, kept in ((images, self.images), (targets, self.targets)):
             if given.shape[1:] != kept.shape[1:] or given.dtype != kept.dtype:
                 raise InputError(
@@ -137,7 +144,7 @@ class Store:
 
 
 def _collated(dataset: Any, indices: list[int]) -> tuple[Tensor, Tensor]:
-    batch = default_collate([dataset[i] for i in indices])
+    batch = collated(read(dataset, indices))
     if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
         raise Unfit(f"{name_of(dataset)} gives samples that are not pairs of tensors")
     return batch[0], batch[1]
@@ -145,7 +152,7 @@ def _collated(dataset: Any, indices: list[int]) -> tuple[Tensor, Tensor]:
 
 def _is_of_one_size(dataset: Any) -> bool:
     """Whether images read from files are cut to one size; a dataset that holds an array has them so."""
-    if not type(dataset).__module__.startswith("torchvision.datasets.") or hasattr(dataset, "data"):
+    if not is_known(dataset) or hasattr(dataset, "data"):
         return True
     for step in _steps(getattr(dataset, "transform", None)):
         size = getattr(step, "size", None)
@@ -156,7 +163,7 @@ def _is_of_one_size(dataset: Any) -> bool:
 
 def _as_bytes(dataset: Any) -> tuple[Any, list[Any]]:
     """The dataset with 8-bit samples, and the transforms that are left for batches; else itself and none."""
-    if not type(dataset).__module__.startswith("torchvision.datasets."):
+    if not is_known(dataset):
         return dataset, []
     from torchvision.datasets import CIFAR10, MNIST, DatasetFolder
     from torchvision.transforms import Compose, PILToTensor

@@ -7,15 +7,17 @@ no state: any number of workers gives the same tensors, and a resumed epoch skip
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler, default_collate
+from torch.utils.data import Dataset, Sampler
 
 from runner.augment import Augmentations
 from runner.batches.memory import is_deterministic
 from runner.batches.parts import Part
+from runner.batches.samples import collated, read
 from runner.errors import InputError
 from runner.seeding import derive, rng_state, seed_cpu, set_rng_state
 
@@ -87,7 +89,7 @@ class BatchDataset(Dataset[Any]):
 
     def __getitem__(self, batch: BatchIndex) -> Any:
         if self.is_deterministic:
-            made = default_collate([self.dataset[i] for i in batch.indices])
+            made = collated(read(self.dataset, batch.indices))
             if not self.augment:
                 return made
             data, *rest = images_first(made)
@@ -96,9 +98,9 @@ class BatchDataset(Dataset[Any]):
             return data, *([targets] if rest else []), *rest[1:]
         before = rng_state(CPU)
         try:
-            samples = [self._seeded_sample(batch.epoch, index) for index in batch.indices]
+            samples = read(self.dataset, batch.indices, partial(self._seeded_sample, batch.epoch))
             seed_cpu(derive(self.seed, "collate", batch.epoch, batch.indices[0]))
-            return (self.collate_fn or default_collate)(samples)
+            return (self.collate_fn or collated)(samples)
         finally:
             set_rng_state(before, CPU)
 

@@ -11,6 +11,7 @@ from runner.config.admission import admitted, targets_below
 from runner.config.checks import check_composed
 from runner.errors import InputError
 from runner.groups.length import is_usual
+from runner.terminal.progress import bar
 from runner.values import flatten
 
 if TYPE_CHECKING:
@@ -109,12 +110,35 @@ def rate_of(trainer: "Trainer") -> dict[str, Any]:
     return {"first": rates[0], **whole, "steps": schedule.interval}
 
 
-def explained(config: Any, task: DictConfig | None) -> dict[str, Any]:
+def unreadable_examples(task: DictConfig) -> list[str]:
+    """Reads every example of every part: what is said of those that cannot be read."""
+    from runner.batches.samples import read
+    from runner.before.beforehand import quietly
+    from runner.groups.data_parts import make_parts
+
+    check_composed(task)
+    with admission.of_config(task), quietly():
+        parts = {name: part for name, part in make_parts(task).all.items() if hasattr(part, "indices")}
+        found = []
+        with bar("reading every example", sum(map(len, parts.values()))) as done:
+            for name, part in parts.items():
+                for index in part.indices.tolist():
+                    try:
+                        read(part.dataset, [index])
+                    except Exception as error:
+                        said = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+                        found.append(f"{name}, example {index}: {' '.join(said.removeprefix('dataset: ').split())}")
+                    done.add()
+    return found
+
+
+def explained(config: Any, task: DictConfig | None, all_examples: bool = False) -> dict[str, Any]:
     """Targets, and then the parts where every target may be made; "error" where something would be refused.
 
     Args:
         config: plain containers, resolved.
         task: the config to make the parts of; None: they are not made.
+        all_examples: reads every one first.
     """
     said: dict[str, Any] = {"targets": target_rules(config)}
     refused = [row for row in said["targets"] if not row["admitted"]]
@@ -122,6 +146,9 @@ def explained(config: Any, task: DictConfig | None) -> dict[str, Any]:
         said["error"] = f"{refused[0]['place']}._target_={refused[0]['target']}: {refused[0]['why']}"
     elif task is not None:
         try:
+            if broken := unreadable_examples(task) if all_examples else []:
+                said["unreadable"] = broken
+                raise InputError(f"dataset: {len(broken):,} of its examples cannot be read")
             said["parts"] = made(task)
         except InputError as error:
             said["error"] = str(error)

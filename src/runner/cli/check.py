@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
         "words", nargs="*", default=[], metavar="WORDS", help="overrides as for a run; or RUN_DIR, or SWEEP_DIR"
     )
     made.add_argument("--config-dir", metavar="DIR", help="YAML files of your own")
+    made.add_argument("--examples", action="store_true", help="read every example, and list those that cannot be read")
     made.add_argument("--json", action="store_true", help="as JSON")
     trust.add_flags(made)
     return made
@@ -31,14 +32,16 @@ def main(arguments: argparse.Namespace) -> int:
     trust.grant(arguments)
     words = arguments.words
     if len(words) == 1 and "=" not in words[0]:
+        if arguments.examples:
+            raise InputError("--examples: is for overrides, not for a folder: its data is not opened")
         said = of_folder(Path(words[0]))
     else:
-        said = of_command(words, arguments.config_dir)
+        said = of_command(words, arguments.config_dir, arguments.examples)
     say(*(json.dumps(said, indent=2, default=str).splitlines() if arguments.json else lines(said)))
     return 2 if "error" in said else 0
 
 
-def of_command(words: list[str], config_dir: str | None) -> dict[str, Any]:
+def of_command(words: list[str], config_dir: str | None, all_examples: bool = False) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     from runner.before.explain import explained, sources
@@ -53,7 +56,7 @@ def of_command(words: list[str], config_dir: str | None) -> dict[str, Any]:
     came = sources(cfg, words)
     keys = {key: {"value": value, "from": came.get(key, "")} for key, value in flatten(plain).items()}
     with admission.of_config(task), bar("making the run's parts"):
-        return {"keys": keys, **explained(plain, task)}
+        return {"keys": keys, **explained(plain, task, all_examples)}
 
 
 def of_folder(folder: Path) -> dict[str, Any]:
@@ -103,6 +106,7 @@ def lines(said: dict[str, Any]) -> list[str]:
         if isinstance(shown, dict):
             shown = ", ".join(f"{key} {number}" for key, number in shown.items())
         text.append(f"{name}: {shown}")
+    text += said.get("unreadable", [])
     if "error" in said:
         text.append(f"error: {said['error']}")
     return text

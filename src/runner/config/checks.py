@@ -5,12 +5,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from runner.config import admission
 from runner.config.names import ALIASES, GROUPS
-from runner.config.own_values import check_values, fill_left_out
+from runner.config.own_values import check_values, fill_left_out, is_read, packaged_values
 from runner.errors import InputError, UnknownKey
 from runner.values import fits, guess, hints_of, in_words, shown
 
@@ -58,6 +58,7 @@ def check_composed(cfg: DictConfig) -> None:
         if isinstance(owner, DictConfig) and last not in owner:
             OmegaConf.update(cfg, key, value, force_add=True)
     refuse_missing_parts(cfg)
+    leave_out_unread(cfg)
     fill_left_out(cfg)
     refuse_missing_values(cfg)
     check_values(cfg)
@@ -106,6 +107,21 @@ def refuse_missing_parts(cfg: DictConfig) -> None:
             raise InputError(f"{key}={cfg[key]}: must be text; in quotes it is: '{key}=\"{cfg[key]}\"'")
 
 
+def leave_out_unread(cfg: DictConfig) -> None:
+    """Takes keys out of the dataset group that only a packaged choice has written, and nothing reads any more: the user
+    has replaced what did.
+    """
+    text, node = OmegaConf.to_yaml(cfg), OmegaConf.to_container(cfg.dataset, resolve=False)
+    assert isinstance(node, dict)
+    unread = [name for name in map(str, node) if name not in DATASET_KEYS and not is_read(f"dataset.{name}", text)]
+    unread = [name for name in unread if node[name] in packaged_values("dataset", name)]
+    with open_dict(cfg):
+        for name in unread:
+            del cfg.dataset[name]
+    if unread:
+        leave_out_unread(cfg)  # what only these have read
+
+
 def refuse_missing_values(cfg: DictConfig) -> None:
     """Refuses a mandatory value (`???` in the YAML) that is not given."""
     try:
@@ -125,7 +141,10 @@ def refuse_unknown_keys(node: Any, key: str, known: tuple[str, ...], referring: 
     if not isinstance(node, DictConfig):
         raise InputError(f"{key}: must be a group of keys, got {node!r}")
     for name in map(str, node):
-        if name not in known and not re.search(r"\$\{\.*" + re.escape(f"{prefix}{name}") + r"\W", referring):
+        if name not in known and not is_read(f"{prefix}{name}", referring):
+            if packaged_values(key, name):
+                reason = "nothing reads this key any more: what did was replaced; leave it out"
+                raise InputError(f"{prefix}{name}={shown(node.get(name))}: {reason}")
             choices = ", ".join(k for k in known if k != "derived")
             choices = f"{guess(name, known, meant=aliased(name, known))}choices: {choices}"
             message = f"{prefix}{name}: nothing takes this key; {choices}"
@@ -200,7 +219,10 @@ def refuse_wrong_kinds(node: DictConfig, key: str) -> None:
         value = node[name]
         plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         if name in hints and plain is not None and not fits(plain, hints[name]) and not holds_null(plain):
-            raise InputError(f"{key}.{name}={shown(plain)}: must be {in_words(hints[name])}")
+            written: Any = OmegaConf.to_container(node, resolve=False)
+            source = re.fullmatch(r"\$\{(\w[\w.]*)\}", str(written[name]))
+            where = source[1] if source else f"{key}.{name}"
+            raise InputError(f"{where}={shown(plain)}: must be {in_words(hints[name])}")
 
 
 def holds_null(value: Any) -> bool:
@@ -208,19 +230,24 @@ def holds_null(value: Any) -> bool:
     return isinstance(value, list) and any(item is None for item in value)
 
 
+SPOKEN = {"lr": "learning rate", "eps": "epsilon"}  # what torch's messages call an argument
+
+
 def blamed(key: str, message: str, node: Any) -> str:
-    """`key.argument=value`, where the message holds the name or the value of exactly one of the node's arguments."""
+    """`key.argument=value`, where the message certainly means one of the node's arguments: it holds its name as no word
+    of a sentence is written (`num_heads`, 'size', size=3), as that of a value (weight tensor, p value), or right before
+    its value (momentum: -1). A value alone says nothing: 31 may be anybody's.
+    """
     plain = {str(k): v for k, v in node.items() if not str(k).startswith("_")} if isinstance(node, Mapping) else {}
-    by_name = [name for name in plain if re.search(rf"(?<![\w.]){re.escape(name)}\b", message)]
-    texts = {name: [str(v) for v in (value if isinstance(value, list) else [value])] for name, value in plain.items()}
-    by_value = [
-        name for name, ts in texts.items() if any(re.search(rf"(?<![\w.]){re.escape(t)}(?![\w.])", message) for t in ts)
-    ]
-    both = [name for name in by_name if name in by_value]
-    for names in (both, by_name, by_value):
-        if len(names) == 1:
-            return f"{key}.{names[0]}={shown(plain[names[0]])}"
-    return key
+    named = []
+    for name, value in plain.items():
+        word = rf"(?<![\w.])(?:{re.escape(name)}|{re.escape(SPOKEN.get(name, name))})(?![\w.])"
+        marked = (
+            word if "_" in name else rf"(['\"`]){word}\1|{word}(=| (value|argument|parameter|probability|tensor)\b)"
+        )
+        if re.search(rf"{marked}|{word}\W{{1,3}}{re.escape(str(value))}(?![\w.])", message):
+            named.append(name)
+    return f"{key}.{named[0]}={shown(plain[named[0]])}" if len(named) == 1 else key
 
 
 def complaint(key: str, target: str, error: BaseException, node: Any = None) -> str:

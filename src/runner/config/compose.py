@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from hydra import version
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -103,6 +103,7 @@ def _apply_checked(overrides: list[Override], cfg: DictConfig) -> None:
             raise UnknownKey(f"{override.input_line}: {reason}", key, choices)
         if known:
             expected[key] = (override, _kind(cfg, key))
+            _replace_target(cfg, key, override.value())
     hydra_adapter.apply_overrides(overrides, cfg)
     if "hydra" in cfg:
         from runner.config import admission, checks  # here: a wrong key is answered before it is needed
@@ -121,10 +122,38 @@ def _apply_checked(overrides: list[Override], cfg: DictConfig) -> None:
         if not _fits(given, kind):
             from runner.config.own_values import takes_null  # here: a wrong key or choice is answered without it
 
-            if given is None and takes_null(override.key_or_group):
+            if given is None and (takes_null(override.key_or_group) or _is_null_by_hint(cfg, override.key_or_group)):
                 continue
             said = f"must be {kind}, got {given or 'null'}{_kind_hint(override, kind)}"
             raise InputError(f"{override.input_line}: {said}")
+
+
+def _replace_target(cfg: DictConfig, key: str, value: Any) -> None:
+    """A group of keys with another `_target_` stands in place of the one before: Hydra alone would leave the old
+    target's arguments beside it, and take no new ones. One with the same, which may bring arguments, is merged.
+    """
+    try:
+        node = OmegaConf.select(cfg, key, throw_on_missing=False)
+    except OmegaConfBaseException:
+        return
+    if isinstance(value, dict) and isinstance(node, DictConfig) and "_target_" in value:
+        with open_dict(cfg):
+            OmegaConf.update(cfg, key, value, merge=value["_target_"] == node.get("_target_"))
+
+
+def _is_null_by_hint(cfg: DictConfig, key: str) -> bool:
+    """Whether the constructor beside whose `_target_` a key stands says that it takes null."""
+    from runner.config import admission
+    from runner.config.checks import locate
+    from runner.values import hints_of
+
+    parent_key, _, name = key.rpartition(".")
+    parent = OmegaConf.select(cfg, parent_key) if parent_key else None
+    if not isinstance(parent, DictConfig) or not isinstance(parent.get("_target_"), str):
+        return False
+    with admission.of_config(cfg):
+        hints = hints_of(locate(parent["_target_"], parent_key))
+    return type(None) in get_args(hints.get(name))
 
 
 def _has(cfg: DictConfig, key: str) -> bool:

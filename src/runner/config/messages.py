@@ -31,6 +31,8 @@ def one_line(error: BaseException) -> str:
     if twice := re.match(r"Multiple values for (\S+)\. ", text):
         return f"{twice[1]}: is chosen twice; the defaults of an experiment say `- override /{twice[1]}: CHOICE`"
     if absent := re.search(r"(In '[^']+': )?Could not override '([^']+)'", text):
+        if (inner := re.search(r"Key '(\w+)' is not in struct", text)) and not absent[2].endswith(f".{inner[1]}"):
+            return f"{absent[2]}: there is no key {inner[1]!r} in it; +{absent[2]}.{inner[1]}=VALUE adds it"
         meant = f"; did you mean {near}?" if (near := nearest(absent[2], GROUPS)) else ""
         return f"{absent[1] or ''}{absent[2]}: there is no such config group or key{meant}"
     if named := re.match(r"InputError raised while resolving interpolation: (.*)", text):  # by a resolver of ours

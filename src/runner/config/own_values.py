@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from runner.config.conf_dir import conf_dir
 from runner.config.messages import one_line
 from runner.errors import InputError
-from runner.values import Rule, fits, guess, shown
+from runner.values import Rule, fits, flatten, guess, shown
 
 MOST_THREADS = max(512, 4 * (os.cpu_count() or 1))  # more take a machine down; a big machine's count is no mistake
 MOST_WORKERS = MOST_THREADS
@@ -47,6 +47,7 @@ OURS = {
     "dataset.std": Rule(Sequence[float] | float | None, above=0),
     **dict.fromkeys(("dataset.test_size", "dataset.val_size"), Rule(float | None, least=0)),
     "dataset.augment": Rule(list | None),
+    **dict.fromkeys(("dataset.val", "dataset.test", "dataset.evaluate", "unfreeze_at"), Rule(dict | None)),
     "dataloader.batch_size": COUNT,
     "dataloader.eval_batch_size": COUNT,
     **dict.fromkeys(("dataloader.shuffle", "dataloader.drop_last"), SWITCH),
@@ -83,7 +84,15 @@ CALLED_WITH_MORE = ("optimizer", "scheduler")  # the parameters and the optimize
 
 def takes_null(key: str) -> bool:
     """Whether null is a value of one of our own keys, whatever a YAML file has set it to."""
-    return key in OURS and fits(None, OURS[key].hint)
+    group, _, name = key.partition(".")
+    return fits(None, OURS[key].hint) if key in OURS else None in packaged_values(group, name)
+
+
+def packaged_values(group: str, key: str) -> list[Any]:
+    """What the packaged choices of a group set a key to, interpolations unresolved."""
+    files = sorted(Path(conf_dir(), group).glob("*.yaml")) if group else []
+    plain: list[Any] = [OmegaConf.to_container(OmegaConf.load(path), resolve=False) for path in files]
+    return [values[key] for choice in plain for values in ({**flatten(choice), **choice},) if key in values]
 
 
 def fill_left_out(cfg: DictConfig) -> None:
@@ -176,11 +185,16 @@ def _keys(node: dict[Any, Any], key: str = "") -> Iterator[str]:
             yield from _keys(value, path)
 
 
+def is_read(key: str, text: str) -> bool:
+    """Whether an interpolation in a YAML text reads a key."""
+    return re.search(r"\$\{(oc\.select:)?\.*" + re.escape(key) + r"\W", text) is not None
+
+
 def check_channels(cfg: DictConfig) -> None:
-    """dataset.mean and dataset.std hold one number a channel."""
-    shape = cfg.dataset.get("input_shape")
+    """dataset.mean and dataset.std, where something reads them, hold one number a channel."""
+    shape, text = cfg.dataset.get("input_shape"), OmegaConf.to_yaml(cfg)
     for name in ("mean", "std"):
-        given = cfg.dataset.get(name)
+        given = cfg.dataset.get(name) if is_read(f"dataset.{name}", text) else None
         if isinstance(given, ListConfig) and isinstance(shape, ListConfig) and len(shape) == 3:
             if len(given) != shape[0]:
                 raise InputError(

@@ -127,7 +127,7 @@ def data_error(cfg: DictConfig, name: str, error: InputError) -> InputError:
     inside = re.match(
         rf"dataset\.{re.escape(name)}\.\w+[.:]", str(error)
     )  # an argument, or a part such as a transform, is to blame
-    if inside or str(error).startswith("dataset.root=") or not isinstance(node, DictConfig) or node.get("root") is None:
+    if inside or re.match(r"dataset\.\w+=", str(error)) or not isinstance(node, DictConfig) or node.get("root") is None:
         return error
     cls = locate(node["_target_"], f"dataset.{name}")
     folder = Path(node.root).absolute()

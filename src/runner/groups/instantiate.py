@@ -69,7 +69,7 @@ def said(node: Any, path: str, error: BaseException, cause: BaseException) -> st
     """The complaint of the `_target_` that refused: Hydra names the node inside the one that it was given."""
     message = str(error)
     found = re.search(r"full_key: (\S+)", message)
-    for name in found[1].split(".") if found else ():
+    for name in re.findall(r"[^.\[\]]+", found[1]) if found else ():  # transform.transforms[1]
         at: Any = int(name) if isinstance(node, list) and name.isdigit() else name
         inner = node[at] if isinstance(node, list) or (isinstance(node, dict) and name in node) else None
         if inner is None:

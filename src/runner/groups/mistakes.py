@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runner import losses
+from runner.batches import nested
 from runner.batches.loaders import Loader
 from runner.batches.memory import random_transforms
 from runner.batches.parts import Part, Parts, has_label, integer_targets, known_labels
@@ -73,6 +74,41 @@ def check_shape(shape: Any, loader: Loader) -> None:
         return  # the probe says which part is to blame
     if isinstance(data, Tensor) and isinstance(shape, list) and list(data.shape[1:]) != shape:
         raise InputError(f"dataset.input_shape={shape}: an example has the shape {list(data.shape[1:])}")
+
+
+def check_examples(loaders: Mapping[str, Loader | None]) -> None:
+    """A warning where the examples of a part hold nothing to tell them apart by.
+
+    Args:
+        loaders: by the key of what they load.
+
+    Raises:
+        InputError: one of those that are looked at cannot be read.
+    """
+    for key, loader in loaders.items():
+        said = None
+        for count in (EXAMPLES, LABELS) if loader is not None else ():  # more of them only where the first look alike
+            try:
+                with isolated(0, torch.device("cpu")):
+                    batch = loader.examples(count)  # type: ignore[union-attr]
+            except InputError:
+                raise
+            except Exception:
+                said = None  # the probe says which part is to blame
+                break
+            data = next((t for _, t in nested.tensors_in(batch) if t.dim() > 1 and t[0].numel() > 1), None)
+            if (said := None if data is None or len(data) < 3 else alike(data)) is None:
+                break
+        if said is not None:
+            log.warning("%s: the examples that were looked at %s: are they read as they should be?", key, said)
+
+
+def alike(data: Tensor) -> str | None:
+    """What examples (N, ...) have in common that leaves nothing to learn from; None: nothing."""
+    rows = data.flatten(2) if data.dim() > 3 else data.flatten(1)  # of images each channel, which has its own mean
+    if bool((rows == rows[..., :1]).all()):
+        return "are each of one single value"
+    return "are all equal" if bool((data == data[:1]).all()) else None
 
 
 def refuse_other_classes(name: str, dataset: Any, train: Any) -> None:

@@ -27,7 +27,7 @@ from runner.groups.instantiate import call, containers, make
 from runner.groups.lazy import initialise
 from runner.groups.length import Length, every_of, length_of
 from runner.groups.loss_parts import fill_weights, make_loss
-from runner.groups.mistakes import check_data, check_outputs, check_shape
+from runner.groups.mistakes import check_data, check_examples, check_outputs, check_shape
 from runner.groups.model_parts import (
     check_accumulate,
     make_averaging,
@@ -165,7 +165,10 @@ def _build(
         cfg[group].mode = mode_of(group, cfg, is_new)
     resolved = resolve(cfg)
 
+    loaders = {"dataset.train": train_loader, "dataset.val": val_loader, "dataset.test": test_loader}
+    further = {f"dataset.evaluate.{name}": loader for name, loader in more_loaders.items()}
     if is_new:
+        check_examples({**loaders, **further})
         check_shape(resolved["dataset"].get("input_shape"), train_loader)
     model = make_model(cfg, where.torch)
     others: dict[str, Module] = {}  # models of other runs
@@ -211,8 +214,6 @@ def _build(
     )
     built = Built(trainer, parts, test_loader, where, placement, resolved, data)
     if is_new:
-        loaders = {"dataset.train": train_loader, "dataset.val": val_loader, "dataset.test": test_loader}
-        further = {f"dataset.evaluate.{name}": loader for name, loader in more_loaders.items()}
         check_own_state({**loaders, **further})
         if is_supervised(task):
             check_outputs(resolved, model, getattr(task, "criterion", None), train_loader, parts.train, options)
