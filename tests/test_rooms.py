@@ -193,7 +193,7 @@ PRIVATE = {  # the private names of libraries, and the one file that may touch e
         *("_foreach_copy_", "_inductor", "_opt_called", "_shutdown_workers", "_workers", "torch._dynamo"),
     },
 }
-DOCUMENTED = {"_fields", "_asdict", "_target_", "_partial_", "_args_", "_recursive_", "_convert_"}  # of namedtuple, and Hydra's
+DOCUMENTED = {"_fields", "_asdict", "_target_", "_partial_", "_args_", "_recursive_", "_convert_"}  # namedtuple, Hydra
 UNDOCUMENTED = {  # names without an underscore that no manual has
     r"\.repo\b|get_gh_backup|create_main_hydra2|f_locals": "config/hydra_adapter.py",
     r"_inductor\.list_mode_options": "torch_adapter.py",
