@@ -148,6 +148,32 @@ class Relative(Late):
             yield self.sample(number)
 
 
+class NotBegun(Late):
+    """Has no state before its first sample."""
+
+    def state_dict(self):
+        if self.now["at"] == 0:
+            raise RuntimeError("nothing was read")
+        return super().state_dict()
+
+
+class Buffered(Late):
+    """A shuffle buffer that is in the state, with its generator."""
+
+    def __iter__(self):
+        order, start = random.Random(0), self.start
+        self.now = {"waiting": [], "order": order.getstate(), **start}
+        order.setstate(self.now["order"])
+        while self.now["at"] < self.size or self.now["waiting"]:
+            waiting = self.now["waiting"] = [*self.now["waiting"]]
+            while self.now["at"] < self.size and len(waiting) < 16:
+                waiting.append(self.now["at"])
+                self.now["at"] += 1
+            number = waiting.pop(order.randrange(len(waiting)))
+            self.now["order"] = order.getstate()
+            yield self.sample(number)
+
+
 class Sized(Late):
     """Tells how many it gives."""
 
@@ -343,7 +369,7 @@ class ByIndex(Dataset):
         return (self[index] for index in range(self.size))
 
 
-@pytest.mark.parametrize("name", ["Counted", "Late", "Sized"])
+@pytest.mark.parametrize("name", ["Counted", "Late", "Sized", "Buffered"])
 @pytest.mark.parametrize("stop", [3, 7, 10, 20])
 def test_a_killed_run_on_a_stream_goes_on_exactly(stop, name, monkeypatch):
     given = [*words(name, size=50), "checkpoint.every_batches=2", "+dataset.val=${dataset.train}"]
@@ -361,6 +387,7 @@ BAD = [
     (words("Late", size=30, buffer=100), NOT_LEADING),
     (words("Late", size=300, reshuffles=True), NOT_LEADING),
     (words("Relative", size=100), NOT_LEADING),
+    (words("NotBegun"), "dataset.train: NotBegun, .* gives RuntimeError: nothing was read"),
     (words("InBlocks", size=5120), NOT_LEADING),
     ([*words(), f"+dataset.val={{_target_: {__name__}.Late, buffer: 16}}"], f"dataset.val: .*{NOT_LEADING}"),
     ([*words(), f"+dataset.val={{_target_: {__name__}.Endless}}"], "trainer.limit_eval_batches=null: Endless"),

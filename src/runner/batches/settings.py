@@ -97,7 +97,7 @@ class LoaderSettings:
         """Whether a part ("dataset.val") has another collate function than the training part."""
         return key != "dataset.train" and self.collate_fn is not self.eval_collate_fn
 
-    def place(self, parts: Sequence[Part], augment: Sequence[Any], device: torch.device) -> Placement:
+    def place(self, parts: Sequence[Part | Stream], augment: Sequence[Any], device: torch.device) -> Placement:
         """Where batches are made, and why.
 
         Raises:

@@ -65,6 +65,7 @@ class StreamLoader:
         most = self.num_batches * batch_size
         self.num_samples = most if length is None else min(most, length)  # of an epoch, or so many at most
         self.taken = 0  # batches since the run began
+        self.place: tuple[Any] | None = None  # the state that was loaded, until a sample was read
         self._load(self.beginning)
 
     def __len__(self) -> int:
@@ -126,15 +127,16 @@ class StreamLoader:
         self._load(state["dataset"])
 
     def _state(self) -> Any:
-        """A copy: some datasets give their own, which they go on writing. What was loaded, until a sample was read:
-        a dataset may take its state when the iteration begins, and then gives an older one before."""
+        """A copy: some datasets give their own, which they go on writing. One that takes its state when an iteration
+        begins gives an older one before.
+        """
         if self.place is not None:
             return copy.deepcopy(self.place[0])
         owner: Any = self._samples if hasattr(self._samples, "state_dict") else self.dataset
         return copy.deepcopy(owner.state_dict())
 
     def _load(self, state: Any) -> None:
-        self.place: tuple[Any] | None = (state,)
+        self.place = (state,)
         self._samples: Any = None  # a generator that was left in its middle ends before
         with isolated_cpu(derive(self.seed, "stream")):
             self._samples = iter(self.dataset)

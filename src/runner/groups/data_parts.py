@@ -84,7 +84,15 @@ def opened(cfg: DictConfig, name: str, known: dict[str, dict[str, Any]], node: A
         known[key] = known_of(made)
     if made is not None and is_stream(made):
         limits = (cfg.trainer.get(name) for name in ("limit_eval_batches", "overfit_batches", "dry_run"))
-        return check_stream(key, made, made_anew, name != "train" and not any(limits)) if is_new else Stream(made)
+        try:
+            return check_stream(key, made, made_anew, name != "train" and not any(limits)) if is_new else Stream(made)
+        except InputError:
+            raise
+        except Exception as error:
+            what = (
+                f"{type(made).__name__}, read and put back as a resume does it, gives {type(error).__name__}: {error}"
+            )
+            raise InputError(f"{key}: {what}") from error
     if made is not None and not (hasattr(made, "__getitem__") and hasattr(made, "__len__")):
         raise InputError(
             f"{key}: must be a map-style dataset (__getitem__ and __len__), or an iterable one with a state;"

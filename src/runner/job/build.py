@@ -264,7 +264,7 @@ def loader_arguments(cfg: DictConfig) -> dict[str, Any]:
 
 def run_limits(cfg: DictConfig) -> tuple[int, int | None, int | None]:
     """The run's epochs, and the batches of an epoch and of an evaluated part at most."""
-    epochs, counts = cfg.trainer.epochs, {}
+    epochs, counts = cfg.trainer.epochs, dict[str, int]()
     if epochs < 1:
         raise InputError(f"trainer.epochs={epochs}: must be at least 1")
     for key in ("limit_batches", "overfit_batches", "limit_eval_batches"):
