@@ -33,6 +33,9 @@ def test_focal_is_the_cross_entropy_at_gamma_0_and_the_formula_elsewhere():
 
 def test_one_hot_mse_is_the_mean_square():
     torch.testing.assert_close(OneHotMSE()(OUTPUT, TARGET), ((OUTPUT - torch.eye(5)[TARGET]) ** 2).mean())
+    for n in range(1, 500, 7):
+        output, target = torch.randn(n, 5), torch.randint(5, (n,))
+        assert torch.equal(OneHotMSE()(output, target), F.mse_loss(output, torch.eye(5)[target]))
 
 
 def test_a_weighted_loss_follows_to_the_device():

@@ -111,7 +111,7 @@ class OneHotMSE(nn.Module):
         is_counted = target != self.ignore_index
         wanted = F.one_hot(target.where(is_counted, 0), output.shape[1]).movedim(-1, 1).to(output.dtype)
         off = output.where(is_counted.unsqueeze(1), wanted)
-        return F.mse_loss(off, wanted) * (target.numel() / is_counted.sum())  # of all, the factor is exactly 1
+        return F.mse_loss(off, wanted) / (is_counted.sum() / target.numel())  # of all, that is exactly 1
 
     def size(self, output: Tensor, target: Tensor) -> Tensor | int:
         return weight_of(target, None, self.ignore_index)
