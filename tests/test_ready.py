@@ -16,10 +16,11 @@ def sweeper(launcher, retries=0, fail_fast=False, chdir=False, task=()):
     choices = {"hydra/launcher": "basic"}
     hydra = SimpleNamespace(
         job=SimpleNamespace(chdir=chdir),
+        sweep=SimpleNamespace(dir="absent"),
         overrides=SimpleNamespace(task=list(task)),
         runtime=SimpleNamespace(choices=choices),
     )
-    options = SimpleNamespace(retries=retries, fail_fast=fail_fast)
+    options = SimpleNamespace(retries=retries, fail_fast=fail_fast, force=False)
     return SimpleNamespace(config=SimpleNamespace(sweep=options, hydra=hydra), launcher=launcher)
 
 
@@ -71,7 +72,8 @@ def test_a_launcher_of_ours_looks_for_itself():
 def test_only_jobs_that_have_not_begun_are_looked_at(tmp_path, monkeypatch):
     asked = []
 
-    def look(named, with_data):
+    def look(named, with_data, before):
+        assert before == []
         asked.append((named, with_data))
         return ["a warning"]
 

@@ -32,7 +32,9 @@ PIECE = 2**14
 MOST_SIZES = 100_000  # files whose size is asked for
 MOST_READ = 1000  # files whose content is looked at
 FEW = 50  # classes, folders and wrapped datasets that are listed one by one
-EXAMPLES = 3
+EXAMPLES = 8
+LONGEST = 2**20  # entries of a list that are looked at
+A_TEXT = 100  # characters; what is shorter is a name, a mode, a mark of one's own
 DEPTH = 5  # of datasets that wrap others
 ARRAYS = ("numpy", "torch", "pandas", "polars", "PIL")  # whose objects hold their data in memory
 CPU = torch.device("cpu")
@@ -61,7 +63,7 @@ def known_of(dataset: Any) -> dict[str, Any]:
         base, named = files_in(value, folders)
         for short, path in named.items():
             files[short if files.get(short, path) == path else f"{name}/{short}"] = path
-        if is_path(value):
+        if is_path(value) or (isinstance(value, str) and len(value) < A_TEXT):
             continue
         digest = Digest(base)
         with contextlib.suppress(Exception):  # what cannot be read says nothing
@@ -164,6 +166,8 @@ class Digest:
         self.base, self.is_computed = base, False  # whether it holds floating arrays
 
     def of(self, value: Any) -> str:
+        if isinstance(value, (list, tuple)) and len(value) > LONGEST:
+            value = [len(value), *spread(value, LONGEST)]
         text = json.dumps(value, default=self.plain, skipkeys=True)
         text = text.replace(f'"{json.dumps(self.base)[1:-1]}', '"') if self.base else text
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -195,12 +199,12 @@ def of_array(array: np.ndarray[Any, Any]) -> str:
     """Of its kind, its shape and its bytes; of a long one, of pieces that lie evenly in it."""
     found = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
     if array.nbytes <= WHOLE:
-        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     else:
         rows = max(1, PIECE * len(array) // array.nbytes)
         count = max(2, PIECES // max(PIECE, array.nbytes // len(array)))
         for start in np.linspace(0, len(array) - rows, count).astype(np.int64):
-            found.update(np.ascontiguousarray(array[start : start + rows]).reshape(-1).view(np.uint8))
+            found.update(np.ascontiguousarray(array[start : start + rows]).reshape(-1).view(np.uint8).data)
     return found.hexdigest()[:16]
 
 

@@ -109,7 +109,7 @@ def files_of(dataset: Any) -> list[str] | None:
     """
     known = {(c.__module__, c.__name__): c for c in type(dataset).__mro__}
     folder = known.get(("torchvision.datasets.folder", "DatasetFolder"))
-    if folder is None or type(dataset).__getitem__ is not folder.__getitem__:  # type: ignore[attr-defined]
+    if folder is None or getattr(type(dataset), "__getitem__", None) is not getattr(folder, "__getitem__", None):
         return None
     return [os.fspath(path) for path, _ in dataset.samples]
 

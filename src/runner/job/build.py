@@ -171,13 +171,14 @@ def _build(
         check_examples({**loaders, **further})
         check_shape(resolved["dataset"].get("input_shape"), train_loader)
     model = make_model(cfg, where.torch)
-    others: dict[str, Module] = {}  # models of other runs
+    opened: dict[str, Module] = {}  # models of other runs
 
     def opening(path: Path, which: str) -> Module:
-        return others.setdefault(f"the model of {path}", open_model(path, which))
+        module = opened[f"the model of {path}"] = open_model(path, which)
+        return module
 
     task = make_task(cfg, model, make_loss(cfg, where.torch), parts.train.dataset, where.torch, opening)
-    data = {**parts.known, **known_files(resolved), **known_models(others, task)}
+    data = {**parts.known, **known_files(resolved), **known_models(opened, task)}
     initialise(task, train_loader, options, where.torch, cfg.seed)
     prepare_model(cfg, model)
     freezing = make_freezing(cfg, task)
@@ -242,11 +243,11 @@ def check_saved(state: dict[str, Any]) -> None:
             raise InputError(f"{group}: in its state_dict(), {error}") from error
 
 
-def known_models(others: Mapping[str, Module], task: Module) -> dict[str, dict[str, Any]]:
+def known_models(opened: Mapping[str, Module], task: Module) -> dict[str, dict[str, Any]]:
     """A digest of the weights of each model that a task has from another run, and whether checkpoints hold them too."""
     saved = {id(tensor) for tensor in task.state_dict(keep_vars=True).values()}
     known = {}
-    for name, module in others.items():
+    for name, module in opened.items():
         tensors = module.state_dict(keep_vars=True).values()
         digest = Digest().of(dict(module.state_dict()))
         known[name] = {"values": {"weights": digest}, "is_saved": all(id(tensor) in saved for tensor in tensors)}

@@ -60,5 +60,5 @@ def recorded(saved: Saved, which: str, split: str) -> Mapping[str, Any]:
     if not is_beside and average.get("count") and not is_average:
         return {}  # the average alone was evaluated
     part = f"{split}_{kind}/" if is_beside and is_average else f"{split}/"
-    row = next((row for row in state.get("rows") or () if row["step"] == progress["step"]), {})
+    row: dict[str, Any] = next((row for row in state.get("rows") or () if row["step"] == progress["step"]), {})
     return {key.removeprefix(part): value for key, value in row.items() if key.startswith(part)}

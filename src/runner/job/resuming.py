@@ -164,8 +164,8 @@ class Resumed:
         if (
             self.takes_other_data and self.data_changes and trainer.progress.batch
         ):  # of an epoch that is another one now
-            step = trainer.progress.step
-            trainer.state.progress, trainer.state.rng = replace(trainer.progress, batch=0, evaluated=step), None
+            begun_anew = replace(trainer.progress, batch=0, evaluated=trainer.progress.step)
+            trainer.state.progress, trainer.state.rng = begun_anew, None
         progress = trainer.progress
         if record["steps"] is None:
             trainer.max_steps += trainer.state.shift
