@@ -236,6 +236,16 @@ def test_evaluate_says_which_figures_the_run_has_found_and_what_has_changed(proj
     assert f"val/loss {record['last']['val/loss']}" in caplog.messages[-1]
 
 
+def test_evaluate_of_data_that_the_model_cannot_take_any_more_says_what_has_changed(project):
+    rows(TABLE)
+    project.dataset(CSV, path="rows.csv")
+    project.train()
+    rows(np.concatenate([TABLE, TABLE[:, 4:]], axis=1))
+    sys.modules.pop("mine", None)
+    with pytest.raises(InputError, match="what has changed since: dataset.train: "):
+        dispatch(["evaluate", "run"])
+
+
 def test_evaluate_of_changed_code_says_what_the_run_had_found_and_names_the_file(project, caplog):
     rows(TABLE)
     project.dataset(MEMORY, path="rows")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.cli import trust
+from runner.errors import InputError
 from runner.job.confusion import Confusion, confusion
 from runner.job.own_code import as_it_was_started
 from runner.report.confusion import blocks
@@ -59,7 +60,17 @@ def main(arguments: argparse.Namespace) -> int:
     with bar("reading the checkpoint"):
         saved = open_saved(arguments.run_dir, arguments.which)
     with as_it_was_started(saved.record, saved.folder), closing(rebuilt(saved)) as built:
-        return evaluate(built, arguments, saved)
+        try:
+            return evaluate(built, arguments, saved)
+        except (IndexError, RuntimeError, ValueError, TypeError, KeyError) as error:
+            from runner.job.rebuilding import changed_since
+
+            if isinstance(error, InputError) or not (found := changed_since(saved.record, built)):
+                raise
+            what, changes = f"{type(error).__name__}: {' '.join(str(error).split())}", "; ".join(found)
+            raise InputError(
+                f"{arguments.run_dir}: cannot be evaluated any more ({what}); what has changed since: {changes}"
+            ) from error
 
 
 class Counted:

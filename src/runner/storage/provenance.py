@@ -132,7 +132,8 @@ def other_files(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     counts = {folder: (new.get(folder, [0])[0], old.get(folder, [0])[0]) for folder in sorted({*old, *new})}
     words = [f"{now} files in {folder} where it had {then}" for folder, (now, then) in counts.items() if now != then]
     names = [folder for folder, (now, then) in counts.items() if now == then and old[folder] != new[folder]]
-    words += [f"other files in {', '.join(names[:3])}{', ...' * (len(names) > 3)}"] if names else []
+    where = "" if names == ["."] else f" in {', '.join(names[:3])}{', ...' * (len(names) > 3)}"
+    words += [f"other files{where}"] if names else []
     return words[:3]
 
 
