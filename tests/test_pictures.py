@@ -14,7 +14,6 @@ from runner.__main__ import dispatch
 from runner.data import image_folder
 from runner.errors import InputError
 from runner.job.resuming import resume
-from runner.pictures import read_picture
 from runner.storage.weights import read_weights
 
 FAST = ["dataset=image_folder", "dataset.root=data", "model=mlp", "device.threads=1", "quiet=true", "trainer.epochs=1"]
@@ -114,12 +113,16 @@ def test_hidden_files_and_folders_are_no_examples():
 )
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_every_depth_becomes_8_bits(values, name, mode):
+    from runner.pictures import read_picture
+
     Image.fromarray(values).save(name)
     read = np.asarray(read_picture(name, mode)).reshape(3, -1)
     assert read.tolist() == [[value] * len(mode) for value in (0, 1, 255)]
 
 
 def test_what_is_transparent_lies_on_white_and_what_is_not_is_as_pillow_reads_it():
+    from runner.pictures import read_picture
+
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 4)).astype(np.uint8)
     pixels[..., 3] = 255
     opaque = Image.fromarray(pixels)

@@ -1,5 +1,6 @@
 """The parts of a run's data: what it trains on, chooses by and is tested on, and what a dataset says of its labels."""
 
+import contextlib
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
 
 from runner.errors import InputError
 from runner.seeding import derive, isolated_cpu
@@ -105,59 +106,78 @@ class Overfit(Parts):
 
 
 def integer_targets(dataset: Any) -> Tensor | None:
-    """The dataset's `targets` (as torchvision names them) where they are one integer an example, else None."""
-    targets = getattr(dataset, "targets", None)
-    return None if targets is None else integers(targets, len(dataset))
+    """The integer label of every example, int64 (N,), where the dataset tells: by `targets` or `labels`, as a Subset or
+    ConcatDataset of such ones, or as the second of a TensorDataset's two tensors. None: it does not, or has others.
+    """
+    for name in ("targets", "labels"):
+        if (held := getattr(dataset, name, None)) is not None:
+            return integers(held, len(dataset))
+    if isinstance(dataset, Subset):
+        inner = integer_targets(dataset.dataset)
+        return None if inner is None else inner[torch.as_tensor(list(dataset.indices), dtype=torch.int64)]
+    if isinstance(dataset, ConcatDataset):
+        parts = [integer_targets(part) for part in dataset.datasets]
+        known = [part for part in parts if part is not None]
+        return torch.cat(known) if len(known) == len(parts) else None
+    tensors = getattr(dataset, "tensors", None)
+    return integers(tensors[-1], len(dataset)) if isinstance(tensors, tuple) and len(tensors) == 2 else None
+
+
+def below(dataset: Any) -> list[Any]:
+    """A dataset, or those that a Subset or ConcatDataset is made of."""
+    if isinstance(dataset, (Subset, ConcatDataset)):
+        inner = [dataset.dataset] if isinstance(dataset, Subset) else dataset.datasets
+        return [one for each in inner for one in below(each)]
+    return [dataset]
+
+
+def stray_target(dataset: Any, classes: int) -> int | None:
+    """The highest label of a dataset where it is no class of so many, and the example itself says so too."""
+    labels = integer_targets(dataset)
+    if labels is None or not len(labels) or int(labels.max()) < classes:
+        return None
+    most, index = int(labels.max()), int(labels.argmax())
+    with isolated_cpu(0), contextlib.suppress(Exception):
+        return most if int(dataset[index][1]) == most else None  # a target_transform, or labels of something else
+    return None
+
+
+def class_names(dataset: Any) -> list[str] | None:
+    """The names of the classes in their order, where `classes` is a list of them; of a Subset or ConcatDataset those of
+    its datasets, where all have the same. None: there are none, or `classes` is something else.
+    """
+    held = [dataset] if hasattr(dataset, "classes") else below(dataset)
+    found = [listed_names(getattr(one, "classes", None)) for one in held]
+    return found[0] if all(names == found[0] for names in found) else None
+
+
+def listed_names(given: Any) -> list[str] | None:
+    given = given.tolist() if isinstance(given, (np.ndarray, Tensor)) else given
+    return [str(name) for name in given] if isinstance(given, (list, tuple, dict, range, str)) else None
 
 
 def integers(values: Any, count: int) -> Tensor | None:
     """`count` integers as a tensor (count,); None where the values are something else."""
     try:
-        tensor = torch.as_tensor(values)
+        is_array = hasattr(values, "__array__") and not isinstance(values, Tensor)  # pandas', too
+        tensor = torch.as_tensor(np.asarray(values) if is_array else values).cpu()
     except (TypeError, ValueError, RuntimeError):
         return None
     fits = tensor.dim() == 1 and len(tensor) == count
     return tensor.long() if fits and not tensor.is_floating_point() and not tensor.is_complex() else None
 
 
-def known_labels(dataset: Any) -> Tensor | None:
-    """The integer label of every example, where the dataset seems to tell: `targets`, `labels`, or a tensor of them."""
-    tensors = getattr(dataset, "tensors", None)
-    named = [getattr(dataset, name, None) for name in ("targets", "labels")]
-    for labels in [*named, tensors[-1] if isinstance(tensors, tuple) and tensors else None]:
-        if labels is not None:
-            return integers(labels, len(dataset))
-    return None
-
-
-def class_names(dataset: Any) -> list[str] | None:
-    """The names of the classes in their order, where `classes` is a list of them; None: it is something else."""
-    given = getattr(dataset, "classes", None)
-    given = given.tolist() if isinstance(given, (np.ndarray, Tensor)) else given
-    return [str(name) for name in given] if isinstance(given, (list, tuple, dict, range, str)) else None
-
-
-def has_label(dataset: Any, labels: Tensor, label: int) -> bool:
-    """Whether an example that has this label by an attribute really gives it: `targets` may be something else."""
-    try:
-        with isolated_cpu(0):
-            return int(dataset[int((labels == label).nonzero()[0])][1]) == label
-    except Exception:
-        return False
-
-
 def count_classes(dataset: Any) -> int | None:
-    """The number of classes: by `classes` (names or a number), else the highest integer target + 1, else
-    None.
-    """
+    """The number of classes: by `classes` (names or a number), else the highest integer target + 1, else None."""
     if (names := class_names(dataset)) is not None:
         return len(names)
-    if isinstance(count := getattr(dataset, "classes", None), int) and count > 1:
+    counts = {count for one in below(dataset) if isinstance(count := getattr(one, "classes", None), int)}
+    if len(counts) == 1 and (count := counts.pop()) > 1:
         return count
     if is_stream(dataset):
         return None
     targets = integer_targets(dataset)
-    return None if targets is None else int(targets.max()) + 1
+    return None if targets is None or not len(targets) else int(targets.max()) + 1
 
 
 def hold_out(part: Part, size: float, purpose: str) -> tuple[Part, Part]:

@@ -11,7 +11,17 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from runner.batches.contents import known_of
-from runner.batches.parts import Part, Parts, Stream, count_classes, has_label, integer_targets, is_stream, split, whole
+from runner.batches.parts import (
+    Part,
+    Parts,
+    Stream,
+    count_classes,
+    integer_targets,
+    is_stream,
+    split,
+    stray_target,
+    whole,
+)
 from runner.batches.stream import check_stream
 from runner.config.checks import locate
 from runner.config.names import part_of
@@ -160,10 +170,8 @@ def fill_classes(cfg: DictConfig, parts: Parts) -> None:
             raise InputError("dataset.num_classes=null: this dataset has no classes or targets to count; set it")
     if isinstance(parts.train, Stream):
         return
-    classes, targets = cfg.dataset.get("num_classes"), integer_targets(parts.train.dataset)
-    if classes is None or targets is None or (most := int(targets.max())) < classes:
-        return
-    if has_label(parts.train.dataset, targets, most):
-        least = int(targets.min())
+    classes, dataset = cfg.dataset.get("num_classes"), parts.train.dataset
+    if classes is not None and (most := stray_target(dataset, classes)) is not None:
+        least = int(integer_targets(dataset).min())  # type: ignore[union-attr]
         start = "; they start at 1, and must start at 0: subtract 1" if (least, most) == (1, classes) else ""
         raise InputError(f"dataset.num_classes={classes}: the targets go up to {most}{start}")

@@ -69,12 +69,15 @@ def said(node: Any, path: str, error: BaseException, cause: BaseException) -> st
     """The complaint of the `_target_` that refused: Hydra names the node inside the one that it was given."""
     message = str(error)
     found = re.search(r"full_key: (\S+)", message)
-    for name in re.findall(r"[^.\[\]]+", found[1]) if found else ():  # transform.transforms[1]
-        at: Any = int(name) if isinstance(node, list) and name.isdigit() else name
-        inner = node[at] if isinstance(node, list) or (isinstance(node, dict) and name in node) else None
-        if inner is None:
-            break
-        node, path = inner, f"{path}.{name}"
+    for name in found[1].split(".") if found else ():
+        listed = re.fullmatch(r"(.+?)(\d+)", name)  # Hydra's transforms1, for transforms[1]
+        is_key = listed is None or isinstance(node, list) or (isinstance(node, dict) and name in node)
+        for part in [name] if is_key or listed is None else listed.groups():
+            at: Any = int(part) if isinstance(node, list) and part.isdigit() else part
+            inner = node[at] if isinstance(node, list) or (isinstance(node, dict) and part in node) else None
+            if inner is None:
+                return complaint(path, str(node.get("_target_", "")), cause, node)
+            node, path = inner, f"{path}.{part}"
     return complaint(path, str(node.get("_target_", "")) if isinstance(node, dict) else "", cause, node)
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
-from runner.batches.parts import Part, Parts, Stream, known_labels
+from runner.batches.parts import Part, Parts, Stream, integer_targets
 from runner.config.checks import complaint, locate
 from runner.errors import InputError
 from runner.groups.instantiate import containers, instantiate
@@ -125,7 +125,7 @@ def balanced(key: str, part: Part | Stream, count: Any, names: list[str], ignore
 
 def targets_of(key: str, part: Part) -> Tensor:
     """The targets of all examples of a part: told by the dataset where it tells what its examples have, else read."""
-    known = known_labels(part.dataset)
+    known = integer_targets(part.dataset)
 
     def read(indices: Tensor) -> list[Tensor]:
         with isolated(0, torch.device("cpu")):

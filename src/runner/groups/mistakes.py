@@ -18,7 +18,7 @@ from runner import losses
 from runner.batches import nested
 from runner.batches.loaders import Loader
 from runner.batches.memory import random_transforms
-from runner.batches.parts import Part, Parts, has_label, integer_targets, known_labels
+from runner.batches.parts import Part, Parts, class_names, integer_targets, stray_target
 from runner.errors import InputError
 from runner.seeding import isolated
 from runner.tasks import Step
@@ -113,7 +113,7 @@ def alike(data: Tensor) -> str | None:
 
 def refuse_other_classes(name: str, dataset: Any, train: Any) -> None:
     """Refuses an official part whose classes have other names, or another order, than the training set's."""
-    own, known = (getattr(d, "classes", None) for d in (dataset, train))
+    own, known = (class_names(d) for d in (dataset, train))
     if not isinstance(own, (list, tuple)) or not isinstance(known, (list, tuple)) or list(own) == list(known):
         return
     differing = [*(f"{c!r} only in {name}" for c in own if c not in known)]
@@ -126,12 +126,9 @@ def refuse_other_classes(name: str, dataset: Any, train: Any) -> None:
 
 def refuse_other_targets(classes: int | None, name: str, part: Part) -> None:
     """Refuses an official part with a target that is no class."""
-    labels = integer_targets(part.dataset)
-    if classes is None or labels is None or int(labels.max()) < classes:
-        return
-    if has_label(part.dataset, labels, int(labels.max())):
+    if classes is not None and (most := stray_target(part.dataset, classes)) is not None:
         raise InputError(
-            f"dataset.num_classes={classes}: the targets of dataset.{name} go up to {int(labels.max())}, and must be 0"
+            f"dataset.num_classes={classes}: the targets of dataset.{name} go up to {most}, and must be 0"
             f" to {classes - 1}"
         )
 
@@ -266,7 +263,7 @@ def labels_of(part: Part, loader: Loader, target: Tensor) -> tuple[Tensor, bool]
     Args:
         target: that of EXAMPLES examples.
     """
-    labels, known = target.cpu().reshape(-1), known_labels(part.dataset)
+    labels, known = target.cpu().reshape(-1), integer_targets(part.dataset)
     if target.dim() > 1:
         return labels, False
     if known is not None and torch.equal(known[part.spread(EXAMPLES)], labels.long()):
