@@ -9,7 +9,7 @@ import runner
 from conftest import killed_after
 from runner.config.compose import compose
 from runner.errors import InputError
-from runner.groups.parameters import make_freezing, named_parameters
+from runner.groups.parameters import described, make_freezing, named_parameters
 from runner.job.build import build
 from runner.job.resuming import resume
 from runner.schedulers import one_cycle
@@ -230,3 +230,10 @@ def test_a_lazy_layer_that_no_example_reaches_is_refused():
 def test_a_lazy_model_that_takes_no_example_says_so():
     with pytest.raises(InputError, match=r"model: Lazy: .*[Ee]xpected"):
         runner.run([*LAZY, "dataset=diabetes", "loss=squared_error", "metrics=regression"], run_dir="run")
+
+
+def test_a_group_is_shown_with_the_rate_that_was_set_and_the_one_that_a_warm_up_begins_with():
+    optimizer = torch.optim.SGD([{"params": [torch.zeros(2)], "says": "all", "lr": 0.01}], lr=0.1)
+    assert "lr 0.01" in described(optimizer)[0] and "first" not in described(optimizer)[0]
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step / 5)
+    assert "lr 0.01 (at first 0)" in described(optimizer)[0]

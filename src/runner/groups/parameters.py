@@ -178,7 +178,9 @@ def described(optimizer: Optimizer) -> list[str]:
         if "says" in group:
             count = sum(parameter.numel() for parameter in group["params"])
             decay = f", weight_decay {group['weight_decay']:g}" if "weight_decay" in group else ""
-            what = f"{count:,} parameters in {len(group['params'])} tensors, lr {group['lr']:g}{decay}"
+            rate, first = group.get("initial_lr", group["lr"]), group["lr"]  # a warm-up has scaled it by now
+            start = "" if rate == first else f" (at first {first:g})"
+            what = f"{count:,} parameters in {len(group['params'])} tensors, lr {rate:g}{start}{decay}"
             lines.append(f"optimizer group {number} ({group['says']}): {what}")
     return lines
 

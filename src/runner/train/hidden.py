@@ -109,10 +109,29 @@ def is_same(one: Any, two: Any) -> bool:
     return type(one) is type(two) and not isinstance(one, (Tensor, np.ndarray)) and bool(one == two or one != one)
 
 
-def changed(before: Mapping[tuple[str, str], Any], module: nn.Module) -> list[str]:
-    """The dotted names of the attributes that are not what they were."""
-    now = attributes(module)
-    return [".".join(filter(None, key)) for key in now if key not in before or not is_same(before[key], now[key])]
+def changed(before: dict[tuple[str, str], Any], module: nn.Module) -> list[str]:
+    """The dotted names of the attributes that are not what they were. What was not there, None or empty is noted in
+    `before` and not named: a cache is filled once, and what changes again is none.
+    """
+    names = []
+    for key, value in attributes(module).items():
+        was = before.get(key)
+        if was is None or (isinstance(was, (list, dict)) and not was):
+            before[key] = value
+        elif not is_same(moved_to(was, value), value):
+            names.append(".".join(filter(None, key)))
+    return names
+
+
+def moved_to(one: Any, two: Any) -> Any:
+    """The tensors in a copy on the device and of the format of those in another, which may only have been moved."""
+    if isinstance(one, Tensor) and isinstance(two, Tensor):
+        return one.to(two) if one.is_floating_point() and two.is_floating_point() else one.to(two.device)
+    if isinstance(one, list) and isinstance(two, list) and len(one) == len(two):
+        return list(map(moved_to, one, two))
+    if isinstance(one, dict) and isinstance(two, dict):
+        return {key: moved_to(value, two.get(key)) for key, value in one.items()}
+    return one
 
 
 @contextmanager
