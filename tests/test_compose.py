@@ -120,6 +120,73 @@ def test_what_an_experiment_says_to_hydra_counts_or_is_refused_in_one_line(body,
     assert not Path("outputs").exists()
 
 
+HEADED = b"# @package _global_\n"
+
+
+@pytest.mark.parametrize(
+    "content, named",
+    [
+        (b"\xef\xbb\xbf" + HEADED + b"seed: 3\n", ["line 1", "BOM"]),
+        (b"# mine\n" + HEADED + b"seed: 3\n", ["line 2", "first"]),
+        (b"# @package: _global_\nseed: 3\n", ["line 1", "# @package _global_"]),
+        (b"seed: 3\n", ["line 1", "# @package _global_"]),
+        (HEADED + b'notes: "caf\xe9"\n', ["line 2", "UTF-8"]),
+        ((HEADED + b"seed: 3\n").decode().encode("utf-16"), ["line 1", "UTF-16"]),
+        (HEADED + b"seed: 3\nseed: 4\n", ["line 3", "duplicate key seed"]),
+        (HEADED + b"optimizer:\n\tlr: 4\n", ["line 3", "tab"]),
+        (HEADED + b"name: 12:30\n", ["line 2", 'name: "12:30"']),
+        (HEADED + b"name: 1_1_1\n", ["line 2", 'name: "1_1_1"']),
+        (HEADED + b"notes: on\n", ["line 2", 'notes: "on"']),
+        (HEADED + b"name: 0123\n", ["line 2", 'name: "0123"']),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_said_with_its_name_and_line(content, named, answered):
+    code, said = answered({"experiment/mine.yaml": content}, "experiment=mine", "trainer.dry_run=true")
+    assert code == 2 and "mine/experiment/mine.yaml" in said and said.count("\n") == 1, said
+    assert all(part in said for part in named), said
+
+
+@pytest.mark.parametrize(
+    "body, named",
+    [
+        ("seed: '3'", ["seed=3", "text"]),
+        ("optimizer: {lr: '1e-3'}", ["optimizer.lr=1e-3", "text", "optimizer.lr=0.001"]),
+    ],
+)
+def test_a_number_in_quotes_is_said_to_be_text(body, named, answered):
+    code, said = answered(experiment(body), "experiment=mine", "trainer.dry_run=true")
+    assert code == 2 and all(part in said for part in named), said
+
+
+@pytest.mark.parametrize(
+    "word, named",
+    [
+        ("name=1_1_1", "'name=\"1_1_1\"'"),
+        ("seed='3'", "type seed=3"),
+        ("seed=0x10", "type seed=16"),
+        ("optimizer.lr='1e-3'", "type optimizer.lr=0.001"),
+        ("optimizer.name=Adam", "did you mean optimizer=adam"),
+        ("model.type=mlp", "did you mean model=mlp"),
+        ("trainer=gpu", "device=cuda"),
+        ("gpus=1", "device=cuda"),
+        ("lr=0.1", "optimizer.lr"),
+        ("model._target_=torhc.nn.Linear", "no module torhc; did you mean torch"),
+        ("model._target_=helpre.Net", "no module helpre; did you mean helper"),
+    ],
+)
+def test_what_is_meant_by_a_wrong_word_is_said(word, named, answered, tmp_path):
+    (tmp_path / "helper.py").write_text("")
+    code, said = answered({"model/none.yaml": ""}, word)
+    assert code == 2 and named in said and said.count("\n") == 1, said
+
+
+@pytest.mark.parametrize("words", [["evaluate", "x"], ["--quiet", "evaluate", "x"], ["seed=1", "check"]])
+def test_a_verb_behind_flags_is_refused_with_the_order(words, answered):
+    code, said = answered({"model/none.yaml": ""}, *words)
+    verb = next(word for word in words if word in ("evaluate", "check"))
+    assert code == 2 and f"python -m runner {verb}" in said and "--config-dir mine" in said, said
+
+
 def test_one_run_of_an_experiment_that_describes_a_search_says_so(answered):
     code, said = answered(experiment(SEARCH), "experiment=mine", "trainer.dry_run=true")
     assert code == 0 and "hydra/sweeper=optuna" in said and "add -m" in said, said

@@ -14,6 +14,7 @@ import yaml
 import runner
 from conftest import CONF
 from runner.cli import overrides
+from runner.errors import Diverged
 from test_readme import FILE, PAGES, README, ROOT, blocks, commands, words_or_page, write_files
 
 DOCS = ROOT / "docs"
@@ -112,11 +113,13 @@ def test_the_python_of_the_page_on_a_runs_folder_loads_every_file():
 def test_the_python_of_the_page_on_python_runs(monkeypatch):
     real = runner.run
     monkeypatch.setattr(runner, "run", lambda words, **where: real([*words, *FAST], **where))
+    with pytest.raises(Diverged):  # its row has no figures
+        real(["optimizer=sgd", "optimizer.lr=1e30", "quiet=true"], run_dir="outputs/diverged")
     names = {}
     for text in blocks(DOCS / "from-python.md", "python"):
         exec(text, names)
     assert names["record"]["state"] == "done"
-    assert [row["path"] for row in names["table"]] == ["outputs/mine"]
+    assert {row["path"] for row in names["table"]} == {"outputs/mine", "outputs/diverged"}
 
 
 # --------------------------------------------------------------------------------------------- what the pages list

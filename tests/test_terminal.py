@@ -481,3 +481,38 @@ def test_only_what_a_resumption_gives_anew_is_restated(folder):
     labels.restate(run_dir, record, [])
     labels.restate(run_dir, record, ["notes"])
     assert labels.labelled(record, labels.history(run_dir.path))["notes"] == "at the start"
+
+
+@pytest.mark.parametrize("epochs, more", [(14, []), (1000, []), (14, ["val/a_metric_of_a_long_name"])])
+def test_the_epoch_table_is_aligned_and_the_usual_one_no_wider_than_a_terminal(epochs, more, caplog):
+    from runner.job.logs import epoch_table
+    from runner.train.events import EpochEnd, Progress
+
+    names = ["train/loss", "train/accuracy", "val/loss", "val/accuracy", *more]
+    write = epoch_table(epochs)
+    with caplog.at_level("INFO", "runner"):
+        for epoch in (1, epochs):
+            write(EpochEnd(Progress(epoch=epoch), {"lr": 1.0, **dict.fromkeys(names, 0.5)}, 1.0, 1.0, True))
+    heading, *rows = [record.getMessage() for record in caplog.records]
+    assert {len(row.removesuffix("best").rstrip()) for row in rows} == {len(heading)}
+    assert (more or max(map(len, rows)) <= 80) and rows[-1].split()[0] == f"{epochs}/{epochs}"
+
+
+def test_a_program_that_has_set_up_logging_sees_each_line_once(tmp_path):
+    import subprocess
+    import sys
+
+    program = "import logging, runner; logging.basicConfig(level=logging.INFO)\n"
+    program += "runner.run(['trainer.dry_run=true', 'dataset=fake', 'model=mlp'], run_dir='run')\n"
+    program += "logging.getLogger('runner').warning('afterwards'); logging.getLogger('mine').info('of mine')"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    both = done.stdout + done.stderr
+    assert both.count("test (best weights)") == 1 and both.count("parameters") == 1, both
+    assert both.count("afterwards") == 1 and both.count("of mine") == 1
+
+
+def test_an_epoch_has_epochs_and_a_batch_batches():
+    from runner.terminal.words import plural
+
+    assert [plural(2, noun) for noun in ("epoch", "batch", "thread")] == ["2 epochs", "2 batches", "2 threads"]

@@ -2,12 +2,14 @@
 
 import copy
 import random
+from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from runner.config.compose import set_up
 from runner.config.conf_dir import conf_dir
 from runner.errors import InputError
 from runner.groups import walk
@@ -15,6 +17,7 @@ from runner.groups.model_parts import make_schedule
 
 
 def schedule(name, optimizer=None, epochs=14, batches=10, base=None, is_new=True, **changes):
+    set_up()
     node = OmegaConf.to_container(OmegaConf.load(f"{conf_dir()}/scheduler/{name}.yaml")) if base is None else base
     node |= {"mode": "min"} if name == "plateau" else {}
     length = {"epoch": epochs, "batch": epochs * batches}
@@ -154,6 +157,34 @@ def test_what_is_seldom_meant_is_doubted(caplog):
     for name in ("step", "cosine", "cosine_restarts", "onecycle", "exponential", "lambda", "multistep", "constant"):
         schedule(name)
     schedule("lambda", lr_lambda="min(1, (step + 1) / 100)", interval="batch")
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    "name, changes, named",
+    [
+        ("multistep", {"milestones": [20, 30]}, ["milestones=[20, 30]", "never changes"]),
+        ("multistep", {"milestones": [6, 20]}, ["milestones=[6, 20]", "before the last"]),
+        ("step", {"step_size": 20}, ["step_size=20", "never changes"]),
+        ("cosine", {"T_max": 3}, ["T_max=3", "rises again from epoch 5 of 14"]),
+        ("cosine", {"T_max": 30}, ["T_max=30", "ends before"]),
+        ("polynomial", {"total_iters": 10}, ["practically 0 from epoch 11 of 14"]),
+        ("onecycle", {"total_steps": 300}, ["total_steps=300", "ends before"]),
+    ],
+)
+def test_a_schedule_whose_lengths_are_not_the_runs_is_doubted(name, changes, named, caplog):
+    schedule(name, **changes)
+    assert len(caplog.records) == 1 and all(part in caplog.text for part in named), caplog.text
+
+
+@pytest.mark.parametrize("name", [path.stem for path in Path(conf_dir(), "scheduler").glob("*.yaml")])
+@pytest.mark.parametrize("epochs", [1, 2, 14, 100])
+def test_no_shipped_schedule_is_doubted_without_a_reason(name, epochs, caplog):
+    if (name, epochs) in (("multistep", 2), ("cosine_restarts", 2), ("step", 100)) or (
+        name == "sequential" and epochs < 4
+    ):
+        return  # with a reason
+    schedule(name, epochs=epochs)
     assert not caplog.text
 
 

@@ -200,8 +200,7 @@ def dispatch(argv: Sequence[str]) -> int:
         parser = verb.parser()
         parser.error = wrong_flags
         return verb.main(parser.parse_intermixed_args(argv[1:]))  # type: ignore[no-any-return]
-    if first and first[0] not in "-+~" and "=" not in first:
-        raise InputError(f"{first}: neither an override (KEY=VALUE) nor a verb; verbs: {', '.join(VERBS)}")
+    refuse_bare_words(argv)
     if "--version" in argv:
         from importlib.metadata import version
 
@@ -217,6 +216,24 @@ def dispatch(argv: Sequence[str]) -> int:
     flags = overrides.parser()
     flags.error = wrong_flags  # type: ignore[method-assign]
     return overrides.main(["quiet=true" if word == "--quiet" else word for word in argv], flags)
+
+
+TAKE_A_VALUE = ("--config-dir", "-cd", "--trust", "--cfg", "-c", "--package", "-p", "--info", "-i")
+TAKE_A_VALUE += ("--config-path", "-cp", "--config-name", "-cn", "--experimental-rerun")
+
+
+def refuse_bare_words(argv: Sequence[str]) -> None:
+    """Refuses a word that is neither an override nor a flag: a verb that is not the first word, or none at all."""
+    for number, word in enumerate(argv):
+        if not word or word[0] in "-+~" or "=" in word or (number and argv[number - 1] in TAKE_A_VALUE):
+            continue
+        if word in VERBS:
+            rest = " ".join([*argv[number + 1 :], *argv[:number]])
+            raise InputError(f"{word}: a verb is the first word: python -m runner {word} {rest}".rstrip())
+        from runner.values import guess
+
+        meant = guess(word, VERBS)
+        raise InputError(f"{word}: neither an override (KEY=VALUE) nor a verb; {meant}verbs: {', '.join(VERBS)}")
 
 
 def wrong_flags(message: str) -> NoReturn:

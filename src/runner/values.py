@@ -35,7 +35,8 @@ class Rule(NamedTuple):
         if not is_right:
             word = "unknown" if self.choices and isinstance(value, str) else f"must be {self}"
             choices = f"; choices: {', '.join(self.choices)}" if self.choices else ""
-            raise ValueError(f"{name}={shown(value)}: {word}{choices}")
+            hint = text_hint(name, value) if fits(0, self.hint) and isinstance(value, str) else ""
+            raise ValueError(f"{name}={shown(value)}: {word}{choices}{hint}")
 
     def __str__(self) -> str:
         bounds = [f"at least {self.least:g}"] if self.least is not None else []
@@ -46,6 +47,17 @@ class Rule(NamedTuple):
             kind, others = in_words(self.hint), []
         of = "" if not bounds else " of " if kind.startswith("a ") else ", each "
         return " or ".join([kind + of + " and ".join(bounds), *others])
+
+
+def text_hint(name: str, value: str, why: str = "; it is text, for it stands in quotes") -> str:
+    """What to say of text that would be a number, had it no quotes."""
+    for kind in (int, float):
+        try:
+            number = kind(value, 0) if kind is int and value[:2].lower() in ("0x", "0o", "0b") else kind(value)
+        except ValueError:
+            continue
+        return f"{why}: type {name}={number}"
+    return ""
 
 
 def is_number(value: Any) -> bool:

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 
 from runner.config.admissible import Admissible, is_hydras, rules_of
 from runner.errors import InputError
-from runner.values import targets_in
+from runner.values import guess, targets_in
 
 RECORDS = ("run.json", "sweep.json")
 
@@ -342,8 +342,13 @@ def refusal(name: str, place: str, rules: Sequence[Admissible], is_private: bool
     if is_private:
         return "a name with a leading underscore is nobody's to call"
     choices = "; ".join(rule.says for rule in rules) or "your own code"
-    now = policy()
-    tops = ",".join(dict.fromkeys([name.split(".")[0], *now.others]))
+    now, top = policy(), name.split(".")[0]
+    if now.record is None and top not in (*sys.modules, *sys.builtin_module_names) and not places_of(top):
+        known = [start.split(".")[0] for rule in rules for start in rule.names]
+        known += [path.stem for folder in beside() for path in folder.glob("[!_.]*.py")]
+        meant = guess(top, dict.fromkeys(known))
+        return f"there is no module {top}; {meant}choices: {choices}; or a module of yours, beside where you start"
+    tops = ",".join(dict.fromkeys([top, *now.others]))
     hint = f"; code of yours is admitted by {now.way_out.format(top=tops)}"
     if tops == "__main__":
         hint = "; it is a script's or a notebook's own: open the run from there, or put it into a module"

@@ -12,7 +12,7 @@ from runner.config import admission
 from runner.config.names import ALIASES, GROUPS
 from runner.config.own_values import check_values, fill_left_out, is_read, packaged_values
 from runner.errors import InputError, UnknownKey
-from runner.values import fits, guess, hints_of, in_words, shown
+from runner.values import fits, guess, hints_of, in_words, shown, text_hint
 
 ROOT_KEYS = (
     *GROUPS,
@@ -104,7 +104,10 @@ def refuse_missing_parts(cfg: DictConfig) -> None:
                 raise InputError(f"{group}.{key}: must be given")
     for key in ("model_weights", "init_from", "name", "notes"):
         if not OmegaConf.is_missing(cfg, key) and not isinstance(cfg[key], (str, type(None))):
-            raise InputError(f"{key}={cfg[key]}: must be text; in quotes it is: '{key}=\"{cfg[key]}\"'")
+            raise InputError(
+                f"{key}={shown(cfg[key])}: must be text; YAML reads 12:30, 1_1_1, 010 and `on` as something"
+                f' else: put what stands there in quotes, as in {key}: "12:30"'
+            )
 
 
 def leave_out_unread(cfg: DictConfig) -> None:
@@ -222,7 +225,8 @@ def refuse_wrong_kinds(node: DictConfig, key: str) -> None:
             written: Any = OmegaConf.to_container(node, resolve=False)
             source = re.fullmatch(r"\$\{(\w[\w.]*)\}", str(written[name]))
             where = source[1] if source else f"{key}.{name}"
-            raise InputError(f"{where}={shown(plain)}: must be {in_words(hints[name])}")
+            hint = text_hint(where, plain) if isinstance(plain, str) and fits(0, hints[name]) else ""
+            raise InputError(f"{where}={shown(plain)}: must be {in_words(hints[name])}{hint}")
 
 
 def holds_null(value: Any) -> bool:

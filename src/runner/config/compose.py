@@ -17,13 +17,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
+from yaml import compose as compose_yaml
 
 from runner.config import hydra_adapter
 from runner.config.conf_dir import conf_dir
 from runner.config.messages import one_line
-from runner.config.names import ALIASES, GROUPS
+from runner.config.names import ALIASES, GROUPS, nearest
 from runner.errors import InputError, UnknownKey
-from runner.values import compile_expression, guess
+from runner.values import compile_expression, guess, shown, text_hint
 
 CONFIG_NAME = "config"
 LOGGING = ("job_logging", "hydra_logging", "verbose")
@@ -48,6 +49,8 @@ def own_hydra() -> Iterator[None]:
             yield
     except InputError:
         raise
+    except UnicodeDecodeError as error:
+        raise InputError(not_utf8(Path(hydra_adapter.file_of(error)))) from error
     except (*COMPOSITION_ERRORS, ValueError) as error:
         raise InputError(one_line(error)) from error
     except OSError as error:
@@ -56,6 +59,55 @@ def own_hydra() -> Iterator[None]:
         raise InputError(
             f"{hydra_adapter.file_of(error)}: must hold a group of keys (KEY: VALUE), not a single value"
         ) from error
+
+
+def not_utf8(path: Path) -> str:
+    """What to say of a file that is no UTF-8."""
+    content = path.read_bytes() if path.is_file() else b""
+    try:
+        content.decode()
+        line = 1
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+    kind = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "not UTF-8 (Latin-1?)"
+    return f"{path}, line {line}: is {kind}; save the file as UTF-8"
+
+
+def refuse_wrong_header(cfg: DictConfig) -> None:
+    """Refuses an experiment whose keys came to stand below `experiment`: its header is not the file's first line."""
+    if "experiment" not in cfg:
+        return
+    name = f"experiment/{cfg.hydra.runtime.choices.get('experiment')}.yaml"
+    found = files_of(cfg, name)
+    lines = found[0].read_text(encoding="utf-8").splitlines() if found else []
+    at = next((n for n, line in enumerate(lines, 1) if re.match(r"\ufeff?\s*#\s*@?\s*package\b", line)), None)
+    wrong = "there is no line `# @package _global_`" if at is None else f"{lines[at - 1].strip()!r} is not read"
+    wrong += " behind a byte order mark (save it as UTF-8 without BOM)" if lines and lines[0][0:1] == "\ufeff" else ""
+    raise InputError(
+        f"{found[0] if found else name}, line {at or 1}: {wrong}, so that its keys stand below `experiment`; its first"
+        " line must be `# @package _global_`, with no comment above it"
+    )
+
+
+def files_of(cfg: DictConfig, name: str) -> list[Path]:
+    """The files of a name in the folders that a config was composed from, the one that wins first."""
+    return [path for s in cfg.hydra.runtime.config_sources if (path := Path(s.path, name)).is_file()]
+
+
+def refuse_unquoted(cfg: DictConfig) -> None:
+    """Refuses a text that YAML reads as something else, as it stands in its file: 12:30 is 750."""
+    for key in ("name", "notes", "model_weights", "init_from"):
+        if key not in cfg or OmegaConf.is_missing(cfg, key) or not isinstance(cfg[key], (bool, int, float)):
+            continue
+        for name in (f"experiment/{cfg.hydra.runtime.choices.get('experiment')}.yaml", f"{CONFIG_NAME}.yaml"):
+            for path in files_of(cfg, name)[:1]:
+                for word, node in getattr(compose_yaml(path.read_text(encoding="utf-8")), "value", []):
+                    if word.value == key and node.value != "null":
+                        where = f"{path}, line {node.start_mark.line + 1}: {key}: {node.value}"
+                        raise InputError(
+                            f"{where} is read as {shown(cfg[key])}: must be text; in quotes it is:"
+                            f' {key}: "{node.value}"'
+                        )
 
 
 def _calculated(*expression: Any) -> Any:
@@ -99,7 +151,7 @@ def _apply_checked(overrides: list[Override], cfg: DictConfig) -> None:
             raise InputError(f"{override.input_line}: derived.* is worked out when the run is built; it cannot be set")
         known = _has(cfg, key)
         if not known and not (override.is_add() or override.is_force_add()):
-            reason, choices = _unknown_key(cfg, key)
+            reason, choices = _unknown_key(cfg, key, str(override.value()))
             raise UnknownKey(f"{override.input_line}: {reason}", key, choices)
         if known:
             expected[key] = (override, _kind(cfg, key))
@@ -119,12 +171,18 @@ def _apply_checked(overrides: list[Override], cfg: DictConfig) -> None:
                 )
     for override, kind in expected.values():
         given = _kind(cfg, override.key_or_group, must_resolve=True)
+        if kind is None and given in ("a number", "a whole number", "true or false"):
+            from runner.config.own_values import OURS, TEXT
+
+            if OURS.get(override.key_or_group) == TEXT:
+                hint = _kind_hint(override, "text", given)
+                raise InputError(f"{override.input_line}: must be text, got {given}{hint}")
         if not _fits(given, kind):
             from runner.config.own_values import takes_null  # here: a wrong key or choice is answered without it
 
             if given is None and (takes_null(override.key_or_group) or _is_null_by_hint(cfg, override.key_or_group)):
                 continue
-            said = f"must be {kind}, got {given or 'null'}{_kind_hint(override, kind)}"
+            said = f"must be {kind}, got {given or 'null'}{_kind_hint(override, kind, given)}"
             raise InputError(f"{override.input_line}: {said}")
 
 
@@ -165,7 +223,7 @@ def _has(cfg: DictConfig, key: str) -> bool:
     return isinstance(parent, ListConfig) or (isinstance(parent, DictConfig) and last in parent.keys())  # noqa: SIM118
 
 
-def _unknown_key(cfg: DictConfig, key: str) -> tuple[str, list[str]]:
+def _unknown_key(cfg: DictConfig, key: str, value: str = "") -> tuple[str, list[str]]:
     """What to say of a key that is not there, and the keys that are."""
     parent_key, _, last = key.rpartition(".")
     parent = OmegaConf.select(cfg, parent_key, throw_on_missing=False) if parent_key else cfg
@@ -174,8 +232,13 @@ def _unknown_key(cfg: DictConfig, key: str) -> tuple[str, list[str]]:
             return f"{parent_key} holds no keys; give it whole: '{parent_key}={{{last}: ...}}'", []
         return _unknown_key(cfg, parent_key) if parent_key else (f"there is no key {key!r}", [])
     keys = [str(k) for k in parent if k not in ("hydra", "derived") and not str(k).startswith("_")]
+    if parent_key in GROUPS and last in ("name", "type", "kind", "choice", "class", "_name_"):
+        there = [path.stem for path in Path(conf_dir(), parent_key).glob("*.yaml")]
+        choice = nearest(value, there) or "CHOICE"
+        return f"{parent_key} has no key {last!r}; did you mean {parent_key}={choice}? choices: {', '.join(keys)}", keys
     close = [k for k in ALIASES.get(last.lower(), "").split() if k in keys or (not parent_key and _has(cfg, k))][:1]
     where = f"{parent_key} has" if parent_key else "there is"
+    close = ["device=cuda"] if close == ["device"] and last.lower() != "device" else close
     meant = guess(last, keys, meant=close) or guess(last, (), meant=_same_name(cfg, last))
     return f"{where} no key {last!r}; {meant}choices: {', '.join(keys)}", keys
 
@@ -220,9 +283,12 @@ def _fits(given: str | None, expected: str | None) -> bool:
     return expected == "text" and given in ("a list", "a group of keys")
 
 
-def _kind_hint(override: Override, expected: str | None) -> str:
+def _kind_hint(override: Override, expected: str | None, given: str | None) -> str:
+    key, typed = override.key_or_group, str(override.input_line).partition("=")[2]
     if expected == "text":
-        return f"; in quotes it is text: '{override.key_or_group}=\"{override.value()}\"'"
+        return f"; in quotes it is text: '{key}=\"{typed}\"'"
+    if given == "text" and expected in ("a number", "a whole number"):
+        return text_hint(key, str(override.value()), "; what stands in quotes is text")
     return ""
 
 
@@ -234,6 +300,10 @@ def refuse_no_choice(overrides: Sequence[str]) -> None:
             raise InputError(f"{word}: has no key; give KEY=VALUE")
         if group == "experiment" and "null" in choice.split(","):
             raise InputError(f"{word}: null is no experiment, but what a command without experiment= has; leave it out")
+        if group in ("trainer", "sweep", "derived") and choice[:1] not in ("{", "$"):
+            devices = [path.stem for path in Path(conf_dir(), "device").glob("*.yaml")]
+            meant = f"did you mean device={near}? " if choice and (near := nearest(choice, devices)) else ""
+            raise InputError(f"{word}: {group} has no choices, but keys; {meant}give {group}.KEY=VALUE")
         if group not in (*GROUPS, "listeners", "tracking") or group == "trainer":
             continue
         found = ", ".join(sorted(path.stem for path in Path(conf_dir(), group).glob("*.yaml")))
@@ -282,6 +352,8 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> tuple[An
     with own_hydra():
         hydra = make_hydra(config_dir)
         cfg = hydra_adapter.composed(hydra, CONFIG_NAME, overrides)
+    refuse_wrong_header(cfg)
+    refuse_unquoted(cfg)
     if cfg.hydra.mode is not None and cfg.hydra.mode != RunMode.RUN:
         raise InputError(f"hydra.mode={cfg.hydra.mode.name}: to run a sweep, use -m")
     cfg.hydra.mode = RunMode.RUN

@@ -65,6 +65,7 @@ def file_of(error: BaseException) -> str:
     traceback, found = error.__traceback__, "a YAML file"
     while traceback is not None:
         found = str(getattr(traceback.tb_frame.f_locals.get("file_"), "name", found))
+        found = str(traceback.tb_frame.f_locals.get("full_path", found))
         traceback = traceback.tb_next
     return found
 

@@ -4,6 +4,7 @@ import re
 
 from hydra.errors import OverrideParseException
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 from runner.config.names import GROUPS, nearest
 
@@ -11,6 +12,9 @@ from runner.config.names import GROUPS, nearest
 def one_line(error: BaseException) -> str:
     """An error's message."""
     text = str(error)
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        tab = ": a tab; YAML is indented by spaces" if "cannot start any token" in str(error.problem) else ""
+        return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}{tab}"
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and str(cause) not in text:
         text = f"{text}; {cause}"

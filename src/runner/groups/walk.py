@@ -154,12 +154,41 @@ def doubts(target: Any, node: Mapping[str, Any], interval: str, rates: Rates) ->
     highest = max(max(group) for group in rates)
     vanished = next((n for n, group in enumerate(rates) if max(group) <= VANISHED * highest), None)
     rises_again = vanished is not None and any(max(group) > VANISHED * highest for group in rates[vanished:])
-    if vanished is not None and not rises_again and vanished < len(rates) / 2:
+    length = len(rates) - 1
+    if vanished is not None and not rises_again and vanished < length * (0.95 if not any(rates[vanished]) else 0.5):
         found.append(
             f"scheduler: the learning rate is practically 0 from {interval} {vanished + 1} of {len(rates) - 1} on;"
             f" scheduler.interval={interval} says what its lengths count"
         )
-    return found
+    return found + length_doubts(target, node, interval, rates)
+
+
+# Of torch's schedules (and ours) those that are meant to end with the run, and the argument that says when.
+ENDINGS = {"CosineAnnealingLR": "T_max", "PolynomialLR": "total_iters", "OneCycleLR": "total_steps"}
+ENDINGS["one_cycle"] = "total_steps"
+
+
+def length_doubts(target: Any, node: Mapping[str, Any], interval: str, rates: Rates) -> list[str]:
+    """Where a schedule's own lengths and the run's are far apart: it never steps, rises again, or is not at its end."""
+    length, name = len(rates) - 1, target.__name__
+    if not 2 <= length < LONGEST:
+        return []
+    lengths = ("milestones", "step_size", "total_iters", "T_0")
+    given = ", ".join(f"scheduler.{key}={node[key]}" for key in lengths if key in node) or f"scheduler: {name}"
+    if len(set(rates[:-1])) == 1 and target is not lambda_lr and name != "ConstantLR":
+        return [f"{given}: the learning rate never changes in the {length:,} {interval}s of this run"]
+    milestones = node.get("milestones")
+    if isinstance(milestones, list) and any(m >= length for m in milestones):
+        return [
+            f"scheduler.milestones={milestones}: the run ends after {length:,} {interval}s, before the last of them"
+        ]
+    ending = ENDINGS.get(name)
+    end = None if ending is None else node.get(ending)
+    if isinstance(end, (int, float)) and end > length:
+        return [f"scheduler.{ending}={end}: the run ends before the schedule, after {length:,} {interval}s"]
+    if name == "CosineAnnealingLR" and isinstance(end, (int, float)) and end < length:
+        return [f"scheduler.T_max={end}: the learning rate rises again from {interval} {end + 2} of {length:,} on"]
+    return []
 
 
 def check_arguments(target: Any, node: Mapping[str, Any], path: str = "scheduler") -> None:

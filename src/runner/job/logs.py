@@ -120,6 +120,10 @@ def open_logs(path: Path, quiet: bool, is_shown: bool = True) -> Iterator[Screen
         screen.setLevel(logging.CRITICAL)
     level = own.level
     own.setLevel(logging.INFO)
+    # What logging.basicConfig has put there would show our lines a second time.
+    twice = [h for h in root.handlers if getattr(h, "stream", None) in (sys.stdout, sys.stderr)]
+    for handler in twice:
+        handler.addFilter(is_of_others)
     for handler in (screen, file):  # the screen first: it still shows what a full disk does not take
         root.addHandler(handler)
     try:
@@ -127,10 +131,17 @@ def open_logs(path: Path, quiet: bool, is_shown: bool = True) -> Iterator[Screen
     finally:
         screen.stop()
         own.setLevel(level)
+        for handler in twice:
+            handler.removeFilter(is_of_others)
         for handler in (file, screen):
             root.removeHandler(handler)
         with contextlib.suppress(OSError):
             file.close()
+
+
+def is_of_others(record: logging.LogRecord) -> bool:
+    """Whether a record is none of ours, which the run's own screen shows."""
+    return record.name.split(".")[0] != "runner"
 
 
 def epoch_table(epochs: int, steps: int | None = None) -> Callable[[EpochEnd], None]:
@@ -140,19 +151,21 @@ def epoch_table(epochs: int, steps: int | None = None) -> Callable[[EpochEnd], N
         steps: of the run, where it is not evaluated after each epoch.
     """
     headed = False
-    wide = 7 if steps is None else max(7, 2 * len(str(steps)) + 1)
+    unit = "epoch" if steps is None else "step"
+    wide = max(len(unit), 2 * len(str(epochs if steps is None else steps)) + 1)
 
     def write(end: EpochEnd) -> None:
         nonlocal headed
         names = list(end.metrics)
+        widths = {name: max(len(name), 8) for name in names}
+        gap = "  " if wide + sum(widths.values()) + 2 * len(names) + len("  seconds  best") <= 80 else " "
         if not headed:
-            unit = "epoch" if steps is None else "step"
-            log.info("  ".join([unit.rjust(wide), *(n.rjust(max(len(n), 8)) for n in names), "seconds"]))
+            log.info(gap.join([unit.rjust(wide), *(n.rjust(widths[n]) for n in names), "seconds"]))
             headed = True
         cells = [f"{end.metrics[n]:.4g}" if n == "lr" else f"{end.metrics[n]:.4f}" for n in names]
-        cells = [cell.rjust(max(len(n), 8)) for cell, n in zip(cells, names, strict=True)]
-        mark = "  best" if end.is_best else ""
+        cells = [cell.rjust(widths[n]) for cell, n in zip(cells, names, strict=True)]
+        mark = f"{gap}best" if end.is_best else ""
         at = f"{end.progress.epoch}/{epochs}" if steps is None else f"{end.progress.step}/{steps}"
-        log.info("  ".join([at.rjust(wide), *cells, f"{end.seconds:7.2f}"]) + mark)
+        log.info(gap.join([at.rjust(wide), *cells, f"{end.seconds:7.2f}"]) + mark)
 
     return write

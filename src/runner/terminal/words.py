@@ -27,7 +27,7 @@ def size(num_bytes: float) -> str:
 
 def plural(count: int, noun: str) -> str:
     """`1 thread`, `2 threads`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}es" if noun.endswith("ch") else f"{count:,} {noun}s"
+    return f"{count:,} {noun}" + ("" if count == 1 else "es" if noun.endswith("tch") else "s")
 
 
 def typed(command: Sequence[str], longest_code: int | None = None) -> str:
