@@ -177,6 +177,7 @@ def test_a_key_that_only_some_choices_take_is_asked_for_with_those_alone(find, c
         {"_target_": "optuna.samplers.NSGAIISampler", "population_size": 2},
         {"_target_": "optuna.samplers.QMCSampler"},
         {"_target_": "optuna.samplers.BruteForceSampler"},
+        {"_target_": "optuna.samplers.GridSampler"},
         {"_target_": "optuna.samplers.CmaEsSampler", "n_startup_trials": 1},
         pytest.param({"_target_": "optuna.samplers.GPSampler", "n_startup_trials": 2}, marks=pytest.mark.slow),
     ],
@@ -227,6 +228,65 @@ def test_every_sampler_copes_with_such_a_key_and_with_a_kill_at_any_word(sampler
     if "Brute" in sampler["_target_"]:
         assert len({tuple(params.items()) for params in whole}) == 8  # all that there are
     assert searched(tmp_path / "killed", iter([1, 2, 3, 0, 2, 1, 4, 0, 1])) == whole
+
+
+GRID = ["hydra.sweeper.n_trials=99", "hydra.sweeper.sampler._target_=optuna.samplers.GridSampler"]
+SPACE = "+hydra.sweeper.sampler.search_space="
+
+
+def test_a_grid_of_numbers_flags_and_nulls_is_walked_once_also_when_it_is_killed(find):
+    words = [
+        *GRID,
+        "optimizer.lr=0.1,1",
+        "optimizer.no_decay=true,false",
+        "trainer.grad_clip=null,0.5",
+        "scheduler=step",
+    ]
+    words += [SPACE + "{optimizer: {lr: [1, 0.1]}, optimizer.no_decay: [false, true], trainer.grad_clip: [null]}"]
+    with pytest.raises(Killed):
+        find(*words, lives=2)
+    found = points_of(find(*words))
+    assert {tuple(params.values()) for params in found} == {
+        (lr, no, "null") for lr in ("1", "0.1") for no in ("True", "False")
+    }
+    assert len(found) == 4 == len(list(find.place.glob("*/run.json")))
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["averaging=none,ema", "optimizer.no_decay=false,true", "trainer.grad_clip=null,0.5", "stopping.patience=null,3"],
+)
+def test_no_trial_takes_the_run_of_another_one_that_differs_in_a_default_or_a_null(key, find):
+    assert len(find(*GRID, key)["history"]) == 2 == len(find.jobs)
+
+
+def test_a_grid_that_is_not_given_is_the_whole_space(find):
+    found = points_of(find(*GRID, "optimizer.lr=1e-1,1.0", "dataloader.batch_size=range(8,25,8)"))
+    assert {tuple(params.values()) for params in found} == {(lr, size) for lr in ("0.1", "1.0") for size in (8, 16, 24)}
+
+
+def test_what_a_sampler_holds_fixed_may_be_a_number(find):
+    sampler = ["hydra.sweeper.sampler._target_=optuna.samplers.PartialFixedSampler", "hydra.sweeper.n_trials=3"]
+    sampler += ["+hydra.sweeper.sampler.base_sampler={_target_: optuna.samplers.RandomSampler}"]
+    found = find(
+        *sampler, LR, "dataloader.batch_size=8,16", "+hydra.sweeper.sampler.fixed_params={dataloader.batch_size: 16}"
+    )
+    assert [params["dataloader.batch_size"] for params in points_of(found)] == ["16"] * 3
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["optimizer.lr=0.1,1", SPACE + "{optimizer.lr: [0.2, 1]}"], ["optimizer.lr=0.2", "0.1, 1"]),
+        (["optimizer.lr=0.1,1", SPACE + "{optimizer.lr: 1}"], ["optimizer.lr=1", "list", "[0.1, 1.0]"]),
+        (["optimizer.lr=0.1,1", SPACE + "{optimizer.lrr: [1]}"], ["optimizer.lrr", "did you mean optimizer.lr?"]),
+        (["optimizer.lr=interval(0.1,1)"], ["optimizer.lr", "search_space={optimizer.lr: [0.1, 1.0]}"]),
+        (["optimizer.lr=interval(0.1,1)", SPACE + "{optimizer.lr: [2]}"], ["optimizer.lr=2", "0.1 to 1"]),
+    ],
+)
+def test_a_grid_that_does_not_fit_the_space_is_refused(words, parts, find):
+    said = refusal(find, *GRID, *words)
+    assert [part for part in parts if part not in said] == [] and not find.jobs
 
 
 @pytest.mark.slow

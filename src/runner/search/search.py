@@ -68,7 +68,7 @@ def search(sweeper: Any, arguments: list[str]) -> list[dict[str, Any]]:
     if sweeper.pruner is not None:
         described["pruner"] = sweeper.pruner
     seed = int(first.config["seed"])
-    try_sampler(make_sampler(sweeper.sampler, 0, seed), space.keys)
+    try_sampler(make_sampler(sweeper.sampler, 0, seed, space.keys), space.keys)
     if options.dry_run:
         show_space(conditions, points, sweeper.n_trials, place)
         return []

@@ -44,7 +44,7 @@ class Trials:
         # it when they are asked, others when a trial is told, by the sampler that the study then has.
         self.study.stop = lambda: self.study.set_user_attr("exhausted", True)
         count = len(self.all())
-        self.study.sampler = make_sampler(sampler, max(count - 1, 0), seed)
+        self.study.sampler = make_sampler(sampler, max(count - 1, 0), seed, self.conditions.space.keys)
         if self.study.user_attrs.get("exhausted"):
             return self.begun()
         end = self.study.user_attrs.get("generation", 0)
@@ -53,7 +53,7 @@ class Trials:
             self.study.set_user_attr(FIRST, len(self.study.get_trials(deepcopy=False)))
             self.study.set_user_attr("generation", end)
         for number in range(count, min(end, total)):
-            self.study.sampler = make_sampler(sampler, number, seed)
+            self.study.sampler = make_sampler(sampler, number, seed, self.conditions.space.keys)
             try:
                 self.ask(self.queue().get(number))
             except Exception as error:  # whatever it found in the study, which may be anybody's

@@ -152,11 +152,24 @@ def is_of(job: Job, record: Mapping[str, Any], swept_only: bool = False) -> bool
     common = [key for key in known if not any(is_open(source, key) for source in sources)]
     common = [key for key in common if not key.startswith(("trainer.mode", "device."))]
     if swept_only:  # a run may have been lengthened by hand
-        swept = tuple(f"{key}." for key in job.settings if key != "trainer.epochs")
+        swept = tuple(f"{key}." for key in job.settings if key not in ("seed", "trainer.epochs"))
         common = [key for key in common if f"{key}.".startswith(swept)]
     if str(record["config"].get("seed")) != str(job.config.get("seed")):
         return False
+    if any(digest(one) != digest(other) for one, other in written_pairs(job, sources, swept_only)):
+        return False
     return all(digest(ours[key]) == digest(theirs[key]) for key in common)
+
+
+def written_pairs(job: Job, sources: Sequence[Mapping[str, Any]], swept_only: bool) -> Iterable[tuple[Any, Any]]:
+    """What a run's config and a job's say, as written, where the comparison of values is blind: at the swept keys, for
+    null may stand for what the data fills in; and at the keys that a setting leaves out at their defaults.
+    """
+    swept = tuple(f"{key.lstrip('+')}." for key in job.settings if key not in ("seed", "trainer.epochs"))
+    kept = () if swept_only else tuple(key for key in LATER if not key.startswith(("trainer.steps", "stopping.")))
+    for key in {*sources[0], *kept}:
+        if key in kept or (f"{key}.".startswith(swept) and key in sources[1]):
+            yield sources[0].get(key, LATER.get(key)), sources[1].get(key, LATER.get(key))
 
 
 def unique(jobs: Sequence[Job]) -> list[Job]:

@@ -130,7 +130,7 @@ class SubmititEngine:
     ) -> None:
         self.cluster, self.at_once, self.threads = cluster, at_once, threads
         self._executor = make_executor(cluster, folder, parameters, max_timeouts)
-        self._queue = queue_watcher() if cluster == "slurm" else None
+        self._queue: Any = queue_watcher() if cluster == "slurm" else None
         self._cancelled: set[str] = set()
         self._most = 0  # jobs that were started together
 
