@@ -1,19 +1,36 @@
 """What several tests share: the real command in a subprocess, small data in torchvision's formats, tiny parts."""
 
+import atexit
+import gc
+import logging
 import os
+import random
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes of two threads each fight over two cores
 
+# Of this process and those that it starts: the temporary files, none of which may stay.
+TEMPORARY = os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # where pytest keeps its own
+FOLDER = tempfile.mkdtemp(prefix="runner-tests-", dir=TEMPORARY)
+os.environ["TMPDIR"] = tempfile.tempdir = os.path.join(FOLDER, "tmp")
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(FOLDER, "inductor")  # torch sets it where it is not given
+os.mkdir(tempfile.tempdir)
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
+
 import numpy as np
+import psutil
 import pytest
-import torch
 
 from runner.config import admission
+from runner.job.process_state import put, switches
 from runner.terminal import notices
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -30,9 +47,23 @@ LONG = (
 )  # when slow tests run
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that no worker is left with one of them at the end."""
-    items.sort(key=lambda item: item.path.stem not in LONG)
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--order", help="shuffle the files, and the tests of each, by this seed", metavar="SEED")
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    seed = config.getoption("order")
+    return None if seed is None else f"shuffled: --order={seed} --no-loadscope-reorder is this order again"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The longest files first, so that no worker is left with one of them at the end; or all shuffled."""
+    seed = config.getoption("order")
+    if seed is None:
+        items.sort(key=lambda item: item.path.stem not in LONG)
+    else:
+        items.sort(key=lambda item: random.Random(f"{seed} {item.nodeid}").random())
+        items.sort(key=lambda item: random.Random(f"{seed} {item.path.stem}").random())
 
 
 class Cli:
@@ -62,8 +93,55 @@ class Cli:
         )
 
 
+@pytest.fixture(autouse=True, scope="session")
+def nothing_is_left():
+    """The suite leaves no temporary folder and no process behind, but those of multiprocessing, which end with it."""
+    yield
+
+    def left() -> list[str]:
+        found = [str(path) for path in Path(KEYS, "tmp").iterdir() if not path.name.startswith("pymp-")]
+        for process in psutil.process_iter():
+            try:
+                is_ours = process.environ().get("TMPDIR") == os.environ["TMPDIR"] and process.pid != os.getpid()
+                command = " ".join(process.cmdline())
+            except psutil.Error:
+                continue
+            if is_ours and "multiprocessing.resource_tracker" not in command:
+                found.append(f"process {process.pid}: {command[:200]}")
+        return found
+
+    deadline = time.monotonic() + 15
+    while (found := left()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not found, f"the tests leave behind: {found}"
+
+
+def defaults() -> dict[str, object]:
+    """What of this process a test may not leave changed; what other libraries set is put back: see own_folder."""
+    own, handlers = logging.getLogger("runner"), logging.getLogger().handlers
+    return {
+        **{f"${name}": value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "KMP_"))},
+        "sys.path": list(sys.path),
+        "hooks": (sys.excepthook, sys.displayhook, warnings.formatwarning, warnings.showwarning),
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)],
+        "logging": (own.level, own.handlers[:], [one for one in handlers if type(one).__module__ == "runner.job.logs"]),
+        "gc": gc.isenabled(),
+        "granted": admission.granted(),
+    }
+
+
 @pytest.fixture(autouse=True)
-def trusted(tmp_path, monkeypatch):
+def nothing_is_changed():
+    before = defaults()
+    yield
+    after = defaults()
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    changed = [f"{name}: {before.get(name)} -> {after.get(name)}" for name in names]
+    assert not changed, f"the test leaves changed: {'; '.join(changed)}"
+
+
+@pytest.fixture(autouse=True)
+def trusted(nothing_is_changed, tmp_path, monkeypatch):
     """In this process the tests' own modules are the user's, as those beside a command are."""
     monkeypatch.setattr(admission, "beside", lambda: (tmp_path.resolve(), Path(__file__).resolve().parent))
 
@@ -111,17 +189,18 @@ def cli(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
+def own_folder(nothing_is_changed, tmp_path, monkeypatch):
     """Each test runs in a folder of its own; torch's settings are put back and the folder's modules are forgotten."""
     monkeypatch.chdir(tmp_path)
     notices.take()  # what an earlier test left unsaid
-    threads = torch.get_num_threads()
+    before = {name: value for name, value in switches().items() if name != "directory"}
+    level = logging.getLogger().level
     yield
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None)).startswith(f"{tmp_path}{os.sep}"):
             del sys.modules[name]
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
+    put(before)
+    logging.getLogger().setLevel(level)
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
