@@ -99,7 +99,7 @@ def nothing_is_left():
     yield
 
     def left() -> list[str]:
-        found = [str(path) for path in Path(KEYS, "tmp").iterdir() if not path.name.startswith("pymp-")]
+        found = [str(path) for path in Path(FOLDER, "tmp").iterdir() if not path.name.startswith("pymp-")]
         for process in psutil.process_iter():
             try:
                 is_ours = process.environ().get("TMPDIR") == os.environ["TMPDIR"] and process.pid != os.getpid()

@@ -1,6 +1,7 @@
 """A job in a worker equals the single run, whatever ran before it in that process."""
 
 import gc
+import importlib
 import io
 import json
 import os
@@ -15,17 +16,21 @@ import torch
 from torch import nn
 
 import runner
+from runner import torch_adapter
 from runner.__main__ import main
 from runner.cli.verify import differences
 from runner.config import admission
 from runner.device import set_deterministic
+from runner.errors import InputError
 from runner.job import process_state
 from runner.job.process_state import SWITCHES, as_if_alone, put, switches
 from runner.job.resuming import resume
+from runner.job.run import refusing_shapes
 from runner.storage import provenance
 from runner.storage.run_dir import RunDir
 from runner.sweep.worker import work
 from runner.terminal import printable
+from test_resume import crash_at
 
 WORDS = ["trainer.limit_batches=4", "trainer.epochs=2", "quiet=true", "device.threads=1", "model=mlp"]
 
@@ -147,6 +152,7 @@ OTHER = {
     "autocast.cuda": (True, torch.bfloat16),
     "sharing": "file_system",
     "numpy": {"divide": "raise", "over": "warn", "under": "ignore", "invalid": "warn"},
+    "compile": torch_adapter.EVERY_SHAPE,
     **{name: "ieee" for name in process_state.PRECISIONS},
 }
 
@@ -154,6 +160,7 @@ OTHER = {
 @pytest.mark.parametrize("name", SWITCHES)
 def test_every_switch_is_put_back(name, tmp_path):
     (tmp_path / "elsewhere").mkdir()
+    importlib.import_module("torch._dynamo")  # where a switch of it is asked for, as after the first compiled model
     other = {**OTHER, "directory": str(tmp_path / "elsewhere")}[name]
     before = switches()
     assert before[name] != other
@@ -262,6 +269,53 @@ def test_what_was_compiled_before_is_forgotten():
 
     assert jobs(is_alone=False) < 12
     assert jobs(is_alone=True) == 12
+
+
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
+def test_a_model_is_compiled_for_each_of_its_shapes_and_too_many_are_refused(monkeypatch):
+    from torch._dynamo.testing import CompileCounter
+
+    class Own(nn.Linear):
+        def forward(self, x):
+            return super().forward(x)
+
+    def shapes(count):
+        model, counter = Own(2, 2), CompileCounter()
+        model.compile(backend=counter, dynamic=False)
+        for size in range(2, count + 2):
+            model(torch.zeros(size, 2))
+        return counter.frame_count
+
+    torch.compiler.reset()
+    before = torch_adapter.compile_limits()
+    with as_if_alone():
+        torch_adapter.set_compile_limits(torch_adapter.EVERY_SHAPE)
+        assert shapes(20) == 20
+    assert torch_adapter.compile_limits() == before
+    with as_if_alone(), pytest.raises(InputError, match=r"trainer\.compile=true"):
+        torch_adapter.set_compile_limits((3, *torch_adapter.EVERY_SHAPE[1:]))
+        with refusing_shapes("trainer.compile=true"):
+            shapes(5)
+    torch.compiler.reset()
+
+
+@pytest.mark.slow
+def test_a_compiled_run_of_many_shapes_is_exact_after_a_kill(tmp_path, monkeypatch):
+    (tmp_path / "growing.py").write_text(
+        "import torch\nfrom runner.tasks import Supervised\n\n\n"
+        "class Growing(Supervised):\n    def forward(self, batch):\n"
+        "        rows = 8 + int(batch[0].sum() * 1000) % 12\n"
+        "        return super().forward((batch[0].repeat(1, 1, 3, 1)[:, :, :rows], batch[1]))\n\n\n"
+        "class Pooled(torch.nn.Linear):\n    def __init__(self):\n        super().__init__(8, 10)\n\n"
+        "    def forward(self, x):\n        return super().forward(torch.nn.functional.dropout(x, 0.2).mean((1, 2)))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = [*(word for word in WORDS if word[:5] != "model"), "~model", "+model={_target_: growing.Pooled}"]
+    words += ["~task", "+task={_target_: growing.Growing}", "trainer.compile=true", "trainer.limit_batches=12"]
+    runner.run(words, run_dir="whole")
+    crash_at(14, "crashed", words)
+    resume(Path("crashed"), [])
+    assert_equal_runs("whole", "crashed")
 
 
 @pytest.mark.slow

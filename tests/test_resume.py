@@ -660,3 +660,64 @@ def test_what_a_task_changes_itself_is_as_if_nothing_had_looked_at_it(name, tmp_
     sys.modules.pop("changing")
     resume(Path("crashed"), [])  # a run that goes on is not looked at
     assert_equal_runs("whole", "crashed")
+
+
+COPYING = """
+import copy
+
+import torch
+from torch import nn
+
+from runner.tasks import Step
+
+
+class Near(nn.Module):  # L2-SP: not far from where it started
+    def __init__(self, model, loss, kind="plain"):
+        super().__init__()
+        self.model, self.criterion = model, loss
+        start = [p.detach().clone() for p in model.parameters()]
+        if kind == "plain":
+            self.start = start
+        elif kind == "buffer":
+            self.register_buffer("first", start[0])
+            self.start = [self.first]
+        else:
+            self.teacher = copy.deepcopy(model).requires_grad_(False)
+
+    def forward(self, batch):
+        data, target = batch
+        output = self.model(data)
+        start = self.start if hasattr(self, "start") else self.teacher.parameters()
+        far = sum((a - b).square().sum() for a, b in zip(self.model.parameters(), start))
+        return Step(self.criterion(output, target) + 0.01 * far, len(target), output, target)
+"""
+
+
+@pytest.mark.parametrize("kind", ["plain", "buffer", "module"])
+def test_a_task_that_copies_the_model_holds_the_weights_that_the_run_starts_from(kind, whole, cli, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    Path("copying.py").write_text(COPYING)
+    words = [*WORDS, "~task", f"+task={{_target_: copying.Near, kind: {kind}}}", f"init_from={whole.name}"]
+    record = runner.run([*words, "optimizer.lr=1e-12", "averaging=none"], run_dir="still")
+    plain = runner.run([*WORDS, f"init_from={whole.name}", "optimizer.lr=1e-12"], run_dir="plain")
+    assert record["last"]["val/loss"] == pytest.approx(plain["last"]["val/loss"], abs=1e-6)  # it is not far from it
+    whole_run = runner.run(words, run_dir="run")
+    crash_at(13, "crashed", words)
+    resume(Path("crashed"), [])
+    assert_equal_runs("run", "crashed")
+    shown = cli("evaluate", "crashed", "--which", "last", "--split", "val")
+    values = dict(line.removeprefix("val/").split(": ") for line in shown.stdout.splitlines())
+    assert float(values["loss"]) == whole_run["last"]["val/loss"], shown.stderr
+
+
+def test_where_the_weights_are_gone_that_a_task_keeps_in_no_checkpoint_the_run_is_not_continued(whole, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    Path("copying.py").write_text(COPYING)
+    for kind in ("plain", "module"):
+        words = [*WORDS, "~task", f"+task={{_target_: copying.Near, kind: {kind}}}", "model_weights=start.pt"]
+        Path("start.pt").write_bytes((whole / "checkpoints" / "last.pt").read_bytes())
+        crash_at(13, kind, words)
+    Path("start.pt").unlink()
+    assert resume(Path("module"), [])["state"] == "done"  # all that it holds is in the checkpoint
+    with pytest.raises(InputError, match=r"model_weights.*start\.pt"):
+        resume(Path("plain"), [])

@@ -190,7 +190,7 @@ PRIVATE = {  # the private names of libraries, and the one file that may touch e
         *("numpy.random._pickle", "numpy.random._mt19937"),
     },
     "torch_adapter.py": {
-        *("_foreach_copy_", "_inductor", "_opt_called", "_shutdown_workers", "_workers", "torch._dynamo"),
+        *("_dynamo", "_foreach_copy_", "_inductor", "_opt_called", "_shutdown_workers", "_workers", "torch._dynamo"),
     },
 }
 DOCUMENTED = {"_fields", "_asdict", "_target_", "_partial_", "_args_", "_recursive_", "_convert_"}  # namedtuple, Hydra

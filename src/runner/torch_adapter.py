@@ -3,6 +3,7 @@
 Each entry says what breaks if torch moves it; tests/test_torch_adapter.py has a test that fails by its name.
 """
 
+import functools
 import multiprocessing.connection
 import sys
 import threading
@@ -12,6 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+LIMITS = ("recompile_limit", "accumulated_recompile_limit", "fail_on_recompile_limit_hit")
+MOST_SHAPES = 256  # that one function of a model is compiled for
+EVERY_SHAPE = (MOST_SHAPES, 2**31, True)  # of its copies, in layers of one class, there may be any number
 
 
 def mark_as_stepped(optimizer: Optimizer) -> None:
@@ -31,6 +36,37 @@ def may_have_compiled() -> bool:
     jobs of one process share a compiler that gives up after a few models, and runs them uncompiled.
     """
     return "torch._dynamo" in sys.modules
+
+
+def compile_limits() -> tuple[Any, ...] | None:
+    """How often torch compiles one function, one with its copies, and whether more is an error; None: its compiler is
+    not imported.
+    """
+    return tuple(getattr(torch._dynamo.config, name) for name in LIMITS) if may_have_compiled() else None
+
+
+def set_compile_limits(limits: tuple[Any, ...] | None) -> None:
+    """Beyond its limit (8) torch runs a function uncompiled without a word: which of a model's input shapes these are
+    depends on which came first in the process, so a run that goes on in another one has other bits. If a name moves, a
+    run with trainer.compile fails when it is built. None: as they were at the first call.
+    """
+    import torch._dynamo
+
+    first = _first_limits()
+    for name, value in zip(LIMITS, limits or first, strict=True):
+        setattr(torch._dynamo.config, name, value)
+
+
+@functools.cache
+def _first_limits() -> tuple[Any, ...]:
+    limits = compile_limits()
+    assert limits is not None
+    return limits
+
+
+def is_past_limit(error: BaseException) -> bool:
+    """Whether a model was to be compiled for more than MOST_SHAPES shapes. If the name moves, torch's error is said."""
+    return type(error).__name__ == "FailOnRecompileLimitHit"
 
 
 def copy_all(tensors: Sequence[Tensor], sources: Sequence[Tensor]) -> None:

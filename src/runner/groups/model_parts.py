@@ -72,15 +72,28 @@ def make_model(cfg: DictConfig, where: torch.device) -> nn.Module:
     return model.to(where)
 
 
-def prepare_model(cfg: DictConfig, model: nn.Module) -> None:
-    """Gives a model whose shapes are all known the weights of model_weights or init_from, and its layout."""
-    if (path := initial_weights(cfg)) is not None:
-        key = "model_weights" if cfg.init_from is None else "init_from"
-        load_initial_weights(model, path, cfg.strict, f"{key}={cfg[key]}")
+def prepare_model(cfg: DictConfig, model: nn.Module, is_begun: bool = False) -> InputError | None:
+    """Gives a model whose shapes are all known the weights of model_weights or init_from, and its layout.
+
+    Args:
+        is_begun: the weights are only for a task of one's own that looks at them: that there are none any more is
+            returned.
+    """
+    lost = None
+    try:
+        is_seen = not is_begun or not str(containers(cfg, "task").get("_target_")).startswith("runner.")
+        if is_seen and (path := initial_weights(cfg)) is not None:
+            key = "model_weights" if cfg.init_from is None else "init_from"
+            load_initial_weights(model, path, cfg.strict, f"{key}={cfg[key]}")
+    except InputError as error:
+        if not is_begun:
+            raise
+        lost = error
     if cfg.trainer.get("channels_last"):
         if not any(p.dim() == 4 for p in model.parameters()):
             raise InputError("trainer.channels_last=true: the model has no convolution of images")
         model.to(memory_format=torch.channels_last)
+    return lost
 
 
 def initial_weights(cfg: DictConfig) -> Path | None:

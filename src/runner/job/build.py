@@ -3,6 +3,7 @@
 Everything is checked before anything slow is made: names and arguments first, then the device, the data, the model.
 """
 
+import contextlib
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch.nn import Module
 
 from runner import device
+from runner.batches import nested
 from runner.batches.contents import Digest, known_files
 from runner.batches.loaders import Loader
 from runner.batches.own_state import check_own_state
@@ -24,7 +26,7 @@ from runner.config.checks import check_targets
 from runner.errors import InputError
 from runner.groups.data_parts import fill_classes, make_parts
 from runner.groups.instantiate import call, containers, make
-from runner.groups.lazy import initialise
+from runner.groups.lazy import initialise, lazy_parts
 from runner.groups.length import Length, every_of, length_of
 from runner.groups.loss_parts import fill_weights, make_loss
 from runner.groups.mistakes import check_data, check_examples, check_outputs, check_shape
@@ -49,7 +51,10 @@ from runner.processes import StopRequest
 from runner.seeding import derive, seed_everything
 from runner.storage.checkpoint import Checkpoints
 from runner.storage.plain import plain
+from runner.tasks import Supervised
 from runner.tasks.sizes import ignored_in
+from runner.torch_adapter import EVERY_SHAPE, set_compile_limits
+from runner.train import hidden
 from runner.train.events import Listeners
 from runner.train.steps import StepOptions
 from runner.train.stopping import Stopping
@@ -103,6 +108,7 @@ def build(
     stop: StopRequest | None = None,
     is_new: bool = False,
     parts: Parts | None = None,
+    is_begun: bool = False,
 ) -> Built:
     """Makes the objects of a run.
 
@@ -110,16 +116,22 @@ def build(
         cfg: as composed, without hydra.*; what the data decides (num_classes, derived.*) is filled in.
         is_new: two examples are taken through the parts, to see that they fit.
         parts: of the same dataset group, made and looked at before; None: they are made.
+        is_begun: a checkpoint will bring the weights; those that the run started from are only for the task to see.
 
     Raises:
         InputError: whatever is wrong with the config.
     """
     with admission.of_config(cfg):
-        return _build(cfg, listeners, stop, is_new, parts)
+        return _build(cfg, listeners, stop, is_new, parts, is_begun)
 
 
 def _build(
-    cfg: DictConfig, listeners: Listeners | None, stop: StopRequest | None, is_new: bool, parts: Parts | None
+    cfg: DictConfig,
+    listeners: Listeners | None,
+    stop: StopRequest | None,
+    is_new: bool,
+    parts: Parts | None,
+    is_begun: bool,
 ) -> Built:
     seed_everything(derive(0, "data"))  # what a dataset draws while it is made is the same for every seed, as its parts
     with importing(targets_in(OmegaConf.to_container(cfg))):
@@ -171,6 +183,12 @@ def _build(
         check_examples({**loaders, **further})
         check_shape(resolved["dataset"].get("input_shape"), train_loader)
     model = make_model(cfg, where.torch)
+    lost, has_weights = None, (cfg.model_weights, cfg.init_from) != (None, None)
+    if has_weights and lazy_parts(model):  # its own task may be needed for its shapes: then it sees no weights
+        with contextlib.suppress(InputError):
+            initialise(Supervised(model, None), train_loader, options, where.torch, cfg.seed)
+    if is_shaped := not lazy_parts(model):
+        lost = prepare_model(cfg, model, is_begun)
     opened: dict[str, Module] = {}  # models of other runs
 
     def opening(path: Path, which: str) -> Module:
@@ -179,8 +197,11 @@ def _build(
 
     task = make_task(cfg, model, make_loss(cfg, where.torch), parts.train.dataset, where.torch, opening)
     data = {**parts.known, **known_files(resolved), **known_models(opened, task)}
+    if lost is not None and list(nested.tensors_in(list(hidden.attributes(task).values()))):
+        raise InputError(f"{lost}; the task was made with these weights, and what it keeps of them is in no checkpoint")
     initialise(task, train_loader, options, where.torch, cfg.seed)
-    prepare_model(cfg, model)
+    if not is_shaped:
+        prepare_model(cfg, model, is_begun)
     freezing = make_freezing(cfg, task)
     averaging = make_averaging(cfg, task, parts.train)
     optimizer = make_optimizer(cfg, task)
@@ -226,6 +247,7 @@ def _build(
             check_saved(trainer.state.state_dict())
     if mode := cfg.trainer.get("compile"):
         # Each shape gets code of its own: what a shape computes must not depend on the ones that came before.
+        set_compile_limits(EVERY_SHAPE)
         model.compile(mode="default" if mode is True else mode, dynamic=False)
     return built
 

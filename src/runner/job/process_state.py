@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from runner.torch_adapter import may_have_compiled
+from runner.torch_adapter import compile_limits, may_have_compiled, set_compile_limits
 
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"  # set by device.set_deterministic
 PRECISIONS = (  # the general ones first: they set the others too
@@ -81,6 +81,7 @@ SWITCHES: dict[str, Switch] = {
     "anomaly": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
     "deterministic": (deterministic, lambda both: torch.use_deterministic_algorithms(both[0], warn_only=both[1])),
     "cublas": (lambda: os.environ.get(CUBLAS), set_cublas),
+    "compile": (compile_limits, set_compile_limits),
     "directory": (os.getcwd, os.chdir),
     **{f"cudnn.{name}": of_backend(f"cudnn.{name}") for name in ("enabled", "benchmark", "deterministic")},
     "matmul": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),

@@ -8,7 +8,7 @@ from runner.job import own_code
 from runner.job.build import build
 from runner.job.built import Built
 from runner.job.own_code import as_it_was_started
-from runner.job.saved import KINDS, Saved, fitting, saved_config, say_changes
+from runner.job.saved import KINDS, Saved, fitting, keep_weights, saved_config, say_changes
 from runner.storage import provenance
 from runner.train.weights import load_weights
 
@@ -19,7 +19,9 @@ def rebuilt(saved: Saved) -> Built:
     """The run's objects, made again from its resolved config, with the checkpoint's weights; other data is said."""
     with as_it_was_started(saved.record, saved.folder):
         say_changes(saved.record, saved.folder)
-        built = build(saved_config(saved.record))
+        config = saved_config(saved.record)
+        keep_weights(config, saved.record)
+        built = build(config, is_begun=True)
         for changes in provenance.data_changes(saved.record, today(built)):
             for change in changes:
                 log.warning("note: %s; what follows is of the data of today", change)

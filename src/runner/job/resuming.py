@@ -21,7 +21,7 @@ from runner.job.own_code import as_it_was_started
 from runner.job.places import FileFacts, best_file, counted, known_before
 from runner.job.record import ending, never_began
 from runner.job.run import OnBatch, train
-from runner.job.saved import keep_placement, refuse_interpolations
+from runner.job.saved import keep_placement, keep_weights, refuse_interpolations
 from runner.processes import STOP_SIGNALS
 from runner.storage import checkpoint, identity, labels, provenance
 from runner.storage.checkpoint import Damaged
@@ -81,8 +81,7 @@ def resume(
         keep_placement(config, record)
         resumed, notes = choose(run_dir, record)
         resumed.takes_other_data = takes_other_data
-        if resumed.state is not None:
-            config.model_weights = config.init_from = None
+        keep_weights(config, record)
         with as_it_was_started(record, run_dir.path, starts=resumed.state is None):
             return train(config, run_dir, notes, resumed, on_batch, is_shown, stop_on)
     finally:

@@ -2,12 +2,14 @@
 
 import gc
 import io
+import json
 import logging
 import signal
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from runner.errors import InputError
 from runner.groups.length import is_usual
 from runner.job import own_code
 from runner.job.changes import own_overrides
@@ -37,6 +39,7 @@ class Continued(Protocol):
     """What a run that is continued brings: see runner.job.resuming."""
 
     record: dict[str, Any]
+    state: dict[str, Any] | None
 
     def check_data(self, record: dict[str, Any]) -> None: ...
 
@@ -86,7 +89,8 @@ def train(
                 resumed.put_back(run_dir, built.trainer, record)
             run_dir.write_run(record)
             listening.begin(record, run_dir, built.trainer.progress, resumed is not None)
-            built.trainer.fit()
+            with refusing_shapes(f"trainer.compile={json.dumps(cfg.trainer.get('compile'))}"):
+                built.trainer.fit()
             record["stopped"] = built.trainer.stopped
             if built.test_loader is not None:
                 record["test"] = built.trainer.test(built.test_loader)
@@ -118,7 +122,8 @@ def prepare(
         check_composed(cfg)
     source = resumed.record["config_source"] if resumed else source_of(cfg)
     told = Listeners()
-    built = build(cfg, told, stop, is_new=resumed is None)
+    is_begun = resumed is not None and resumed.state is not None
+    built = build(cfg, told, stop, is_new=resumed is None, is_begun=is_begun)
     trainer = built.trainer
     trainer.stopping = with_pruning(trainer.stopping, run_dir.path)
     record = new_record(built, source)
@@ -151,6 +156,26 @@ def prepare(
     listening = make_listeners(cfg, built.device.torch)
     listening.attach(told)
     return built, record, listening
+
+
+@contextmanager
+def refusing_shapes(key: str) -> Iterator[None]:
+    """Says in one line that a model was compiled for too many shapes.
+
+    Raises:
+        InputError: names `key`.
+    """
+    from runner.torch_adapter import MOST_SHAPES, is_past_limit
+
+    try:
+        yield
+    except Exception as error:
+        if not is_past_limit(error):
+            raise
+        raise InputError(
+            f"{key}: the model was compiled for {MOST_SHAPES} shapes of its inputs, or values that it reads, and each"
+            " takes its seconds; pad the batches to fewer shapes, or choose trainer.compile=null"
+        ) from error
 
 
 def save_extras(built: "Built") -> None:

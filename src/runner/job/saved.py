@@ -121,6 +121,15 @@ def keep_placement(config: "DictConfig", record: dict[str, Any]) -> None:
         config.dataloader.placement = record["placement"]
 
 
+def keep_weights(config: "DictConfig", record: Mapping[str, Any]) -> None:
+    """The files of the weights that a run started from, as seen from here."""
+    for key in ("model_weights", "init_from"):
+        path = record["config"].get(key)
+        if path is not None and not Path(path).exists():
+            path = str(Path(record.get("working_directory") or "", path))
+        config[key] = path
+
+
 def check_targets_of(run_dir: RunDir, record: dict[str, Any]) -> None:
     """Refuses what a record's config may not make, before anything is written or started for it.
 
