@@ -218,8 +218,10 @@ def dispatch(argv: Sequence[str]) -> int:
     return overrides.main(["quiet=true" if word == "--quiet" else word for word in argv], flags)
 
 
-TAKE_A_VALUE = ("--config-dir", "-cd", "--trust", "--cfg", "-c", "--package", "-p", "--info", "-i")
-TAKE_A_VALUE += ("--config-path", "-cp", "--config-name", "-cn", "--experimental-rerun")
+TAKE_A_VALUE = (
+    *("--config-dir", "-cd", "--trust", "--cfg", "-c", "--package", "-p", "--info", "-i"),
+    *("--config-path", "-cp", "--config-name", "-cn", "--experimental-rerun"),
+)
 
 
 def refuse_bare_words(argv: Sequence[str]) -> None:

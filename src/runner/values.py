@@ -208,8 +208,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 FUNCTIONS |= {"min": min, "max": max, "abs": abs, "int": int, "float": float}
 FUNCTIONS["round"] = lambda number, digits=None: round(number) if digits is None else round(float(number), digits)
-OPERATORS = ("Add", "Sub", "Mult", "Div", "FloorDiv", "Mod", "Pow", "USub", "UAdd", "Not")
-OPERATORS += ("Eq", "NotEq", "Lt", "LtE", "Gt", "GtE")
+OPERATORS = (
+    *("Add", "Sub", "Mult", "Div", "FloorDiv", "Mod", "Pow", "USub", "UAdd", "Not"),
+    *("Eq", "NotEq", "Lt", "LtE", "Gt", "GtE"),
+)
 NODES = ("Name", "UnaryOp", "BinOp", "BoolOp", "Compare", "IfExp", "Call", "keyword")
 
 

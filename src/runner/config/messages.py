@@ -41,10 +41,10 @@ def one_line(error: BaseException) -> str:
         return f"{absent[1] or ''}{absent[2]}: there is no such config group or key{meant}"
     if named := re.match(r"InputError raised while resolving interpolation: (.*)", text):  # by a resolver of ours
         return named[1]
-    key = re.search(r"full_key: (\S+)", text)
-    if isinstance(cause or error, GrammarParseError) and key:
+    where = re.search(r"full_key: (\S+)", text)
+    if isinstance(cause or error, GrammarParseError) and where:
         return (
-            f"{key[1]}: an interpolation does not parse ({text.strip('; ').splitlines()[0]}); what is no plain word"
+            f"{where[1]}: an interpolation does not parse ({text.strip('; ').splitlines()[0]}); what is no plain word"
             " in it stands in quotes, as in ${eval:'max(1, 2) / 3'}"
         )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
