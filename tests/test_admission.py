@@ -591,6 +591,7 @@ def test_a_name_in_an_admissible_module_is_not_admissible_for_that(tmp_path):
 
 # ---- arguments of what may be made
 
+
 def records(**more):
     return Policy(record=Path("/theirs"), **more)
 
