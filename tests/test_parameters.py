@@ -237,3 +237,10 @@ def test_a_group_is_shown_with_the_rate_that_was_set_and_the_one_that_a_warm_up_
     assert "lr 0.01" in described(optimizer)[0] and "first" not in described(optimizer)[0]
     torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step / 5)
     assert "lr 0.01 (at first 0)" in described(optimizer)[0]
+
+
+def test_fused_sgd_trains_on_where_some_parameters_of_a_group_are_unfrozen_later():
+    words = [*MLP, "optimizer=sgd", "optimizer.momentum=0.9", "freeze=['*.weight']", "unfreeze_at={'*.weight': 2}"]
+    fused, looped = (runner.run([*words, f"optimizer.fused={fused}"], run_dir=fused) for fused in ("true", "false"))
+    assert fused["epochs_done"] == 4
+    assert fused["last"]["train/loss"] == pytest.approx(looped["last"]["train/loss"], rel=1e-3)

@@ -205,7 +205,8 @@ def _build(
     freezing = make_freezing(cfg, task)
     averaging = make_averaging(cfg, task, parts.train)
     optimizer = make_optimizer(cfg, task)
-    options.precision.prepare(optimizer)
+    unfrozen_later = [parameter for parameter, epoch in freezing.parameters if epoch is not None]
+    options.precision.prepare(optimizer, unfrozen_later)
     schedule = make_schedule(cfg, optimizer, is_new)
     new_metrics = functools.partial(make_metrics, cfg, where.torch, ignored_in(task))
     trainer = call(

@@ -1,10 +1,11 @@
 """In which floating-point format the model computes. Parameters, loss and metrics are always fp32."""
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from runner.errors import InputError
@@ -34,19 +35,23 @@ class Precision:
             torch.autocast(device.type, AUTOCAST[type]) if is_mixed else nullcontext()
         )
 
-    def prepare(self, optimizer: Optimizer) -> None:
-        """Gives a fused SGD its momentum at once: torch leaves it uninitialised where fp16 leaves out the first step.
+    def prepare(self, optimizer: Optimizer, unfrozen_later: Iterable[nn.Parameter] = ()) -> None:
+        """Gives a fused SGD its momentum at once: torch leaves it uninitialised where fp16 leaves out the first step,
+        and fails where only some of a group's parameters have one, as when the others are unfrozen later.
 
         Raises:
             InputError: a dampening, with which a momentum of zero is another beginning.
         """
-        if self.scaler is None or not isinstance(optimizer, torch.optim.SGD):
+        if not isinstance(optimizer, torch.optim.SGD):
             return
+        later, why = {id(parameter) for parameter in unfrozen_later}, "unfreeze_at" if self.scaler is None else "fp16"
         for group in optimizer.param_groups:
-            if group["fused"] and group["momentum"] != 0:
+            wanted = [p for p in group["params"] if self.scaler is not None or id(p) in later]
+            if group["fused"] and group["momentum"] != 0 and wanted:
                 if group["dampening"] != 0:
-                    raise InputError(f"optimizer.dampening={group['dampening']}: with fp16 needs optimizer.fused=false")
-                for parameter in group["params"]:
+                    given = f"optimizer.dampening={group['dampening']}"
+                    raise InputError(f"{given}: with {why} needs optimizer.fused=false")
+                for parameter in wanted:
                     optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     def scaled(self, loss: Tensor) -> Tensor:
