@@ -45,12 +45,16 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> int:
     check(arguments)
-    for name, value in SILENT.items():
-        os.environ.setdefault(name, value)
-    cfg = one_run.config_of(arguments)
-    from runner.before.profiling import profiled
+    silent = {name: value for name, value in SILENT.items() if name not in os.environ}
+    os.environ.update(silent)
+    try:
+        cfg = one_run.config_of(arguments)
+        from runner.before.profiling import profiled
 
-    found = profiled(cfg, arguments.steps, arguments.warmup)
+        found = profiled(cfg, arguments.steps, arguments.warmup)
+    finally:
+        for name in silent:
+            os.environ.pop(name, None)
     if arguments.json:
         figures = {key: value for key, value in asdict(found).items() if key != "trace"}
         say(*json.dumps(figures, indent=2).splitlines())
