@@ -11,6 +11,7 @@ from runner.__main__ import dispatch
 from runner.cli import VERBS
 from runner.config.compose import compose
 from runner.errors import InputError
+from runner.job.changes import is_accepting
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -58,7 +59,10 @@ def harmless(monkeypatch):
     monkeypatch.setattr("runner.job.launch.launch", lambda overrides, task, config_dir: compose(overrides, config_dir))
     for verb in VERBS:
         monkeypatch.setattr(f"runner.cli.{verb.replace('-', '_')}.main", lambda arguments: 0)
-    monkeypatch.setattr("runner.cli.resume.main", lambda arguments: bool(compose(arguments.overrides)) - 1)
+    monkeypatch.setattr(
+        "runner.cli.resume.main",
+        lambda arguments: bool(compose([w for w in arguments.overrides if not is_accepting(w)])) - 1,
+    )
     monkeypatch.setattr("runner.cli.ls.main", lambda arguments: bool(compose(arguments.where)) - 1)
 
 

@@ -239,8 +239,8 @@ SPOKEN = {"lr": "learning rate", "eps": "epsilon"}  # what torch's messages call
 
 def blamed(key: str, message: str, node: Any) -> str:
     """`key.argument=value`, where the message certainly means one of the node's arguments: it holds its name as no word
-    of a sentence is written (`num_heads`, 'size', size=3), as that of a value (weight tensor, p value), or right before
-    its value (momentum: -1). A value alone says nothing: 31 may be anybody's.
+    of a sentence is written (`num_heads`, 'size', size=3), as that of a value (weight tensor, p value), right before
+    its value (momentum: -1), or as its first word (weight: holds 3). A value alone says nothing: 31 may be anybody's.
     """
     plain = {str(k): v for k, v in node.items() if not str(k).startswith("_")} if isinstance(node, Mapping) else {}
     named = []
@@ -249,7 +249,7 @@ def blamed(key: str, message: str, node: Any) -> str:
         marked = (
             word if "_" in name else rf"(['\"`]){word}\1|{word}(=| (value|argument|parameter|probability|tensor)\b)"
         )
-        if re.search(rf"{marked}|{word}\W{{1,3}}{re.escape(str(value))}(?![\w.])", message):
+        if re.search(rf"\A{word}:|{marked}|{word}\W{{1,3}}{re.escape(str(value))}(?![\w.])", message):
             named.append(name)
     return f"{key}.{named[0]}={shown(plain[named[0]])}" if len(named) == 1 else key
 

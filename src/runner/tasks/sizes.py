@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -113,6 +114,7 @@ def check_size(size: Any) -> None:
         raise InputError(f"loss: size(output, target) must give one number, what the loss is a mean over; got {size!r}")
 
 
+@torch.no_grad()
 def is_mean(criterion: Any, size: SizeOf, output: Any, target: Any) -> bool:
     """Whether the loss of these examples follows from the losses of each alone, as it does of a mean over `size`.
 
@@ -122,6 +124,7 @@ def is_mean(criterion: Any, size: SizeOf, output: Any, target: Any) -> bool:
     return each is None or is_same_mean((criterion(output, target), size(output, target)), each)
 
 
+@torch.no_grad()
 def alone(criterion: Any, size: SizeOf, output: Any, target: Any) -> list[tuple[Any, Any]] | None:
     """The (loss, size) of each example; None where there is none."""
     try:
