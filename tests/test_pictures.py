@@ -94,6 +94,17 @@ def test_hidden_files_and_folders_are_no_examples():
     assert (made.classes, len(made)) == (["cat", "dog"], 20)
 
 
+def test_a_link_that_leads_back_is_one_line_and_another_is_followed():
+    pictures()
+    Path("data/cat/again").symlink_to(Path("data").resolve())
+    with pytest.raises(InputError, match=r"data/cat/again is a link to .*/data"):
+        runner.run(FAST, run_dir="run")
+    Path("data/cat/again").unlink()
+    pictures("elsewhere", classes=("a",))
+    Path("data/dog/more").symlink_to(Path("elsewhere/a").resolve())
+    assert len(image_folder("data")) == 30
+
+
 # ------------------------------------------------------------ depth and colour
 
 

@@ -36,7 +36,21 @@ class PictureFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no ty
         found = sorted(entry.name for entry in os.scandir(directory) if entry.is_dir() and entry.name[0] != ".")
         if not found:
             raise FileNotFoundError(f"there is no folder of a class in {directory}: {directory}/CLASS/picture.png")
+        refuse_circles(os.fspath(directory))
         return found, {name: index for index, name in enumerate(found)}
+
+
+def refuse_circles(folder: str, above: tuple[str, ...] = ()) -> None:
+    """Raises:
+    ValueError: a folder below this one is a link to one that it lies in: its pictures would have no end.
+    """
+    real = os.path.realpath(folder)
+    if real in above:
+        raise ValueError(f"{folder} is a link to {real}, in which it lies; remove the link")
+    with os.scandir(folder) as entries:
+        below = [entry.path for entry in entries if entry.name[0] != "." and entry.is_dir()]
+    for path in below:
+        refuse_circles(path, (*above, real))
 
 
 def read_picture(path: str, mode: str = "RGB") -> Image.Image:
