@@ -406,3 +406,36 @@ def test_a_record_that_says_nothing_of_its_data_is_resumed_and_evaluated(project
     sys.modules.pop("mine", None)
     assert dispatch(["evaluate", "run"]) == 0
     assert resume(Path("run"), ["trainer.epochs=2"])["epochs_done"] == 2
+
+
+BY_NAME = """
+class Own(torch.utils.data.Dataset):
+    def __init__(self, root):
+        self.root = root
+
+    def __len__(self):
+        return len(os.listdir(self.root))
+
+    def __getitem__(self, index):
+        name = sorted(os.listdir(self.root))[index]
+        return torch.from_numpy(np.load(os.path.join(self.root, name))).float(), int(name.split("_")[1][0])
+"""
+
+
+@pytest.mark.parametrize("what", ["a value", "a label", "nothing"])
+def test_a_folder_that_a_dataset_reads_only_when_it_is_asked_is_known_by_its_files(what, project):
+    Path("arrays").mkdir()
+    for number in range(60):
+        np.save(f"arrays/{number:02d}_{number % 2}.npy", np.full(4, number, dtype=np.float32))
+    project.dataset(BY_NAME, root="arrays")
+    project.train()
+    if what == "a value":
+        np.save("arrays/31_1.npy", np.full(4, -1, dtype=np.float32))
+    elif what == "a label":
+        Path("arrays/31_1.npy").rename("arrays/31_0.npy")
+    sys.modules.pop("mine", None)
+    if what == "nothing":
+        assert resume(Path("run"), ["trainer.epochs=2"])["state"] == "done"
+    else:
+        with pytest.raises(InputError, match="dataset.train: other files.*accept_data_change=true"):
+            resume(Path("run"), ["trainer.epochs=2"])

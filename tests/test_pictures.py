@@ -105,6 +105,17 @@ def test_a_link_that_leads_back_is_one_line_and_another_is_followed():
     assert len(image_folder("data")) == 30
 
 
+def test_a_class_without_a_picture_is_named_with_its_folder():
+    pictures()
+    Path("data/bird").mkdir()
+    with pytest.raises(InputError, match=r"^dataset.root=data: data/bird: holds no picture \(\.jpg"):
+        runner.run(FAST, run_dir="run")
+    Path("data/bird").rmdir()
+    Path("data/__MACOSX/cat").mkdir(parents=True)
+    Path("data/__MACOSX/cat/._00.png").write_bytes(b"x")
+    assert image_folder("data").classes == ["cat", "dog"]
+
+
 # ------------------------------------------------------------ depth and colour
 
 

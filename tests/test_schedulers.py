@@ -236,3 +236,17 @@ def test_the_length_of_the_run_reaches_the_schedulers(tmp_path):
     )
     rows = [json.loads(line) for line in (tmp_path / "other" / "metrics.jsonl").read_text().splitlines()]
     assert [row["lr"] for row in rows] == [1.0, 0.9, 0.9**2]
+
+
+class Stateless:
+    def __init__(self, optimizer):
+        pass
+
+    def step(self):
+        pass
+
+
+def test_a_scheduler_that_no_checkpoint_can_hold_is_one_line():
+    words = ["~scheduler", "+scheduler={_target_: test_schedulers.Stateless, _partial_: true}"]
+    with pytest.raises(InputError, match=r"^scheduler: Stateless must have step\(\), state_dict\(\)"):
+        runner.run([*words, "trainer.dry_run=true"], run_dir="run")

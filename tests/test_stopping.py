@@ -18,7 +18,7 @@ from runner.config.compose import compose, overridden
 from runner.errors import InputError, Interrupted
 from runner.job.build import build
 from runner.job.launch import launch
-from runner.job.record import unbegun
+from runner.job.record import ending, unbegun
 from runner.job.resuming import resume
 from runner.job.run import train
 from runner.storage.identity import config_digest
@@ -161,6 +161,12 @@ def test_time_inside_epochs_that_were_stopped_counts_in_the_record_and_for_the_c
     rows = RunDir(place).metrics.read()
     assert record["seconds"] >= sum(row["seconds"] for row in rows) - 0.01
     assert all(0 < row["examples_per_second"] < 16 / 0.1 + 1 for row in rows)
+
+
+def test_a_run_that_is_stopped_inside_an_epoch_says_its_step():
+    words = [*FAST, "trainer.limit_batches=6", "trainer.evaluate_every=4 steps", "stopping.threshold=0"]
+    record = runner.run(words, run_dir="run")
+    assert ending(record).startswith("stopped after step 4 of 12: val/accuracy is")
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import gzip
 import importlib.util
 import io
 import random
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -244,7 +245,11 @@ def image_folder(
     """
     if root is None:
         return None
-    from runner.pictures import MODES, PictureFolder  # torchvision takes a second, and other datasets need none
+    from runner.pictures import (  # torchvision takes a second, and other datasets need none
+        EXTENSIONS,
+        MODES,
+        PictureFolder,
+    )
 
     if input_shape[0] not in MODES:
         raise InputError(f"dataset.input_shape={list(input_shape)}: pictures have 1 channel (grey) or 3 (colour)")
@@ -254,7 +259,15 @@ def image_folder(
             f"dataset.input_shape={list(input_shape)}: is wider than high, and dataset.transform scales the shorter"
             f" side to {input_shape[1]}; give it whole, with a Resize of [{input_shape[1]}, {input_shape[2]}]"
         )
-    made = PictureFolder(root, transform, input_shape[0])
+    try:
+        made = PictureFolder(root, transform, input_shape[0])
+    except FileNotFoundError as error:
+        if (empty := re.search(r"no valid file for the classes (.+?)\. ", str(error))) is None:
+            raise
+        names = ", ".join(f"{root}/{name}" for name in empty[1].split(", "))
+        raise InputError(
+            f"dataset.root={root}: {names}: holds no picture ({', '.join(EXTENSIONS)}); put some there, or remove it"
+        ) from error
     if len(parts := {"train", "val", "valid", "validation", "test"} & set(made.classes)) > 1:
         val = "".join(
             f", dataset.val_root={root}/{name} with dataset.val_size=0"
@@ -263,6 +276,6 @@ def image_folder(
         )
         raise InputError(
             f"dataset.root={root}: its folders are parts, not classes ({', '.join(sorted(parts))});"
-            f" choose dataset.root={root}/train{val} and dataset.test_root={root}/test"
+            f" choose dataset.root={root}/train{val}{f' and dataset.test_root={root}/test' if 'test' in parts else ''}"
         )
     return made

@@ -1,7 +1,7 @@
 """A folder with one folder of pictures a class, as torchvision's ImageFolder, for files of any depth and colour.
 
-Hidden files and folders are no examples (`._x.jpg`, `.ipynb_checkpoints`). A picture becomes 8-bit grey or colour: 16
-bits and floats are scaled, not cut off, and what is transparent lies on white.
+Hidden files and folders are no examples (`._x.jpg`, `.ipynb_checkpoints`, `__MACOSX`). A picture becomes 8-bit grey
+or colour: 16 bits and floats are scaled, not cut off, and what is transparent lies on white.
 """
 
 import functools
@@ -15,6 +15,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import has_file_allowed_extension
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+HIDDEN = (".", "__MACOSX")
 MODES = {1: "L", 3: "RGB"}  # Pillow's, by the number of channels
 
 
@@ -26,14 +27,16 @@ class PictureFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no ty
     def __init__(self, root: str, transform: Callable[[Any], Any] | None = None, channels: int = 3) -> None:
         def is_picture(path: str) -> bool:
             inside = os.path.relpath(path, root).split(os.sep)
-            return has_file_allowed_extension(path, EXTENSIONS) and not any(name.startswith(".") for name in inside)
+            return has_file_allowed_extension(path, EXTENSIONS) and not any(name.startswith(HIDDEN) for name in inside)
 
         loader = functools.partial(read_picture, mode=MODES[channels])
         super().__init__(root, transform=transform, loader=loader, is_valid_file=is_picture)
 
     def find_classes(self, directory: str | os.PathLike[str]) -> tuple[list[str], dict[str, int]]:
         """The folders that are not hidden, in order."""
-        found = sorted(entry.name for entry in os.scandir(directory) if entry.is_dir() and entry.name[0] != ".")
+        found = sorted(
+            entry.name for entry in os.scandir(directory) if entry.is_dir() and not entry.name.startswith(HIDDEN)
+        )
         if not found:
             raise FileNotFoundError(f"there is no folder of a class in {directory}: {directory}/CLASS/picture.png")
         refuse_circles(os.fspath(directory))
@@ -48,7 +51,7 @@ def refuse_circles(folder: str, above: tuple[str, ...] = ()) -> None:
     if real in above:
         raise ValueError(f"{folder} is a link to {real}, in which it lies; remove the link")
     with os.scandir(folder) as entries:
-        below = [entry.path for entry in entries if entry.name[0] != "." and entry.is_dir()]
+        below = [entry.path for entry in entries if entry.is_dir() and not entry.name.startswith(HIDDEN)]
     for path in below:
         refuse_circles(path, (*above, real))
 

@@ -44,8 +44,8 @@ CONTAINERS = (list, tuple, dict, set, frozenset, collections.deque, str, os.Path
 
 def known_of(dataset: Any) -> dict[str, Any]:
     """Its class, the number of examples, its classes, and digests: of each attribute that holds data (`values`, and
-    `computed` of floating numbers), of the files that these name (`files`: folder -> their number, and a digest of
-    names, sizes and content, of which much is sampled), and of a few examples.
+    `computed` of floating numbers), of the files that these name, or else hold in a folder (`files`: folder -> their
+    number, and a digest of names, sizes and content, of which much is sampled), and of a few examples.
     """
     kind = type(dataset)
     known: dict[str, Any] = {"class": f"{kind.__module__}.{kind.__qualname__}", "count": None, "classes": None}
@@ -70,6 +70,8 @@ def known_of(dataset: Any) -> dict[str, Any]:
             found = digest.of(value)
             (computed if digest.is_computed else values)[name] = found
     is_known = kind.__module__.startswith(("torchvision.datasets.", "runner.")) or kind is TensorDataset
+    if not files and not is_known:  # it looks into its folders when it is asked
+        files = {name: path for folder in folders for name, path in files_below(folder)}
     if is_map_style and known["count"] and not is_known and (few := of_examples(dataset, known["count"])) is not None:
         computed["examples"] = few
     return {**known, "values": values, "computed": computed, **of_files(files)}
@@ -131,6 +133,18 @@ def files_in(value: Any, folders: Iterable[str]) -> tuple[str, dict[str, str]]:
             base = os.path.join(os.path.commonpath(above), "") if is_one else ""
             return base, {path.removeprefix(base): path for path in paths}
     return "", {}
+
+
+def files_below(folder: str) -> Iterator[tuple[str, str]]:
+    """(name, path) of the files in a folder and below it, hidden ones left out; none of a folder that the command
+    works in, which may hold anything, such as its own runs.
+    """
+    here = os.path.join(os.path.realpath(""), "")
+    if not here.startswith(os.path.join(os.path.realpath(folder), "")):
+        for above, inside, names in os.walk(folder):
+            inside[:] = sorted(name for name in inside if name[0] not in "._")
+            paths = [os.path.join(above, name) for name in sorted(names) if name[0] != "."]
+            yield from ((os.path.relpath(path, folder), path) for path in paths)
 
 
 def words_in(value: Any) -> Iterator[Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from runner.batches.samples import collated, read
 from runner.errors import InputError
@@ -69,7 +70,9 @@ def may_draw(dataset: Any) -> Any:
     """What of a dataset may draw random numbers: a transform, or the dataset itself; None where it is known to draw
     none.
     """
-    if vars(type(dataset)).get("is_deterministic", False):  # its own word, not that of a class which it refines
+    if type(dataset) is TensorDataset or vars(type(dataset)).get(
+        "is_deterministic", False
+    ):  # its own word, not that of a class which it refines
         return None
     if not is_known(dataset):
         return dataset

@@ -240,7 +240,7 @@ def check_rows(criterion: Any, rows: Tensor) -> None:
     if rows.shape[1] == 1 and is_one_of(criterion, (*WITH_SOFTMAX, *OF_LOG_PROBABILITIES)):
         raise InputError(
             f"model: gives one score an example, and the loss {name} needs one a class (of a single one it is always"
-            " 0); for two classes give two scores"
+            " 0); for two classes give two scores; does the data hold one class only?"
         )
     if is_one_of(criterion, OF_LOG_PROBABILITIES) and not are_log_probabilities(rows, 1):
         given = "probabilities (a softmax)" if are_probabilities(rows, 1) else "raw scores"
@@ -289,6 +289,9 @@ def check_labels(cfg: Mapping[str, Any], criterion: Any, scores: int, labels: Te
         raise InputError(f"dataset: its targets go down to {least}, and classes are counted from 0")
     if most >= scores:
         start = f"; they start at {least}: do they count from 1 instead of 0? Then subtract 1" if least > 0 else ""
+        rest = labels[labels != most]
+        if len(rest) and int(rest.max()) < scores and most > scores:
+            start += f"; if {most} marks what is to be left out: +loss.ignore_index={most}"
         raise InputError(
             f"model: gives {scores} scores an example, and the targets go up to {most}, for which there is none{start};"
             f" model.num_classes must be {most + 1 if classes is None else classes}"

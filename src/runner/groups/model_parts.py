@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from runner import device, metrics
+from runner import device, losses, metrics
 from runner.batches.parts import Part, Stream
 from runner.config.checks import OPTIMIZER_KEYS, SCHEDULE_KEYS, complaint, locate
 from runner.errors import InputError
@@ -218,6 +218,10 @@ def make_schedule(cfg: DictConfig, optimizer: Optimizer, is_new: bool = False) -
         raise
     except Exception as error:
         raise InputError(complaint("scheduler", target.__name__, error)) from error
+    if not all(callable(getattr(scheduler, name, None)) for name in ("step", "state_dict", "load_state_dict")):
+        raise InputError(
+            f"scheduler: {target.__name__} must have step(), state_dict() and load_state_dict(): a checkpoint holds it"
+        )
     needs_metric = walk.needs_metric(scheduler)
     if needs_metric and interval == "batch":
         raise InputError(f"scheduler.interval=batch: {target.__name__} needs a metric, which is known once an epoch")
@@ -306,9 +310,9 @@ def make_metrics(cfg: DictConfig, where: torch.device, ignored: int) -> dict[str
 
 
 def takes_ignored(node: Mapping[str, Any], path: str) -> bool:
-    """Whether a metric's constructor takes `ignore_index`, and has no number of its own for it."""
+    """Whether a metric's constructor takes `ignore_index`, and has no number of its own for it but torch's -100."""
     try:
         parameter = inspect.signature(locate(node.get("_target_"), path)).parameters.get("ignore_index")
     except (TypeError, ValueError):
         return False
-    return parameter is not None and parameter.default in (None, parameter.empty)
+    return parameter is not None and parameter.default in (None, parameter.empty, losses.IGNORED)

@@ -133,6 +133,9 @@ def ending(record: Mapping[str, Any]) -> str:
         unit, done, planned = ("step", record["steps_done"], record["steps"])
     if (reason := record.get("stopped")) is None:
         return f"all {planned} {unit}s are done"
+    batches = (record["config"].get("derived") or {}).get("batches_per_epoch") or 1
+    if unit == "epoch" and record["steps_done"] % batches:
+        unit, done, planned = "step", record["steps_done"], planned * batches
     return f"stopped after {unit} {done} of {planned}: {reason}"
 
 

@@ -30,6 +30,7 @@ from runner.storage.peek import peek, verify
 from runner.storage.rows import timeless
 from runner.storage.run_dir import RunDir, now
 from runner.terminal.printable import say
+from runner.terminal.words import plural
 from runner.train.events import Progress
 from runner.train.trainer import Trainer
 from runner.values import flatten
@@ -212,7 +213,7 @@ class Resumed:
                 "another device, thread count or placement (%s; before: %s): from here on the last digits may differ",
                 *(", ".join(map(str, facts)) for facts in (after, before)),
             )
-        log.info("resumed after %d epochs and %d batches", progress.epoch, progress.batch)
+        log.info("resumed after %s and %s", plural(progress.epoch, "epoch"), plural(progress.batch, "batch"))
 
     def event(self, progress: Progress, now_is: Mapping[str, Any]) -> dict[str, Any]:
         """This resumption, for run.json, with what is not any more as it was when the run began, which is said too."""

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from runner.errors import InputError
 from runner.tasks.sizes import size_of
 from runner.tasks.step import Step
 
@@ -32,7 +33,16 @@ class Supervised(nn.Module):
         return self.in_fp32(self.model(data), target)
 
     def in_fp32(self, output: Tensor, target: Any) -> Step:
-        """What is judged of the model's output, in fp32."""
+        """What is judged of the model's output, in fp32.
+
+        Raises:
+            InputError: the model gives something else than a tensor.
+        """
+        if not isinstance(output, Tensor):
+            raise InputError(
+                f"model: must give one tensor, got {type(output).__name__}; scores with auxiliary ones are for"
+                " task=auxiliary, anything else for a task of your own (docs/tasks.md)"
+            )
         if output.dtype in HALF:
             output = output.float()
         if torch.is_autocast_enabled(output.device.type):
