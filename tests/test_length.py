@@ -210,7 +210,7 @@ def test_every_sentence_tells_steps(capsys):
     runner.run([*LONG, "trainer.steps=80", "trainer.evaluate_every=30", "quiet=false"], run_dir="run")
     told = capsys.readouterr().out
     assert "length: 80 steps, 2.222 epochs of 36; evaluated after every 30 steps and at the end" in told
-    assert "   step " in told and "  30/80 " in told and "  80/80 " in told
+    assert "\n step " in told and "\n30/80 " in told and "\n80/80 " in told
     record = RunDir(Path("run")).read_run()
     assert f"best epoch {record['best_epoch']}, step {record['best_step']}: val/accuracy" in told
     resume(Path("run"), [])

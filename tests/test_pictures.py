@@ -232,7 +232,7 @@ def test_a_broken_picture_is_named_in_every_part(part, place):
     assert runner.run(words, run_dir="again")["state"] == "done"
     path.write_bytes(b"")
     with pytest.raises(InputError, match=r"^dataset: other/dog/05\.jpg: cannot be read \(it is empty\)"):
-        resume(Path("again"), ["trainer.epochs=2"])
+        resume(Path("again"), ["trainer.epochs=2", "accept_data_change=true"])
     with pytest.raises(InputError, match=r"^dataset: other/dog/05\.jpg: cannot be read \(it is empty\)"):
         dispatch(["evaluate", "again", "--split", part])
 

@@ -612,7 +612,7 @@ BAD = [
     ([f"dataloader.eval_collate_fn={{_target_: {__name__}.nowhere}}"], "dataloader.eval_collate_fn"),
     (["dataloader.eval_collate_fn=5"], "dataloader.eval_collate_fn=5: must be"),
     ([*NESTED, "~dataloader.eval_collate_fn"], "dataset|task"),
-    (["loss=5"], "loss=5: must be the name of a choice; choices: cross_entropy"),
+    (["loss=5"], "loss=5: must be the name of a choice; choices: bce, cross_entropy"),
 ]
 
 

@@ -141,6 +141,7 @@ def _apply_checked(overrides: list[Override], cfg: DictConfig) -> None:
     for override in overrides:
         if override.key_or_group in ("hydra.run.dir", "hydra.sweep.dir") and override.value() in ("", None):
             raise InputError(f"{override.input_line}: must name a folder; leave it out for one under outputs/")
+    replaced: list[str] = []
     expected: dict[str, tuple[Override, str | None]] = {}  # by key: of several overrides the last one counts
     for override in overrides:
         key = override.key_or_group
@@ -155,8 +156,12 @@ def _apply_checked(overrides: list[Override], cfg: DictConfig) -> None:
             raise UnknownKey(f"{override.input_line}: {reason}", key, choices)
         if known:
             expected[key] = (override, _kind(cfg, key))
-            _replace_target(cfg, key, override.value())
-    hydra_adapter.apply_overrides(overrides, cfg)
+            if _replace_target(cfg, key, override.value()):
+                replaced.append(f"{key}.")
+    # What stood there before may be taken out all the same.
+    gone = [o for o in overrides if o.is_delete() and o.key_or_group.startswith(tuple(replaced))]
+    kept = [o for o in overrides if o not in gone or _has(cfg, o.key_or_group)]
+    hydra_adapter.apply_overrides(kept, cfg)
     if "hydra" in cfg:
         from runner.config import admission, checks  # here: a wrong key is answered before it is needed
 
@@ -186,17 +191,20 @@ def _apply_checked(overrides: list[Override], cfg: DictConfig) -> None:
             raise InputError(f"{override.input_line}: {said}")
 
 
-def _replace_target(cfg: DictConfig, key: str, value: Any) -> None:
+def _replace_target(cfg: DictConfig, key: str, value: Any) -> bool:
     """A group of keys with another `_target_` stands in place of the one before: Hydra alone would leave the old
-    target's arguments beside it, and take no new ones. One with the same, which may bring arguments, is merged.
+    target's arguments beside it, and take no new ones. One with the same, which may bring arguments, is merged. Returns
+    whether there was a group.
     """
     try:
         node = OmegaConf.select(cfg, key, throw_on_missing=False)
     except OmegaConfBaseException:
-        return
-    if isinstance(value, dict) and isinstance(node, DictConfig) and "_target_" in value:
-        with open_dict(cfg):
-            OmegaConf.update(cfg, key, value, merge=value["_target_"] == node.get("_target_"))
+        return False
+    if not (isinstance(value, dict) and isinstance(node, DictConfig) and "_target_" in value):
+        return False
+    with open_dict(cfg):
+        OmegaConf.update(cfg, key, value, merge=value["_target_"] == node.get("_target_"))
+    return True
 
 
 def _is_null_by_hint(cfg: DictConfig, key: str) -> bool:
