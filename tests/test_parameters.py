@@ -240,7 +240,7 @@ def test_a_group_is_shown_with_the_rate_that_was_set_and_the_one_that_a_warm_up_
 
 
 def test_fused_sgd_trains_on_where_some_parameters_of_a_group_are_unfrozen_later():
-    words = [*MLP, "optimizer=sgd", "optimizer.momentum=0.9", "freeze=['*.weight']", "unfreeze_at={'*.weight': 2}"]
+    words = [*MLP, "optimizer=sgd", "optimizer.momentum=0.9", "freeze=['*.weight']", "unfreeze_at={*.weight: 2}"]
     fused, looped = (runner.run([*words, f"optimizer.fused={fused}"], run_dir=fused) for fused in ("true", "false"))
     assert fused["epochs_done"] == 4
     assert fused["last"]["train/loss"] == pytest.approx(looped["last"]["train/loss"], rel=1e-3)
