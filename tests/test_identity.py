@@ -108,18 +108,6 @@ def test_whole_rows_keep_their_bytes(runs):
     assert "made good" not in (runs / "1" / "runner.log").read_text()
 
 
-def test_rows_that_no_checkpoint_holds_are_an_error_that_names_them(runs):
-    for path in (runs / "1" / "checkpoints").glob("*.pt"):
-        state = checkpoint.load(path)
-        checkpoint.save(path, {key: value for key, value in state.items() if key != "rows"})
-    path = runs / "1" / "metrics.jsonl"
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join([lines[0], "garbage", *lines[2:]]) + "\n")
-    with pytest.raises(InputError, match="metrics.jsonl: the rows of epochs 2, 3, 4 are lost"):
-        resume(runs / "1", ["trainer.epochs=5"])
-    assert path.read_text().splitlines()[1] == "garbage"
-
-
 def test_lost_rows_of_steps_are_said(runs):
     (runs / "1" / "steps.jsonl").unlink()
     resume(runs / "1", ["trainer.epochs=5"])

@@ -19,7 +19,15 @@ from runner.train.events import Progress
 
 STATE = {
     "format_version": 1,
-    "progress": {"epoch": 3, "step": 100, "batch": 7, "best_epoch": 2, "best_value": 0.25},
+    "progress": {
+        "epoch": 3,
+        "step": 100,
+        "batch": 7,
+        "best_epoch": 2,
+        "best_value": 0.25,
+        "best_step": 62,
+        "evaluated": 93,
+    },
     "model_state_dict": {"weight": torch.randn(40, 30), "bias": torch.zeros(7)},
 }
 
