@@ -74,7 +74,11 @@ class OwnLoss(nn.Module):
         return Step(scores.square().mean(), len(scores), scores, batch[1])
 
 
-@pytest.mark.parametrize("path", GROUPS, ids=lambda p: f"{p.parent.name}={p.stem}")
+def slow_if_large(path):
+    return pytest.param(path, marks=pytest.mark.slow if "resnet18" in path.stem else ())
+
+
+@pytest.mark.parametrize("path", [slow_if_large(path) for path in GROUPS], ids=lambda p: f"{p.parent.name}={p.stem}")
 def test_every_yaml_composes_builds_and_trains_one_batch(path, tiny_data, torchvision_unchecked, tmp_path):
     words, name = overrides_for(path, tiny_data), f"{path.parent.name}={path.stem}"
     if path.parent.name == "tracking" and path.stem != "none":
@@ -99,8 +103,15 @@ def test_every_yaml_composes_builds_and_trains_one_batch(path, tiny_data, torchv
     assert state["step"] == 1
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+# Each scheduler and each optimizer at least once; the other pairs are slow.
+PAIRS = [
+    pytest.param(scheduler, optimizer, marks=() if (i - j) % len(OPTIMIZERS) == 0 else pytest.mark.slow)
+    for i, scheduler in enumerate(SCHEDULERS)
+    for j, optimizer in enumerate(OPTIMIZERS)
+]
+
+
+@pytest.mark.parametrize(("scheduler", "optimizer"), PAIRS)
 def test_every_scheduler_runs_with_every_optimizer(scheduler, optimizer, tmp_path):
     words = [f"scheduler={scheduler}", f"optimizer={optimizer}", *FAKE, "device.threads=1", "quiet=true"]
     words += ["trainer.epochs=3", "dataloader.batch_size=20"]

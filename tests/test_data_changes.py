@@ -285,6 +285,7 @@ def test_the_average_of_the_weights_is_compared_with_its_own_figures(project, ca
         assert caplog.messages == []
 
 
+@pytest.mark.slow
 def test_verify_and_replay_say_what_data_has_changed_and_go_on(project, capsys, caplog):
     rows(TABLE)
     project.dataset(LAZY, path="rows")
@@ -297,6 +298,7 @@ def test_verify_and_replay_say_what_data_has_changed_and_go_on(project, capsys, 
     assert "note: dataset.train: " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_no_new_job_on_other_data_than_its_finished_ones(project, cli):
     rows(TABLE)
     project.dataset(LAZY, path="rows")

@@ -237,6 +237,7 @@ def test_a_broken_picture_is_named_in_every_part(part, place):
         dispatch(["evaluate", "again", "--split", part])
 
 
+@pytest.mark.slow
 def test_a_dataset_of_ones_own_names_its_file_too(cli):
     pictures(suffix="jpg")
     Path("data/dog/05.jpg").write_bytes(b"")

@@ -166,7 +166,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("placement", ["memory", "workers"])
+@pytest.mark.parametrize("placement", ["memory", pytest.param("workers", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_run_stopped_inside_an_epoch_is_exact(name, placement, tmp_path):
     words = [*CONVOLUTIONS, *OPTIONS[name]]

@@ -75,7 +75,11 @@ def try_command(words):
     return dispatch([*(word for word in words if word not in engine), *dry])
 
 
-@pytest.mark.parametrize(("page", "words"), COMMANDS, ids=words_or_page)
+def slow_if_a_sweep(page, words):
+    return pytest.param(page, words, marks=pytest.mark.slow if "-m" in words and page != "README" else ())
+
+
+@pytest.mark.parametrize(("page", "words"), [slow_if_a_sweep(*one) for one in COMMANDS], ids=words_or_page)
 def test_every_command_is_one_that_the_program_takes(page, words, harmless, tmp_path, monkeypatch):
     write_files(page, tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

@@ -693,7 +693,9 @@ class Near(nn.Module):  # L2-SP: not far from where it started
 """
 
 
-@pytest.mark.parametrize("kind", ["plain", "buffer", "module"])
+@pytest.mark.parametrize(
+    "kind", ["plain", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("buffer", "module"))]
+)
 def test_a_task_that_copies_the_model_holds_the_weights_that_the_run_starts_from(kind, whole, cli, monkeypatch):
     monkeypatch.syspath_prepend(str(Path.cwd()))
     Path("copying.py").write_text(COPYING)

@@ -393,7 +393,16 @@ def recorded(run, key="weight"):
 
 
 @pytest.mark.parametrize("told", ["targets", "labels", "wrong labels", "null"])
-@pytest.mark.parametrize("loss", ["nll", "focal", "torch.nn.CrossEntropyLoss", "torch.nn.functional.cross_entropy"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "nll",
+        *(
+            pytest.param(loss, marks=pytest.mark.slow)
+            for loss in ("focal", "torch.nn.CrossEntropyLoss", "torch.nn.functional.cross_entropy")
+        ),
+    ],
+)
 def test_balanced_weights_are_those_of_the_training_parts_counts(loss, told, tmp_path):
     choice = [f"loss._target_={loss}"] if "torch" in loss else [f"loss={loss}"]
     runner.run([*UNEVEN, *choice, "loss.weight=balanced", f"+dataset.train.told={told}"], run_dir=tmp_path / "run")
@@ -473,6 +482,7 @@ def test_bce_takes_labels_class_indices_and_a_single_score():
         BCE()(scores, torch.rand(6))
 
 
+@pytest.mark.slow
 def test_a_sweep_over_balanced_weights_names_the_word_and_counts_each_job_once(cli):
     words = [*WORDS[:-1], "loss.weight=null,balanced", "seed=1,2", "sweep.name=w", "trainer.dry_run=true", "-m"]
     for _ in range(2):

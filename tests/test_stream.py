@@ -370,7 +370,9 @@ class ByIndex(Dataset):
 
 
 @pytest.mark.parametrize("name", ["Counted", "Late", "Sized", "Buffered"])
-@pytest.mark.parametrize("stop", [3, 7, 10, 20])
+@pytest.mark.parametrize(
+    "stop", [pytest.param(stop, marks=pytest.mark.slow if stop != 7 else ()) for stop in (3, 7, 10, 20)]
+)
 def test_a_killed_run_on_a_stream_goes_on_exactly(stop, name, monkeypatch):
     given = [*words(name, size=50), "checkpoint.every_batches=2", "+dataset.val=${dataset.train}"]
     record = runner.run(given, run_dir="whole")

@@ -219,6 +219,7 @@ def test_a_length_that_was_given_is_another_setting_than_that_of_the_run(folder)
     assert sorted(row["seeds"]["planned_in_all"] for row in folder.rows().values()) == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_real_sweep_that_has_not_ended_has_a_row_for_each_schedule(cli):
     schedules = ["cosine", "cosine_restarts", "onecycle", "polynomial", "warmup_cosine", "lambda"]
     words = ["-m", f"scheduler={','.join(schedules)}", "seed=1,2", "sweep.name=s", *SHORT, "quiet=true"]

@@ -127,6 +127,7 @@ def slurm(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_without_accounting_slurms_queue_says_that_a_job_is_dead(slurm, monkeypatch, capfd):
     import submitit
 

@@ -498,6 +498,7 @@ def test_the_epoch_table_is_aligned_and_the_usual_one_no_wider_than_a_terminal(e
     assert (more or max(map(len, rows)) <= 80) and rows[-1].split()[0] == f"{epochs}/{epochs}"
 
 
+@pytest.mark.slow
 def test_a_program_that_has_set_up_logging_sees_each_line_once(tmp_path):
     import subprocess
     import sys

@@ -234,6 +234,7 @@ GRID = ["hydra.sweeper.n_trials=99", "hydra.sweeper.sampler._target_=optuna.samp
 SPACE = "+hydra.sweeper.sampler.search_space="
 
 
+@pytest.mark.slow
 def test_a_grid_of_numbers_flags_and_nulls_is_walked_once_also_when_it_is_killed(find):
     words = [
         *GRID,
@@ -252,6 +253,7 @@ def test_a_grid_of_numbers_flags_and_nulls_is_walked_once_also_when_it_is_killed
     assert len(found) == 4 == len(list(find.place.glob("*/run.json")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "key",
     ["averaging=none,ema", "optimizer.no_decay=false,true", "trainer.grad_clip=null,0.5", "stopping.patience=null,3"],

@@ -30,7 +30,14 @@ class Supervised(nn.Module):
 
     def forward(self, batch: tuple[Any, Any]) -> Step:
         data, target = batch
-        return self.in_fp32(self.model(data), target)
+        output = self.model(data)
+        if (
+            isinstance(output, Tensor)
+            and output.dtype not in HALF
+            and not torch.is_autocast_enabled(output.device.type)
+        ):
+            return self.judged(output, target)  # a call less for each batch
+        return self.in_fp32(output, target)
 
     def in_fp32(self, output: Tensor, target: Any) -> Step:
         """What is judged of the model's output, in fp32.
@@ -43,12 +50,8 @@ class Supervised(nn.Module):
                 f"model: must give one tensor, got {type(output).__name__}; scores with auxiliary ones are for"
                 " task=auxiliary, anything else for a task of your own (docs/tasks.md)"
             )
-        if output.dtype in HALF:
-            output = output.float()
-        if torch.is_autocast_enabled(output.device.type):
-            with torch.autocast(output.device.type, enabled=False):
-                return self.judged(output, target)
-        return self.judged(output, target)
+        with torch.autocast(output.device.type, enabled=False):
+            return self.judged(output.float() if output.dtype in HALF else output, target)
 
     def judged(self, output: Tensor, target: Any) -> Step:
         return Step(self.criterion(output, target), self.size_of(output, target), output, target)

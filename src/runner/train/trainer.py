@@ -1,9 +1,10 @@
 """The Trainer: one explicit loop over epochs."""
 
+import itertools
 import logging
 import math
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -126,7 +127,7 @@ class Trainer:
             Diverged: the loss or a parameter is not finite; nothing of that state is saved.
             Interrupted: a stop was requested; the state is saved as far as the checkpoint policy allows.
         """
-        batches = self.train_batches()
+        batches = itertools.chain.from_iterable(self.epochs_left())
         try:
             while self.progress.evaluated < self.max_steps and not self.should_stop():
                 self.start_interval()
@@ -135,24 +136,21 @@ class Trainer:
         except Interrupted:
             self.save_checkpoint(is_evaluated=False)
             raise
-        finally:
-            batches.close()
 
     def should_stop(self) -> bool:
         self.stopped = self.stopping.reason(self.state.rows, self.monitor, self.mode, self.seconds)
         return self.stopped is not None
 
-    def train_batches(self) -> Generator[Any, None, None]:
-        """Batches on the device, from where the run stands, epoch after epoch: they outlive an evaluation, and with
-        them the loader's workers. Each epoch begins with the generators seeded from (seed, epoch).
+    def epochs_left(self) -> Iterator[Iterator[Any]]:
+        """The batches of each epoch, from where the run stands. They outlive an evaluation, and with them the loader's
+        workers. An epoch begins with the generators seeded from (seed, epoch).
         """
         while True:
             epoch, batch = self.progress.epoch, self.progress.batch
             if batch == 0:
                 seed_everything(derive(self.seed, "epoch", epoch))
             self.freezing.train(self.task, epoch + 1)
-            for each in self.train_loader.batches(epoch, batch):
-                yield to_device(each, self.device, self.options.channels_last)
+            yield self.train_loader.batches(epoch, batch)
 
     def start_interval(self) -> None:
         """Clears the sums; of a state that was saved inside an interval, goes on with them."""
@@ -174,7 +172,7 @@ class Trainer:
     def train_interval(self, batches: Iterator[Any]) -> dict[str, float]:
         """Trains up to the next evaluation; returns the last batch's rate, and the mean loss and metrics of all."""
         while self.state.progress.step < self.next_eval:
-            batch = next(batches)
+            batch = to_device(next(batches), self.device, self.options.channels_last)
             self.state.lr = float(self.optimizer.param_groups[0]["lr"])
             loss, size, outputs, targets = train_step(self.task, self.optimizer, batch, self.options)
             self.state.loss.add(loss, size)
