@@ -85,10 +85,13 @@ def exchange():
 
 CHANGED_FOLDERS = {
     "six images more": (lambda: images("data", 3, 16), "38 examples where the run had 32"),
-    "two folders exchanged": (exchange, "other files in cat, dog"),
+    "two folders exchanged": (exchange, "other files in cat (000.png has another content"),
     "deleted files": (lambda: [os.remove(f"data/dog/{i:03}.png") for i in range(4)], "12 files in dog"),
     "a class renamed": (lambda: os.rename("data/dog", "data/wolf"), "cat, wolf as classes"),
-    "one picture replaced": (lambda: shutil.copy("data/cat/000.png", "data/dog/000.png"), "other files in dog"),
+    "one picture replaced": (
+        lambda: shutil.copy("data/cat/000.png", "data/dog/000.png"),
+        "other files in dog (000.png has another content)",
+    ),
 }
 
 

@@ -31,6 +31,7 @@ PIECES = 2**26  # bytes that these pieces hold together, and those of all files
 PIECE = 2**14
 MOST_SIZES = 100_000  # files whose size is asked for
 MOST_READ = 1000  # files whose content is looked at
+MOST_NAMED = 100  # files that a record names one by one
 FEW = 50  # classes, folders and wrapped datasets that are listed one by one
 EXAMPLES = 8
 LONGEST = 2**20  # entries of a list that are looked at
@@ -233,7 +234,9 @@ def known_files(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def of_files(files: Mapping[str, str]) -> dict[str, Any]:
-    """`files`, and `newest`: when one of them was last written, where not all of their content is known."""
+    """`files`, and `newest`: when one of them was last written, where not all of their content is known. Of few files
+    each one's own digest is kept too.
+    """
     by_folder: dict[str, list[str]] = {}
     for name in sorted(files):
         by_folder.setdefault(os.path.dirname(name), []).append(name)
@@ -243,6 +246,7 @@ def of_files(files: Mapping[str, str]) -> dict[str, Any]:
     allowed = PIECES // max(1, min(len(files), MOST_READ))  # bytes of a file
     found, newest, is_whole = {}, 0, True
     for folder, names in by_folder.items():
+        own: dict[str, str] = {}
         digest = hashlib.sha256("\0".join(names).encode(errors="surrogateescape"))
         for name in spread(names, MOST_SIZES // share):
             with contextlib.suppress(OSError):
@@ -252,14 +256,16 @@ def of_files(files: Mapping[str, str]) -> dict[str, Any]:
                 is_whole &= facts.st_size <= allowed
         for name in spread(names, MOST_READ // share):
             with contextlib.suppress(OSError), open(files[name], "rb") as file:
-                size = os.fstat(file.fileno()).st_size
+                size, one = os.fstat(file.fileno()).st_size, hashlib.sha256()
                 for start in (
                     range(0, size, PIECE) if size <= allowed else spread(range(0, size, PIECE), allowed // PIECE)
                 ):
                     file.seek(start)
-                    digest.update(file.read(PIECE))
+                    one.update(file.read(PIECE))
+                digest.update(one.digest())
+                own[os.path.basename(name)] = one.hexdigest()[:8]
         is_whole &= len(names) <= MOST_READ // share
-        found[folder or "."] = [len(names), digest.hexdigest()[:16]]
+        found[folder or "."] = [len(names), digest.hexdigest()[:16], *([own] if len(files) <= MOST_NAMED else [])]
     return {"files": found, "newest": None if is_whole else newest}
 
 

@@ -129,12 +129,22 @@ def data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[lis
 
 def other_files(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """In what two listings by folder differ, in words."""
-    counts = {folder: (new.get(folder, [0])[0], old.get(folder, [0])[0]) for folder in sorted({*old, *new})}
-    words = [f"{now} files in {folder} where it had {then}" for folder, (now, then) in counts.items() if now != then]
-    names = [folder for folder, (now, then) in counts.items() if now == then and old[folder] != new[folder]]
-    where = "" if names == ["."] else f" in {', '.join(names[:3])}{', ...' * (len(names) > 3)}"
-    words += [f"other files{where}"] if names else []
-    return words[:3]
+    words = []
+    for folder in sorted({*old, *new}):
+        then, now = old.get(folder, [0]), new.get(folder, [0])
+        where = "" if folder == "." else f" in {folder}"
+        if then != now:
+            changed = f"{now[0]} files{where} where it had {then[0]}" if then[0] != now[0] else f"other files{where}"
+            words.append(changed + those_that_differ(*(each[2] if len(each) > 2 else {} for each in (then, now))))
+    return [*words[:3], *([f"and {len(words) - 3} folders more"] if len(words) > 3 else [])]
+
+
+def those_that_differ(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    """(a.png is new, b.png is gone, c.png has another content), where the files are known one by one."""
+    found = [f"{name} is {'new' if name in new else 'gone'}" for name in sorted({*old} ^ {*new})]
+    found += [f"{name} has another content" for name in sorted(old) if name in new and old[name] != new[name]]
+    more = f", and {len(found) - 3} more" if len(found) > 3 else ""
+    return f" ({', '.join(found[:3])}{more})" if found else ""
 
 
 def shown(value: Any) -> str:
