@@ -96,7 +96,9 @@ CHANGED_FOLDERS = {
 
 
 @pytest.mark.parametrize("what", CHANGED_FOLDERS)
-def test_a_picture_folder_that_changed_is_refused_by_resume_and_taken_where_that_is_said(what, tmp_path, monkeypatch):
+def test_a_picture_folder_that_changed_is_refused_by_resume_and_taken_where_that_is_said(
+    what, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     change, said = CHANGED_FOLDERS[what]
     images("data", 16)
@@ -109,6 +111,8 @@ def test_a_picture_folder_that_changed_is_refused_by_resume_and_taken_where_that
     assert RunDir(Path("run")).read_run() == before and sorted(Path("run/checkpoints").iterdir()) == files
     record = resume(Path("run"), ["trainer.epochs=2", ACCEPT])
     assert record["epochs_done"] == 2 and said in record["resumed"][0]["changes"][0]
+    dispatch(["show", "run"])
+    assert "changed" in (shown := " ".join(capsys.readouterr().out.split())) and said[:9] in shown
     assert "resumed" in record and resume(Path("run"), ["trainer.epochs=3"])["resumed"][1]["changes"] == []
 
 

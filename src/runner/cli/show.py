@@ -17,7 +17,7 @@ from runner.storage.run_dir import RunDir, no_run, resume_command
 from runner.terminal.plot import plot, sparkline
 from runner.terminal.printable import say
 from runner.terminal.tables import cell, table
-from runner.terminal.words import duration
+from runner.terminal.words import duration, plural
 from runner.values import flatten
 
 MOST_HEIGHT, AROUND = 8, 3  # of a plot, and its heading and axis
@@ -114,8 +114,11 @@ def lines(run_dir: RunDir, record: Mapping[str, Any], changes: Sequence[Any], li
     below.add("on", surroundings(record))
     below.add("files", files(run_dir))
     for event in record["resumed"][-1:]:
-        times, at = len(record["resumed"]), time_of(event["at"])
-        below.add("resumed", f"{times} times, last {at} after epoch {event['epoch']}, batch {event['batch']}")
+        times, at = plural(len(record["resumed"]), "time"), time_of(event["at"])
+        below.add("resumed", f"{times}, last {at} after epoch {event['epoch']}, batch {event['batch']}")
+    changes = [f"after epoch {e['epoch']}: {one}" for e in record["resumed"] for one in e.get("changes") or []]
+    if changes:  # what came before was found with something else
+        below.add("changed", "; ".join(changes), lines=3)
     for name, command in commands(run_dir.path, record):
         below.copied(name, command)
     above, rest = [*cut([str(run_dir.path)], limit), *facts.lines], [*below.lines, MORE]
