@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch.utils.data import TensorDataset
 from torchvision import datasets, transforms
 
 from runner.augment import RandomAffine, RandomCrop, RandomErasing, RandomHorizontalFlip
@@ -122,7 +121,6 @@ REASONS = [
     (FAKE, [], {"memory_limit": 0}, "do not fit"),
     (FAKE, [transforms.RandomCrop(4)], {}, "torchvision.transforms.transforms.RandomCrop may draw"),
     (Unknown(40, (1, 8, 8)), [], {}, "test_memory.Unknown may draw"),
-    (TensorDataset(torch.zeros(9, 1), torch.zeros(9)), [], {}, "TensorDataset may draw"),
     (Pair(40, (1, 8, 8)), [], {}, "test_memory.Pair gives samples that are not pairs"),
 ]
 

@@ -268,7 +268,7 @@ def test_what_is_set_aside_is_kept_under_its_name_and_not_looked_at_again(runs):
     assert kept.name.startswith("last.pt.set-aside-") and kept.read_bytes() == content
     log = place.log.read_text()
     assert ".pt, after epoch 1: 1 epochs are repeated" in log
-    assert "[INFO] resumed after 1 epochs and 0 batches\n" in log
+    assert "[INFO] resumed after 1 epoch and 0 batches\n" in log
 
 
 def test_a_finished_run_takes_other_words_and_says_what_is_useless(runs, capsys):

@@ -260,8 +260,8 @@ def split(
     """
     if val is not None and val_size != 0:
         raise InputError(
-            f"dataset.val_size={val_size}: a validation set is given (dataset.val, dataset.val_root), so nothing is"
-            " held out for it; set dataset.val_size=0"
+            f"dataset.val_size={val_size}: dataset.val is given (dataset.val_root gives it too), so nothing is"
+            " held out for validation; set dataset.val_size=0"
         )
     if plain is not None and len(plain) != len(train):
         raise InputError(

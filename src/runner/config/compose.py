@@ -118,12 +118,8 @@ def _calculated(*expression: Any) -> Any:
     try:
         return compile_expression(text)()
     except ValueError as error:
-        hint = (
-            "; the value of another key is written ${GROUP.KEY}"
-            if re.search(r"not defined|Attribute", str(error))
-            else ""
-        )
-        raise InputError(f"{error}{hint}") from error
+        is_name = re.search(r"not defined|Attribute", str(error))
+        raise InputError(f"{error}{'; the value of another key is written ${GROUP.KEY}' if is_name else ''}") from error
 
 
 def _sweep_folder(name: str | None) -> str:
