@@ -121,7 +121,7 @@ def defaults() -> dict[str, object]:
     own, handlers = logging.getLogger("runner"), logging.getLogger().handlers
     return {
         **{f"${name}": value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "KMP_"))},
-        "sys.path": list(sys.path),
+        "sys.path": [entry for entry in sys.path if "site-packages" not in entry],  # Ray adds its own
         "hooks": (sys.excepthook, sys.displayhook, warnings.formatwarning, warnings.showwarning),
         "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)],
         "logging": (own.level, own.handlers[:], [one for one in handlers if type(one).__module__ == "runner.job.logs"]),

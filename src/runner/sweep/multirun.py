@@ -17,7 +17,7 @@ from runner.errors import InputError
 from runner.job.own_code import relocated
 from runner.sweep import points
 from runner.terminal.printable import say
-from runner.values import flatten
+from runner.values import flatten, is_number
 
 # Of Hydra's own, what a sweep's record may choose: how many at once and of what size, but no commands (a cluster's
 # `parameters` have some), no address, no folder and no database.
@@ -25,6 +25,7 @@ HYDRA_KEYS = re.compile(
     r"hydra/launcher|hydra\.launcher\.(jobs|jobs_per_gpu|cpus|gpus|memory|timeout|max_timeouts)"
     r"|hydra/sweeper|hydra/sweeper/sampler|hydra\.sweeper\.(n_trials|at_once|sampler(\..+)?|pruner(\..+)?)"
 )
+SIZES = ("num_cpus", "num_gpus", "object_store_memory")  # of Ray's init, whose other settings may hold commands
 
 
 def multirun(overrides: Sequence[str], config_dir: str | None = None) -> Any:
@@ -104,7 +105,9 @@ def is_followed(word: str, trusted: Collection[str] = ()) -> bool:
     if key == "trust" and not package and isinstance(names := override.value(), list):
         return {str(name) for name in names} <= {*trusted, *admission.granted()[0]}
     if package or re.split(r"[./]", key)[0] in ("hydra", "trust"):
-        return HYDRA_KEYS.fullmatch(key) is not None and not package
+        given: Any = override.value() if key == "hydra.launcher.init" else None
+        is_size = isinstance(given, dict) and all(str(k) in SIZES and is_number(v) for k, v in given.items())
+        return (HYDRA_KEYS.fullmatch(key) is not None or is_size) and not package
     return key != points.KEY or isinstance(override.value(), list)
 
 
