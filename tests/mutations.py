@@ -46,8 +46,8 @@ MUTATIONS = {
     ),
     "the checkpoint before its row": (
         TRAINER,
-        "                self.tell(metrics, is_best, began, trained)\n                self.save_checkpoint(is_evaluated=True, is_best=is_best)",
-        "                self.save_checkpoint(is_evaluated=True, is_best=is_best)\n                self.tell(metrics, is_best, began, trained)",
+        "        self.notify(metrics, is_best, examples)\n        self.save_checkpoint(is_evaluated=True, is_best=is_best)",
+        "        self.save_checkpoint(is_evaluated=True, is_best=is_best)\n        self.notify(metrics, is_best, examples)",
         DURABLE,
     ),
     ">= for best": (TRAINER, "value > best if", "value >= best if", HERE),
@@ -122,8 +122,8 @@ MUTATIONS = {
     "evaluation's seed is not the run's": (STEPS, 'derive(seed, "evaluate")', 'derive(0, "evaluate")', HERE),
     "minutes are counted from the start": (
         CHECKPOINT,
-        "        names = []\n        self.written = time.monotonic()\n",
-        "        names = []\n",
+        "        self.written = time.monotonic()\n        if self.directory is None or not names:",
+        "        if self.directory is None or not names:",
         HERE,
     ),
     "an owner without a lease does not end": (
