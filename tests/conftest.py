@@ -116,13 +116,18 @@ def nothing_is_left():
     assert not found, f"the tests leave behind: {found}"
 
 
+HOOK = sys.excepthook
+FOREIGN = ("PYTEST_", "KMP_", "RAY_")  # variables that pytest, scikit-learn's OpenMP and Ray set
+
+
 def defaults() -> dict[str, object]:
     """What of this process a test may not leave changed; what other libraries set is put back: see own_folder."""
     own, handlers = logging.getLogger("runner"), logging.getLogger().handlers
+    hook = HOOK if str(sys.excepthook.__module__).startswith("ray.") else sys.excepthook
     return {
-        **{f"${name}": value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "KMP_"))},
+        **{f"${name}": value for name, value in os.environ.items() if not name.startswith(FOREIGN)},
         "sys.path": [entry for entry in sys.path if "site-packages" not in entry],  # Ray adds its own
-        "hooks": (sys.excepthook, sys.displayhook, warnings.formatwarning, warnings.showwarning),
+        "hooks": (hook, sys.displayhook, warnings.formatwarning, warnings.showwarning),
         "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)],
         "logging": (own.level, own.handlers[:], [one for one in handlers if type(one).__module__ == "runner.job.logs"]),
         "gc": gc.isenabled(),
