@@ -118,7 +118,7 @@ def nothing_is_left():
 
 
 HOOK = sys.excepthook
-FOREIGN = ("PYTEST_", "KMP_", "RAY_")  # variables that pytest, scikit-learn's OpenMP and Ray set
+FOREIGN = ("PYTEST_", "KMP_", "RAY_", "_TORCHINDUCTOR", "MLFLOW_")  # variables that libraries set when they are used
 
 
 def defaults() -> dict[str, object]:

@@ -136,7 +136,7 @@ def test_a_job_that_its_words_do_not_make_again_is_named(place):
     assert "seed=1: is no more what its words compose to" in refusal(place, "trainer.epochs=3")
     record["overrides"] = ["trust=[evil]"]
     path.write_text(json.dumps(record))
-    assert "job.json: trust=[evil]: is not followed" in refusal(place, "trainer.epochs=3")
+    assert "job.json: trust=[evil]: is not taken from a record" in refusal(place, "trainer.epochs=3")
 
 
 def test_a_search_is_not_lengthened(place):

@@ -86,6 +86,7 @@ def test_two_models_of_one_name_open_in_one_process_and_nothing_stays_behind(run
     assert two.layers[1].out_features == 32 and isinstance(two.layers[2], torch.nn.Tanh)
     assert not {"model", "layers"} & (set(sys.modules) - before)
     monkeypatch.chdir(runs / "A")
+    monkeypatch.setattr(admission, "beside", lambda: (runs / "A",))
     monkeypatch.syspath_prepend(str(runs / "A"))
     import model
 
@@ -143,7 +144,8 @@ def test_a_run_whose_own_file_has_changed_says_so_when_it_goes_on_and_keeps_its_
     before = json.loads((runs / "A" / "run" / "run.json").read_text())
     (runs / "A" / "layers.py").write_text(LAYERS.format(act="Tanh"))
     shown = cli("evaluate", "run")
-    assert shown.returncode == 0 and "layers.py has changed since" in shown.stderr
+    assert shown.returncode == 1, "its figures are not the run's"
+    assert "layers.py has changed since" in shown.stderr and "what has changed since: own module layers" in shown.stderr
     assert cli("resume", "run", "trainer.epochs=2").returncode == 0
     record = json.loads((runs / "A" / "run" / "run.json").read_text())
     assert record["own_code"] == before["own_code"] and record["code"] == before["code"]
@@ -176,7 +178,7 @@ def test_a_run_whose_own_file_is_gone_takes_the_same_file_and_no_other(runs, cli
     assert str(runs / "B" / "layers.py") in refused.stderr and str(runs / "A" / "layers.py") in refused.stderr
     monkeypatch.chdir(runs)
     with pytest.raises(InputError, match="is gone; put it back"):
-        runner.load_model(runs / "moved" / "run")
+        runner.load_model(runs / "moved" / "run", trust=["model"])
 
 
 def test_what_is_imported_relatively_or_inside_functions_is_own_too(tmp_path):

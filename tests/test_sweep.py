@@ -86,11 +86,12 @@ class Faulty(torch.nn.Sequential):
         super().__init__(torch.nn.Flatten(), torch.nn.Linear(16, 10))
         self.kind = kind
     def forward(self, x):
-        if self.training and self.kind == 1:
+        kind = self.kind if self.training and len(x) == 8 else 0  # the look before a sweep has a smaller batch
+        if kind == 1:
             raise RuntimeError("this job raises")
-        if self.training and self.kind == 2:
+        if kind == 2:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().forward(x) * (float("nan") if self.training and self.kind == 3 else 1.0)
+        return super().forward(x) * (float("nan") if kind == 3 else 1.0)
 """
 
 
