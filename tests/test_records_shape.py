@@ -18,7 +18,7 @@ FILLED = {
     "best_epoch": None,
     "tags": [],
     "name": None,
-    "seconds": None,
+    "seconds": 0.0,
     "test": {},
     "best": {},
     "last": {},

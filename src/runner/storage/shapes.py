@@ -115,7 +115,7 @@ def shapes() -> dict[str, Any]:
     run = {**summed, **figures}  # a figure that is missing is not one that is null
     # ... and what it takes to open it again.
     whole = {"config_yaml": str, "device": str, "threads": Annotated[int, Range(1)]}
-    whole = {**run, **whole, "working_directory": str, "best_epoch": count | None, "seconds": Annotated[float, Range(0)]}
+    whole = {**run, **whole, "working_directory": str, "best_epoch": count | None, "seconds": (Annotated[float, Range(0)], 0.0)}
     job = {"identity": str, "overrides": words, "settings": dict[str, str], "deaths": (list[facts], [])}
     job |= {"seed": (Any, None), "setting": (facts | None, None), "choices": (dict[str, Any] | None, None)}
     sweep = {"arguments": words, "hydra": (words, []), "config_dir": str | None, "swept": words, "base": facts}
