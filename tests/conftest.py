@@ -200,10 +200,10 @@ def own_folder(nothing_is_changed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     notices.take()  # what an earlier test left unsaid
     before = {name: value for name, value in switches().items() if name != "directory"}
-    level = logging.getLogger().level
+    level, modules = logging.getLogger().level, set(sys.modules)
     yield
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None)).startswith(f"{tmp_path}{os.sep}"):
+    for name in set(sys.modules) - modules:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(f"{tmp_path}{os.sep}"):
             del sys.modules[name]
     put(before)
     logging.getLogger().setLevel(level)

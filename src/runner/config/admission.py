@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -209,11 +210,17 @@ def trusting(packages: Sequence[str]) -> Policy:
 
 def is_own(path: Path) -> bool:
     """Whether a file or a package's folder is neither installed, nor Python's, nor ours."""
-    installed = {Path(folder).resolve() for folder in sysconfig.get_paths().values()}
-    ours = Path(__file__).resolve().parents[1]
     if {"site-packages", "dist-packages"} & set(path.parts) or (path.suffix and path.suffix != ".py"):
         return False
-    return not any(path.is_relative_to(folder) for folder in {*installed, ours, ours.parent / "hydra_plugins"})
+    return not any(path.is_relative_to(folder) for folder in not_own())
+
+
+@cache
+def not_own() -> tuple[Path, ...]:
+    """The folders of Python, of what is installed, and of this package."""
+    ours = Path(__file__).resolve().parents[1]
+    installed = (Path(folder).resolve() for folder in sysconfig.get_paths().values())
+    return (*installed, ours, ours.parent / "hydra_plugins")
 
 
 def is_made_here(top: str) -> bool:
