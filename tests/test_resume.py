@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,18 +50,37 @@ def assert_equal_runs(one, two):
     assert list(differences(RunDir(Path(one)), RunDir(Path(two)))) == []
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The run that never stopped, by "whole", and runs that are gone after a number of batches: made once."""
+    runs = {}
+
+    def made(step):
+        if step not in runs:
+            runs[step] = tmp_path_factory.mktemp("made") / str(step)
+            runner.run(WORDS, run_dir=runs[step]) if step == "whole" else crash_at(step, runs[step])
+        return runs[step]
+
+    return made
+
+
 @pytest.fixture
-def whole(tmp_path):
-    runner.run(WORDS, run_dir=tmp_path / "whole")
-    return tmp_path / "whole"
+def whole(made, tmp_path):
+    return Path(shutil.copytree(made("whole"), tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("step", [1, 5, 6, 7, 13, 23, 24])
-@pytest.mark.parametrize("extra", [[], ["checkpoint.every_batches=2"], ["checkpoint.save=best"]], ids=str)
+EVERY, BEST = ["checkpoint.every_batches=2"], ["checkpoint.save=best"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "step"),
+    [*(([], n) for n in (5, 6, 7, 24)), *((EVERY, n) for n in (1, 13, 23)), *((BEST, n) for n in (6, 23))],
+    ids=str,
+)
 def test_a_crash_after_any_batch_changes_no_bit(whole, step, extra):
     crash_at(step, "crashed", WORDS + extra)
     resume(Path("crashed"), [])
-    if extra == ["checkpoint.save=best"]:
+    if extra == BEST:
         (whole / "checkpoints" / "last.pt").unlink()
     assert_equal_runs(whole, "crashed")
 
@@ -108,8 +128,8 @@ def test_a_finished_run_says_so_and_goes_on_when_epochs_are_raised(tmp_path):
         ("device=foo", "device=foo: no such choice; choices: auto, cpu"),
     ],
 )
-def test_what_would_change_the_past_is_refused_with_the_way_out(override, message):
-    crash_at(13, "run")
+def test_what_would_change_the_past_is_refused_with_the_way_out(override, message, made):
+    shutil.copytree(made(13), "run")
     before = {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()}
     with pytest.raises(InputError, match=message):
         resume(Path("run"), [override])
@@ -148,8 +168,8 @@ def pickle_free(content):
 
 
 @pytest.mark.parametrize("how", ["empty", "directory", "foreign", "truncated", "flipped", "version", "missing"])
-def test_a_damaged_last_checkpoint_falls_back_and_says_what_it_costs(whole, how, capsys):
-    crash_at(20, "run")
+def test_a_damaged_last_checkpoint_falls_back_and_says_what_it_costs(whole, how, made):
+    shutil.copytree(made(20), "run")
     damage(Path("run/checkpoints/last.pt"), how)
     resume(Path("run"), ["quiet=false"])
     if how != "missing":
@@ -159,8 +179,8 @@ def test_a_damaged_last_checkpoint_falls_back_and_says_what_it_costs(whole, how,
 
 
 @pytest.mark.parametrize("names", [["best"], ["last", "best"], ["last-1", "best"], ["last", "last-1"]])
-def test_any_files_may_be_damaged_as_long_as_one_is_good(whole, names):
-    crash_at(20, "run")
+def test_any_files_may_be_damaged_as_long_as_one_is_good(whole, names, made):
+    shutil.copytree(made(20), "run")
     for name in names:
         damage(Path(f"run/checkpoints/{name}.pt"), "flipped")
     resume(Path("run"), [])
@@ -274,7 +294,7 @@ def test_a_signal_at_any_time_stops_saves_and_continues_exactly(cli, monkeypatch
 
 def test_the_second_signal_stops_at_once(cli):
     (cli.cwd / "slow.py").write_text(SLOW)
-    process = cli.start(*SLOW_WORDS, "hydra.run.dir=run", env={**os.environ, "TRAIN_DELAY": "30"})
+    process = cli.start(*SLOW_WORDS, "hydra.run.dir=run", env={**os.environ, "TRAIN_DELAY": "8"})
     until((cli.cwd / "run" / "run.json").exists)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
