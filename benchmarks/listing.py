@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from benchmarks.measure import machine, median
 from runner.config.compose import compose
-from runner.storage import shapes
+from runner.storage.record_schema import with_checksum
 from runner.storage.run_dir import RunDir
 from runner.sweep.combine import task_config
 
@@ -86,7 +86,7 @@ def make_runs(folder: Path, first: dict, count: int) -> None:
 
 def sealed(record: dict) -> bytes:
     body = json.dumps(record, indent=2).encode() + b"\n"
-    return body + shapes.seal(body)
+    return with_checksum(body)
 
 
 def measured(code: str, *words: str) -> list[float]:

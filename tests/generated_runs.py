@@ -4,7 +4,7 @@ import json
 import math
 import random
 
-from runner.storage import shapes
+from runner.storage.record_schema import with_checksum, write_record
 from runner.storage.rows import strict_json
 from runner.sweep import plan
 
@@ -36,9 +36,9 @@ def config_of(seed=1, epochs=3, monitor="val/accuracy", **keys):
 
 
 def put(path, record):
-    """Writes a record as shapes.write does, but for the fsync: a thousand of them take a minute."""
-    body = json.dumps(record).encode() + b"\n"
-    path.write_bytes(body + shapes.seal(body))
+    """Writes a record as write_record does, but for the fsync: a thousand of them take a minute."""
+    body = json.dumps(record, indent=2).encode() + b"\n"
+    path.write_bytes(with_checksum(body))
 
 
 def rows_of(epochs, best, noise, lossy=True):
@@ -120,7 +120,7 @@ def write_sweep(place, settings, seeds=(1, 2, 3), epochs=3, arguments=(), bad=No
         put(place / name / "job.json", {**job, "seed": seed, "setting": setting, "choices": CHOICES})
     facts = {"arguments": list(arguments), "config_dir": None, "swept": ["seed"], "base": {}, "jobs": []}
     command = ["/usr/bin/python3", "-m", "runner", "-m", *arguments, "seed=1,2,3"]
-    shapes.write(place / "sweep.json", {**facts, "command": command})
+    write_record(place / "sweep.json", {**facts, "command": command})
     return names
 
 

@@ -8,7 +8,7 @@ import torch
 from conftest import Killed
 from runner.cli.resume import resume_sweep
 from runner.errors import InputError
-from runner.storage import shapes
+from runner.storage.record_schema import JobRecord, RunRecord, read_record, write_record
 from runner.sweep import lengthen, plan, run
 from runner.sweep.multirun import multirun
 from test_sweep_run import WORDS
@@ -20,7 +20,7 @@ def place(tmp_path):
 
 
 def epochs_of(place):
-    return {path.parent.name: shapes.read(path, "run")["epochs_done"] for path in place.glob("*/run.json")}
+    return {path.parent.name: read_record(path, RunRecord)["epochs_done"] for path in place.glob("*/run.json")}
 
 
 def weights(folder):
@@ -71,7 +71,7 @@ def test_a_lengthening_that_is_killed_goes_on(dies, place, monkeypatch):
     resume_sweep(place, [])
     assert epochs_of(place) == {"seed=1": 2, "seed=2": 2}
     assert {path.name for path in place.iterdir() if path.is_dir()} == {"seed=1", "seed=2"}
-    identities = {shapes.read(place / name / "job.json", "job")["identity"] for name in ("seed=1", "seed=2")}
+    identities = {read_record(place / name / "job.json", JobRecord)["identity"] for name in ("seed=1", "seed=2")}
     assert len(identities) == 2 and not json.loads((place / "summary.json").read_text())["notes"]
 
 
@@ -131,8 +131,8 @@ def test_a_job_that_its_words_do_not_make_again_is_named(place):
     multirun([*WORDS, "seed=1,2"], None)
     multirun([*WORDS, "seed=2,3"], None)
     path = place / "seed=1" / "job.json"
-    record = shapes.read(path, "job")
-    shapes.write(path, {**record, "overrides": [*record["overrides"], "optimizer.lr=3"]})
+    record = read_record(path, JobRecord)
+    write_record(path, {**record, "overrides": [*record["overrides"], "optimizer.lr=3"]})
     assert "seed=1: is no more what its words compose to" in refusal(place, "trainer.epochs=3")
     record["overrides"] = ["trust=[evil]"]
     path.write_text(json.dumps(record))

@@ -15,7 +15,7 @@ import runner
 from runner.config import admission
 from runner.errors import InputError
 from runner.job import own_code
-from runner.storage import shapes
+from runner.storage.record_schema import SweepRecord, read_record, write_record
 from runner.storage.run_dir import RunDir
 from runner.values import targets_in
 
@@ -113,9 +113,9 @@ def test_a_sweep_resumed_from_another_folder_trains_its_own_code(projects, cli):
     cli.cwd = projects / "B"
     assert cli("-m", "seed=1", "sweep.name=s", *WORDS).returncode == 0
     place = projects / "B" / "outputs" / "sweeps" / "s"
-    record = shapes.read(place / "sweep.json", "sweep")
+    record = read_record(place / "sweep.json", SweepRecord)
     record["arguments"] = [word.replace("seed=1", "seed=1,2") for word in record["arguments"]]
-    shapes.write(place / "sweep.json", record)
+    write_record(place / "sweep.json", record)
     cli.cwd = projects / "A"
     done = cli("resume", str(place), "--trust", "model")
     assert done.returncode == 0, done.stdout + done.stderr

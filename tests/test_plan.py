@@ -6,7 +6,7 @@ import os
 import pytest
 
 from runner.errors import InputError
-from runner.storage import shapes
+from runner.storage.record_schema import JobRecord, SweepRecord, read_record, write_record
 from runner.sweep import combine, plan
 from runner.sweep.plan import Job
 from runner.terminal import notices
@@ -27,7 +27,7 @@ def run_of(made, folder, **more):
     folder.mkdir(parents=True, exist_ok=True)
     record = {"state": "done", "epochs": 2, "epochs_done": 2, "config": made.config, "config_source": made.source}
     record |= {"monitor": "l", "mode": "min", "best_epoch": 1, "best_value": 0.5, "best": {}, "last": {}, "test": {}}
-    shapes.write(folder / "run.json", {**record, **more})
+    write_record(folder / "run.json", {**record, **more})
 
 
 def refusal(*arguments, **options):
@@ -132,7 +132,7 @@ def test_a_job_that_is_known_keeps_its_folder_and_new_ones_get_their_names(tmp_p
     plan.place_jobs([again, new], tmp_path)
     assert (again.folder, new.folder) == (first.folder, tmp_path / "optimizer.lr=0.1,seed=2")
     assert again.name == "what it was called then" and list(plan.known_jobs(tmp_path)) == [again.name]
-    record = shapes.read(first.folder / "job.json", "job")
+    record = read_record(first.folder / "job.json", JobRecord)
     expected = {"identity": first.identity, "overrides": ["seed=1"], "settings": {"optimizer.lr": "0.1", "seed": "1"}}
     expected |= {"deaths": [], "seed": 1, "setting": plan.setting_of(first.config, first.source), "choices": {}}
     assert record == expected
@@ -210,14 +210,14 @@ def test_a_broken_job_json_is_kept_aside_and_its_deaths_begin_anew(tmp_path, cap
     assert (path.parent / "job.json.set-aside").read_text() == "{"
     assert f"{path}: cannot be read; it is kept as job.json.set-aside and written anew" in caplog.text
     plan.record_death(path.parent, {"exit_code": -9})
-    record = shapes.read(path, "job")
+    record = read_record(path, JobRecord)
     assert record["deaths"] == [{"exit_code": -9}] and record["identity"] == job(1).identity
 
 
 def test_another_sweep_is_refused_with_what_differs_and_both_ways_on(tmp_path):
     base = {"a": 1, "b": 2, "c": [3], "lr": 0.1, "model.w": 1}
     plan.write_sweep(tmp_path, {"arguments": [], "config_dir": None, "base": base, "swept": ["lr"], "code": CODE}, [{}])
-    assert shapes.read(tmp_path / "sweep.json", "sweep")["jobs"] == [{}]
+    assert read_record(tmp_path / "sweep.json", SweepRecord)["jobs"] == [{}]
     assert plan.last_code(tmp_path) == CODE and plan.last_code(tmp_path / "none") is None
     plan.check_same(tmp_path, {**base, "lr": 5, "seed": 4, "model.w": 2}, ["model"], CODE, force=False)
     plan.check_same(tmp_path / "none", {}, [], CODE, force=False)

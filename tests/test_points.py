@@ -7,7 +7,7 @@ import pytest
 
 from runner.errors import InputError
 from runner.search.space import as_value
-from runner.storage import shapes
+from runner.storage.record_schema import RunRecord, SweepRecord, read_record
 from runner.sweep import points
 from runner.sweep.multirun import check_words, multirun
 from runner.sweep.points import read_points, written
@@ -125,11 +125,11 @@ def test_rows_times_seeds_are_the_jobs_and_a_lost_file_stops_nothing(tmp_path):
     place = tmp_path / "outputs" / "sweeps" / "some"
     found = sorted(path.parent.name for path in place.glob("*/run.json"))
     assert len(found) == 4 and "notes=z,optimizer.lr=0.5,scheduler=cosine,seed=2" in found
-    record = shapes.read(place / found[0] / "run.json", "run")
+    record = read_record(place / found[0] / "run.json", RunRecord)
     assert record["config"]["notes"] == "x, y" and record["config"]["sweep"]["points"] is None
     summed = json.loads((place / "summary.json").read_text())
     assert [row["n"] for row in summed["settings"]] == [2, 2]
-    sweep = shapes.read(place / "sweep.json", "sweep")
+    sweep = read_record(place / "sweep.json", SweepRecord)
     assert (
         sweep["swept"] == ["optimizer.lr", "scheduler", "notes", "seed"] and "sweep.points=a.csv" in sweep["arguments"]
     )

@@ -12,7 +12,7 @@ from runner.errors import InputError
 from runner.job import pruning
 from runner.job.pruning import Judge, make_pruner, mean_of, pruner_config, with_pruning
 from runner.search import search, stages
-from runner.storage import shapes
+from runner.storage.record_schema import RunRecord, read_record, write_record
 from runner.storage.run_dir import RunDir
 from runner.sweep.multirun import multirun
 from runner.train.stopping import Stopping
@@ -133,8 +133,8 @@ def test_a_pruned_trial_is_told_shown_and_in_no_mean(find, capsys):
     assert len(rows) == len(pruned) and all(
         row["n"] == 0 and row["rank"] is None and not row["metrics"] for row in rows
     )
-    one = next(path for path in find.place.glob("*/run.json") if shapes.read(path, "run")["stopped"])
-    reason = shapes.read(one, "run")["stopped"]
+    one = next(path for path in find.place.glob("*/run.json") if read_record(path, RunRecord)["stopped"])
+    reason = read_record(one, RunRecord)["stopped"]
     assert reason.startswith("pruned by its search (MedianPruner): val/accuracy is 0.") and " after epoch " in reason
 
 
@@ -195,7 +195,7 @@ def test_a_trial_over_seeds_is_judged_by_their_mean_and_given_up_as_a_whole(find
     for trial in study["history"]:
         folders = [find.place / f"optimizer.lr={trial['params']['optimizer.lr']},seed={seed}" for seed in (1, 2, 3)]
         begun = [folder for folder in folders if folder.exists()]
-        reasons = [shapes.read(folder / "run.json", "run")["stopped"] for folder in begun]
+        reasons = [read_record(folder / "run.json", RunRecord)["stopped"] for folder in begun]
         assert reasons[:-1] == [None] * (len(begun) - 1), "after one that is given up no other seed begins"
         if trial["state"] == "pruned":
             assert reasons[-1] and (len(begun) == 1) == ("the mean over" not in reasons[-1])
@@ -278,7 +278,7 @@ def test_odd_files_of_other_hands_are_one_line(facts, history, part, tmp_path):
     folder.mkdir()
     good = '{"state": "pruned", "stages": [{"values": {"1": 0.5}, "rungs": {}}]}'
     (tmp_path / "history.jsonl").write_text((good if history is None else history) + "\n")
-    shapes.write(folder / "pruning.json", {**FACTS, "before": [], **facts})
+    write_record(folder / "pruning.json", {**FACTS, "before": [], **facts})
     with pytest.raises(InputError) as refused:
         with_pruning(Stopping(), folder)
     assert part in str(refused.value) and "\n" not in str(refused.value), refused.value

@@ -12,7 +12,8 @@ import runner
 from runner.__main__ import main
 from runner.cli import select
 from runner.errors import InputError
-from runner.storage import records, shapes
+from runner.storage import records
+from runner.storage.record_schema import write_record
 from runner.terminal import notices
 
 WORDS = ["dataset=fake", "dataset.train_size=40", "dataset.val_size=10", "dataset.eval_size=10", "model=mlp"]
@@ -207,7 +208,7 @@ def run_in(folder, **more):
     record |= {"monitor": "loss", "mode": "min", "best_epoch": 1, "best_value": 0.25, "seconds": 3.5, "tags": ["a"]}
     record |= {"best": {"lr": 0.1, "val/loss": 0.25}, "last": {"val/loss": 0.5}, "threads": 2, "modes": {"acc": "max"}}
     record |= {"test": {"best": {"loss": 0.75}, "last": {"loss": 1.0}}, "error": None, "name": None, **more}
-    shapes.write(folder / "run.json", record)
+    write_record(folder / "run.json", record)
     return folder
 
 

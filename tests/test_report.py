@@ -24,7 +24,8 @@ from runner.job.confusion import Confusion, confusion
 from runner.report import curves, examples, keys
 from runner.report.confusion import MOST_CLASSES, blocks, png_of
 from runner.report.page import page
-from runner.storage import labels, shapes
+from runner.storage import labels
+from runner.storage.record_schema import write_record
 from runner.storage.run_dir import RunDir
 from runner.sweep import show, statistics, summary
 from runner.sweep.settings import members
@@ -139,7 +140,7 @@ def test_a_run_says_its_result_with_the_interval_its_curves_and_what_happened(tm
     write_run(run, config_of(epochs=4, optimizer__lr=0.5), rows, resumed=resumed, steps=steps, state="done")
     job = {"identity": "0" * 16, "overrides": ["optimizer.lr=0.5"], "settings": {}}
     death = {"at": "2026-11-26T10:01:00.000+00:00", "exit_code": -9, "error": "killed"}
-    shapes.write(run / "job.json", {**job, "deaths": [death]})
+    write_record(run / "job.json", {**job, "deaths": [death]})
     found = data(run, "--no-examples")
 
     first = block(found, "headline")

@@ -9,8 +9,9 @@ import sys
 import pytest
 
 from runner.errors import Held, InputError
-from runner.storage import lock, shapes
+from runner.storage import lock
 from runner.storage.lease import Taken
+from runner.storage.record_schema import write_record
 from runner.storage.rows import Rows
 from runner.storage.run_dir import OURS, RunDir, holder, is_locked
 
@@ -100,7 +101,7 @@ def test_run_json_is_replaced_as_a_whole(tmp_path):
     place = RunDir(tmp_path)
     place.write_run({"state": "running", "value": float("inf")})
     record = json.loads(place.run_json.read_text())
-    assert record == {"state": "running", "value": None}
+    assert record.pop("crc32") and record == {"state": "running", "value": None}
     assert os.listdir(tmp_path) == ["run.json"]
 
 
@@ -124,7 +125,7 @@ def test_refusals_of_a_folder_say_it_whole(tmp_path, monkeypatch):
     path = tmp_path / "a b"
     first = RunDir(path)
     first.claim()
-    shapes.write(first.run_json, {"state": "running"})
+    write_record(first.run_json, {"state": "running"})
     me = f"host {socket.gethostname()}, pid {os.getpid()}"
     assert holder(first) == os.getpid() and is_locked(first)
     rest = f"which is never overwritten; choose another folder, or continue it: python -m runner resume '{path}'"

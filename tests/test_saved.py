@@ -14,7 +14,8 @@ from runner.job import saved
 from runner.job.rebuilding import rebuilt
 from runner.job.resuming import resume
 from runner.job.saved import Saved, fitting, keep_placement, open_saved, refuse_interpolations, saved_config
-from runner.storage import checkpoint, shapes
+from runner.storage import checkpoint
+from runner.storage.record_schema import write_record
 from runner.storage.run_dir import RunDir
 
 WORDS = ["dataset=fake", "dataset.train_size=40", "dataset.eval_size=10", "dataset.val_size=10", "model=mlp"]
@@ -68,7 +69,7 @@ def test_the_file_that_was_asked_for_is_opened_or_the_choices_are_said(run, capl
 
 def test_a_run_that_never_began_has_nothing_to_open(run):
     record = json.loads((run / "run.json").read_text())
-    shapes.write(run / "run.json", {**record, "config_yaml": None, "error": "odd"})
+    write_record(run / "run.json", {**record, "config_yaml": None, "error": "odd"})
     assert refusal(open_saved, run, "best") == f"{run}: holds no run that began (odd)"
 
 
@@ -86,7 +87,7 @@ def test_an_interpolation_in_a_record_is_named_and_not_looked_up(monkeypatch):
 @pytest.mark.parametrize("text", ["5", "[1]", "a: [", "a: ${", "null", "a: 1"])
 def test_a_config_that_is_none_is_named_by_whoever_opens_the_run(run, text):
     record = json.loads((run / "run.json").read_text())
-    shapes.write(run / "run.json", {**record, "config_yaml": text})
+    write_record(run / "run.json", {**record, "config_yaml": text})
     for act in (
         lambda: runner.load_model(run),
         lambda: open_saved(run, "last"),

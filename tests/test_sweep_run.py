@@ -10,7 +10,7 @@ import pytest
 
 from conftest import until
 from runner.errors import InputError
-from runner.storage import shapes
+from runner.storage.record_schema import JobRecord, read_record
 from runner.storage.run_dir import RunDir, is_locked
 from runner.sweep import run
 from runner.sweep.multirun import multirun
@@ -38,7 +38,7 @@ def test_the_plan_is_on_disk_and_the_folder_taken_before_the_first_job_begins(mo
             assert record["config_dir"] is None and record["base"]["trainer.epochs"] == 1
             assert is_locked(RunDir(place)) and not list(place.glob("*/run.json"))
             for seed in (1, 2):
-                job = shapes.read(place / f"seed={seed}" / "job.json", "job")
+                job = read_record(place / f"seed={seed}" / "job.json", JobRecord)
                 assert (job["seed"], job["settings"]) == (seed, {"seed": str(seed)})
             return launch(words, initial_job_idx=initial_job_idx)
 

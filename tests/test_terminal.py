@@ -19,7 +19,8 @@ from runner.__main__ import main
 from runner.cli import preview_page, watch
 from runner.errors import InputError
 from runner.job.resuming import resume
-from runner.storage import labels, records, shapes
+from runner.storage import labels, records
+from runner.storage.record_schema import write_record
 from runner.storage.run_dir import RunDir
 from runner.sweep.worker import command_of
 from runner.terminal import plot, printable, progress
@@ -62,7 +63,7 @@ def say(capsys, monkeypatch):
 
 
 def edit(path, **keys):
-    shapes.write(path, {**json.loads(path.read_text()), **keys})
+    write_record(path, {**json.loads(path.read_text()), **keys})
 
 
 def as_sweep(place, names, command=("python", "-m", "runner", "-m", "seed=1,2")):
@@ -70,9 +71,9 @@ def as_sweep(place, names, command=("python", "-m", "runner", "-m", "seed=1,2"))
     for name in names:
         words = RunDir(place / name).read_run()["overrides"]
         facts = {"identity": name, "overrides": [*words, "sweep.name=s"], "settings": {}}
-        shapes.write(place / name / "job.json", facts)
+        write_record(place / name / "job.json", facts)
     facts = {"arguments": [], "config_dir": None, "swept": ["seed"], "base": {}, "command": list(command)}
-    shapes.write(place / "sweep.json", facts)
+    write_record(place / "sweep.json", facts)
 
 
 # ---------------------------------------------------------------------------------------------------------------- ls

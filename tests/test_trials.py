@@ -12,7 +12,7 @@ from runner.errors import InputError
 from runner.search import search, study
 from runner.search.conditions import first_trials
 from runner.search.space import Space, as_value, chosen
-from runner.storage import shapes
+from runner.storage.record_schema import SweepRecord, read_record, write_record
 from runner.storage.run_dir import RunDir
 from runner.sweep.multirun import multirun
 from runner.sweep.points import read_points
@@ -69,7 +69,7 @@ def write_run(job, value, **more):
     record = {"state": "done", "epochs": epochs, "epochs_done": epochs, "config": job.config}
     record |= {"config_source": job.source, "monitor": "val/accuracy", "mode": "max", "chosen_on": "val"}
     record |= {"best_epoch": 1, "best_value": value, "best": {"val/accuracy": value}, "last": {}, "test": {}}
-    shapes.write(RunDir(job.folder).run_json, {**record, **more})
+    write_record(RunDir(job.folder).run_json, {**record, **more})
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_a_trial_over_seeds_has_their_mean_and_a_killed_search_asks_and_tells_th
     summed = json.loads((find.place / "summary.json").read_text())
     assert [row["n"] for row in summed["settings"]] == [3] * 4
     assert summed["settings"][0]["metrics"]["best/val/accuracy"]["mean"] == best["value"]
-    record = shapes.read(find.place / "sweep.json", "sweep")
+    record = read_record(find.place / "sweep.json", SweepRecord)
     assert record["swept"] == ["optimizer.lr", "seed"] and len(record["jobs"]) == 12
     find.place.rename(find.place.with_name("whole"))
     for lives in (2, 5, 1, 10**9):  # jobs until the next kill: in the midst of a trial's seeds, and at its end

@@ -64,14 +64,14 @@ def of_folder(folder: Path) -> dict[str, Any]:
     from runner.before.explain import RECORD, explained
     from runner.config import admission
     from runner.job.own_code import policy_of
-    from runner.storage import shapes
     from runner.storage.inside import refuse_link
+    from runner.storage.record_schema import SweepRecord, read_record
     from runner.storage.run_dir import RunDir
     from runner.sweep.multirun import check_words
     from runner.values import flatten
 
     if (folder / "sweep.json").exists():
-        record = shapes.read(folder / "sweep.json", "sweep")
+        record = read_record(folder / "sweep.json", SweepRecord)
         said: dict[str, Any] = {"targets": []}
         try:
             check_words(folder / "sweep.json", record)

@@ -5,8 +5,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msgspec import Raw
+
 from runner.cli.select import Columns, shown_name, value_of
-from runner.storage.listed import Undecoded
+from runner.storage.record_schema import decoded
 from runner.storage.records import Row, pieces
 from runner.terminal.printable import can_show, printable
 from runner.terminal.tables import Column, cell, joined
@@ -115,7 +117,12 @@ def follows(rows: Sequence[Row], key: str) -> bool:
 def source_of(row: Row, group: str) -> Any:
     """A group as it was before its interpolations were worked out; None where the record does not tell."""
     source = row.record.get("config_source")
-    return source.get(group) if isinstance(source, (dict, Undecoded)) else None
+    if isinstance(source, Raw):
+        try:
+            source = decoded(bytes(source))
+        except (ValueError, RecursionError):
+            return None
+    return source.get(group) if isinstance(source, dict) else None
 
 
 def is_worked_out(source: Mapping[str, Any], key: str) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from runner.cli import trust
 from runner.errors import InputError
-from runner.storage import shapes
+from runner.storage.record_schema import BadRecord, SweepRecord, read_record
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,8 +40,8 @@ def resume_sweep(path: Path, overrides: list[str]) -> None:
     from runner.sweep.multirun import check_words, resume
 
     try:
-        record = shapes.read(path / "sweep.json", "sweep")
-    except shapes.BadRecord as error:
+        record = read_record(path / "sweep.json", SweepRecord)
+    except BadRecord as error:
         raise InputError(f"{error}; give the sweep's command again") from error
     check_words(path / "sweep.json", record)
     place = path if record["working_directory"] == str(Path.cwd()) else path.absolute()

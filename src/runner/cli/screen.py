@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
-from runner.storage import shapes
+from runner.storage.record_schema import JobRecord, SweepRecord, read_record
 from runner.terminal.printable import can_show, printable, put, say
 from runner.terminal.tables import cell
 from runner.terminal.words import LONGEST_CODE, folder_word, pasted, typed
@@ -79,7 +79,7 @@ def sweep_of(folder: Path) -> dict[str, Any] | None:
     """The record of the sweep that a run is a job of; None where it is none."""
     try:
         if (folder / "job.json").exists():
-            return shapes.read(Path(os.path.normpath(folder.absolute())).parent / "sweep.json", "sweep")
+            return read_record(Path(os.path.normpath(folder.absolute())).parent / "sweep.json", SweepRecord)
     except (OSError, InputError):
         return None
     return None
@@ -91,7 +91,7 @@ def commands(folder: Path, record: Mapping[str, Any]) -> list[tuple[str, str | N
     if sweep is None:
         return [("command", typed(record["command"] or (), LONGEST_CODE))]
     try:
-        overrides = record["overrides"] or shapes.read(folder / "job.json", "job")["overrides"]
+        overrides = record["overrides"] or read_record(folder / "job.json", JobRecord)["overrides"]
     except (OSError, InputError):
         return [("sweep", typed(sweep["command"] or (), LONGEST_CODE))]
     words = [word for word in overrides if not word.lstrip("+").startswith(("sweep.", "hydra."))]

@@ -10,8 +10,8 @@ from typing import Any
 from runner.cli.columns import width
 from runner.cli.screen import Facts, cut, list_command, time_of
 from runner.errors import InputError
-from runner.storage import shapes
 from runner.storage.files import read_regular
+from runner.storage.record_schema import BadRecord, SweepRecord, read_record
 from runner.storage.run_dir import RunDir, is_locked, resume_command
 from runner.sweep import show, summary
 from runner.sweep.settings import members
@@ -44,8 +44,8 @@ def show_sweep(arguments: argparse.Namespace) -> int:
 def sweep_record(place: Path) -> dict[str, Any]:
     """What sweep.json says; nothing where it is damaged: the jobs' own files say what they did."""
     try:
-        return shapes.read(place / "sweep.json", "sweep")
-    except shapes.BadRecord as error:
+        return read_record(place / "sweep.json", SweepRecord)
+    except BadRecord as error:
         notices.add(str(error))
         return {"swept": [], "command": None, "started": None}
 

@@ -16,9 +16,9 @@ from runner.config.checks import locate
 from runner.config.names import nearest
 from runner.errors import InputError
 from runner.groups.instantiate import instantiate
-from runner.storage import shapes
 from runner.storage.files import read_regular
 from runner.storage.inside import refuse_links
+from runner.storage.record_schema import PruningRecord, TrialRecord, checked, read_record
 from runner.storage.records import PRUNED
 from runner.storage.rows import axis_of
 from runner.train.stopping import Stopping
@@ -177,7 +177,7 @@ def judge_of(folder: Path) -> tuple[Judge, tuple[ByEvaluation, ...]]:
         InputError: one of the two is not there, or is damaged.
     """
     refuse_links(folder, (FILE,))
-    facts = shapes.read(folder / FILE, "pruning")
+    facts = read_record(folder / FILE, PruningRecord)
     past = read_history(folder.parent, facts["first"], facts["stage"])
     pruner = make_pruner(facts["pruner"])
     try:
@@ -197,7 +197,7 @@ def read_history(place: Path, count: int, stage: int) -> list[dict[str, Any]]:
     refuse_links(place, (HISTORY,))
     try:
         lines = read_regular(path).decode().splitlines() if count else []
-        rows = [shapes.checked(path, json.loads(line), "trial") for line in lines[:count]]
+        rows = [checked(path, json.loads(line), TrialRecord) for line in lines[:count]]
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
-from runner.storage import labels, records, shapes
+from runner.storage import labels, records
 from runner.storage.inside import refuse_links
+from runner.storage.record_schema import BadRecord, JobRecord, SweepRecord, read_record
 from runner.storage.run_dir import OF_SWEEPS, RunDir, is_locked
-from runner.storage.shapes import BadRecord
 from runner.sweep.settings import Member, members
 from runner.terminal import notices
 
@@ -114,7 +114,7 @@ def read_sweep(place: Path) -> Found:
 def deaths_of(path: Path) -> list[dict[str, Any]]:
     """The deaths of a job's workers, where the folder is a sweep's."""
     try:
-        return shapes.read(path / "job.json", "job")["deaths"]  # type: ignore[no-any-return]
+        return read_record(path / "job.json", JobRecord)["deaths"]  # type: ignore[no-any-return]
     except (OSError, BadRecord):
         return []
 
@@ -123,6 +123,6 @@ def sweep_record(place: Path) -> dict[str, Any] | None:
     """sweep.json, where there is one that can be read."""
     try:
         refuse_links(place, OF_SWEEPS)
-        return shapes.read(place / "sweep.json", "sweep")
+        return read_record(place / "sweep.json", SweepRecord)
     except (OSError, InputError):
         return None

@@ -6,8 +6,8 @@ from typing import Any
 from runner.errors import InputError
 from runner.report import curves
 from runner.report.gather import Found, Run
-from runner.storage import shapes
 from runner.storage.inside import refuse_links
+from runner.storage.record_schema import StudyRecord, read_record
 from runner.sweep.statistics import mean
 
 Block = dict[str, Any]
@@ -38,7 +38,7 @@ def blocks(found: Found, record: Mapping[str, Any]) -> list[Block]:
 def read_study(found: Found) -> dict[str, Any] | None:
     try:
         refuse_links(found.place, ("study.json",))
-        return shapes.read(found.place / "study.json", "study")
+        return read_record(found.place / "study.json", StudyRecord)
     except (OSError, InputError):
         return None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
-from runner.storage import shapes
+from runner.storage.record_schema import JobRecord, read_record
 from runner.terminal.words import typed
 from runner.values import flatten
 
@@ -29,7 +29,7 @@ def command_block(words: Sequence[str]) -> dict[str, Any]:
 def filled_in(path: Path) -> tuple[str, ...]:
     """Keys of a sweep's job that nobody has chosen: its engine gives it threads."""
     try:
-        overrides = shapes.read(path / "job.json", "job")["overrides"]
+        overrides = read_record(path / "job.json", JobRecord)["overrides"]
     except (OSError, InputError):
         return ()
     return () if any(word.lstrip("+").startswith("device.threads=") for word in overrides) else ("device.threads",)

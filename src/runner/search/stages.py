@@ -14,8 +14,9 @@ from runner.errors import InputError
 from runner.groups.length import evaluations
 from runner.job.pruning import FILE, HISTORY, judge_of, mean_of, values_of
 from runner.search.optuna_adapter import storage_of
-from runner.storage import records, shapes
+from runner.storage import records
 from runner.storage.files import write_atomically
+from runner.storage.record_schema import PruningRecord, TrialRecord, checked, read_record, write_record
 from runner.storage.run_dir import RunDir
 from runner.sweep.plan import Job
 
@@ -41,13 +42,13 @@ def write_facts(study: Any, pruner: dict[str, Any], number: int, jobs: Sequence[
     """
     path = jobs[-1].folder / FILE
     try:
-        shapes.read(path, "pruning")
+        read_record(path, PruningRecord)
         return
     except (OSError, InputError):
         pass
     facts = {"pruner": pruner, "direction": study.direction.name.lower(), "study": study.study_name, "number": number}
     facts |= {"first": study.user_attrs.get(FIRST, 0), "stage": len(jobs)}
-    shapes.write(path, {**facts, "before": [in_json(values_in(job)) for job in jobs[:-1]]})
+    write_record(path, {**facts, "before": [in_json(values_in(job)) for job in jobs[:-1]]})
 
 
 def values_in(job: Job) -> dict[int, float | None]:
@@ -87,4 +88,4 @@ def check_stages(trial: Any, where: str) -> None:
     values = trial.intermediate_values.values()
     if not all(type(value) in (int, float) and not math.isinf(value) for value in values):
         raise InputError(f"{where}: trial {trial.number} has an intermediate value that is no number")
-    shapes.checked(where, {"state": "fail", "stages": trial.user_attrs.get(STAGES, [])}, "trial")
+    checked(where, {"state": "fail", "stages": trial.user_attrs.get(STAGES, [])}, TrialRecord)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
-from runner.storage import shapes
 from runner.storage.files import fsync_directory, read_regular
+from runner.storage.record_schema import label_of
 from runner.storage.run_dir import LABELS, RunDir, now
 from runner.terminal import notices
 
@@ -31,7 +31,7 @@ def history(folder: Path | str) -> list[dict[str, Any]]:
         return []
     found = []
     for number, line in enumerate(lines, 1):
-        if (change := shapes.label(line)) is not None:
+        if (change := label_of(line)) is not None:
             found.append(change)
         elif line:
             notices.add(f"{path}: line {number} is no label; it is left out")

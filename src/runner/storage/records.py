@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
-from runner.storage import labels, shapes
+from runner.storage import labels
 from runner.storage.choices import choices_of
+from runner.storage.record_schema import ListedRun, read_record
 from runner.storage.rows import Rows
 from runner.storage.run_dir import RunDir, is_locked, no_run
 from runner.terminal import notices
@@ -103,7 +104,7 @@ def read(path: Path, with_config: bool = True) -> Row:
     """
     folder = str(path)
     try:
-        record = shapes.read(f"{folder}{os.sep}run.json", "listed")
+        record = read_record(f"{folder}{os.sep}run.json", ListedRun)
     except FileNotFoundError as error:
         raise no_run(path) from error
     said = labels.labelled(record, labels.history(folder))

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
-from runner.storage import shapes
 from runner.storage.files import fsync_directory, read_regular, write_atomically
 from runner.storage.inside import unfollowed
+from runner.storage.record_schema import row_of
 
 
 def strict_json(value: Any) -> Any:
@@ -107,7 +107,7 @@ class Rows:
             raise InputError(f"{self.path}: cannot be read ({error.strerror or error})") from error
         whole = []
         for line in lines:
-            if (row := shapes.row(line, self.key)) is None:
+            if (row := row_of(line, self.key)) is None:
                 break
             whole.append((line, row))
         return whole, len(whole) == len(lines)

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import Held, InputError
-from runner.storage import lock, shapes
+from runner.storage import lock
 from runner.storage.files import make_directory, not_a_file, read_regular
 from runner.storage.inside import refuse_links
 from runner.storage.lease import Lease, Taken, host, other_holder
+from runner.storage.record_schema import BadRecord, RunRecord, RunToOpen, read_record, write_record
 from runner.storage.rows import Rows, strict_json
 from runner.terminal.words import folder_word, pasted
 
@@ -183,7 +184,7 @@ class RunDir:
 
     def write_run(self, record: Mapping[str, Any]) -> None:
         """Replaces run.json."""
-        shapes.write(self.run_json, strict_json(record))
+        write_record(self.run_json, strict_json(record))
 
     def read_run(self, is_to_be_opened: bool = False) -> dict[str, Any]:
         """What run.json says; to be opened: with all that it takes to build the run again.
@@ -192,10 +193,10 @@ class RunDir:
             InputError: there is none, or it is not one.
         """
         try:
-            return shapes.read(self.run_json, "whole" if is_to_be_opened else "run")
+            return read_record(self.run_json, RunToOpen if is_to_be_opened else RunRecord)
         except FileNotFoundError as error:
             raise no_run(self.path) from error
-        except shapes.BadRecord as error:
+        except BadRecord as error:
             if self.path.exists() and not self.path.is_dir():
                 raise InputError(f"{self.path}: is a file; give the folder of a run") from error
             raise

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
-from runner.storage import shapes
 from runner.storage.files import make_directory
 from runner.storage.identity import LATER, NO_RESULT
 from runner.storage.inside import refuse_link
 from runner.storage.provenance import code_changes
+from runner.storage.record_schema import BadRecord, JobRecord, SweepRecord, read_record, write_record
 from runner.storage.run_dir import RunDir, resume_command
 from runner.terminal import notices
 from runner.terminal.progress import with_bar
@@ -127,7 +127,7 @@ def known_jobs(place: Path) -> dict[str, dict[str, Any]]:
             continue
         refuse_link(path.parent, "sweep")
         try:
-            known[path.parent.name] = shapes.read(path, "job")
+            known[path.parent.name] = read_record(path, JobRecord)
         except InputError as error:  # what its run says tells whose the folder is
             notices.add(str(error))
     return known
@@ -221,16 +221,16 @@ def write_job(job: Job) -> None:
     before = read_job(path)
     record = {**before, "identity": job.identity, "overrides": job.overrides, "settings": job.settings}
     record |= {"seed": job.config.get("seed"), "setting": setting_of(job.config, job.source), "choices": job.choices}
-    shapes.write(path, record)
+    write_record(path, record)
 
 
 def read_job(path: Path) -> dict[str, Any]:
     """What a job.json says; one that cannot be read is set aside and begun anew."""
     try:
-        return shapes.read(path, "job")
+        return read_record(path, JobRecord)
     except FileNotFoundError:
         return {"deaths": []}
-    except shapes.BadRecord:
+    except BadRecord:
         aside = path.with_name(path.name + SET_ASIDE)
         os.replace(path, aside)
         log.warning("%s: cannot be read; it is kept as %s and written anew", path, aside.name)
@@ -241,7 +241,7 @@ def record_death(folder: Path, event: Mapping[str, Any]) -> None:
     """Adds a worker's death to the job's record."""
     path = folder / "job.json"
     record = read_job(path)
-    shapes.write(path, {**record, "deaths": [*record["deaths"], dict(event)]})
+    write_record(path, {**record, "deaths": [*record["deaths"], dict(event)]})
 
 
 def check_same(place: Path, base: Mapping[str, Any], swept: Sequence[str], code: Any, force: bool) -> None:
@@ -254,8 +254,8 @@ def check_same(place: Path, base: Mapping[str, Any], swept: Sequence[str], code:
     if force or not path.exists():
         return
     try:
-        before = shapes.read(path, "sweep")
-    except shapes.BadRecord as error:  # it can be made again from the jobs, whose identities are checked one by one
+        before = read_record(path, SweepRecord)
+    except BadRecord as error:  # it can be made again from the jobs, whose identities are checked one by one
         notices.add(f"{error}; it is made again from the jobs, without a check that this is the same sweep")
         return
     old, old_code = before["base"], before["code"]
@@ -281,7 +281,7 @@ def check_same(place: Path, base: Mapping[str, Any], swept: Sequence[str], code:
 def last_code(place: Path) -> dict[str, Any] | None:
     """The code that the sweep was last started with, as far as sweep.json tells."""
     try:
-        return shapes.read(place / "sweep.json", "sweep")["code"]  # type: ignore[no-any-return]
+        return read_record(place / "sweep.json", SweepRecord)["code"]  # type: ignore[no-any-return]
     except (OSError, InputError):
         return None
 
@@ -290,4 +290,4 @@ def write_sweep(place: Path, facts: Mapping[str, Any], jobs: Sequence[Mapping[st
     path = place / "sweep.json"
     if path.is_dir():
         raise InputError(f"{path}: is a folder, not a file; move it away")
-    shapes.write(path, {**facts, "jobs": list(jobs)})
+    write_record(path, {**facts, "jobs": list(jobs)})

@@ -11,8 +11,8 @@ from runner.errors import InputError, Interrupted
 from runner.job import own_code
 from runner.processes import stop_signals
 from runner.storage import provenance, records
+from runner.storage.record_schema import BadRecord
 from runner.storage.run_dir import RunDir, now, resume_command
-from runner.storage.shapes import BadRecord
 from runner.sweep import lengthen, plan, points, show, summary
 from runner.sweep.combine import compose_jobs
 from runner.sweep.plan import Job

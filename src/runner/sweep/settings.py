@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from runner.storage import records, shapes
+from runner.storage import records
 from runner.storage.choices import choices_of
 from runner.storage.identity import LATER, NO_RESULT
 from runner.storage.provenance import code_changes
+from runner.storage.record_schema import BadRecord, RunRecord, read_record
 from runner.storage.run_dir import RunDir
-from runner.storage.shapes import BadRecord
 from runner.sweep import plan
 from runner.sweep.worker import is_shorter
 from runner.terminal.progress import with_bar
@@ -102,7 +102,7 @@ def members(place: Path, failed: Mapping[str, str | None] | None = None) -> list
         error: str | None = None
         if run_dir.run_json.exists():
             try:
-                record = shapes.read(run_dir.run_json, "summed")
+                record = read_record(run_dir.run_json, RunRecord)
             except BadRecord as why:
                 guess = Member(name, seed, planned or {}, words, choices, "failed", error=str(why))
                 bare.append(guess)

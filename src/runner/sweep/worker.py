@@ -11,8 +11,9 @@ from typing import Any
 from runner.config import admission
 from runner.errors import Diverged, Held, InputError, Interrupted
 from runner.processes import STOP_SIGNALS
-from runner.storage import provenance, shapes
+from runner.storage import provenance
 from runner.storage.lease import BEAT_SECONDS, STALE_SECONDS, other_holder
+from runner.storage.record_schema import SweepRecord, read_record
 from runner.storage.run_dir import RunDir, is_locked, now
 from runner.sweep.plan import Job, record_death
 
@@ -95,7 +96,7 @@ def work(
 def command_of(place: Path) -> list[str] | None:
     """What was typed to start the sweep; None where its record does not say."""
     try:
-        return shapes.read(place / "sweep.json", "sweep")["command"] or None
+        return read_record(place / "sweep.json", SweepRecord)["command"] or None
     except (OSError, InputError):
         return None
 
