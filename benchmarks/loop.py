@@ -40,7 +40,7 @@ def hand_epoch(built: Any) -> None:
 
     trainer = built.trainer
     model, criterion, optimizer = trainer.task.model, trainer.task.criterion, trainer.optimizer
-    channels_last = trainer.options.channels_last
+    channels_last = trainer.config.step.channels_last
     model.train()
     total = torch.zeros(())
     for data, target in trainer.train_loader.batches(0):

@@ -148,7 +148,7 @@ def test_killed_anywhere_it_goes_on_with_the_same_bits(words, monkeypatch):
 @pytest.mark.parametrize("batches", range(1, 16))
 def test_stopped_after_any_batch_it_goes_on(tmp_path, batches):
     def trainer(place):
-        return make(place, epochs=3, steps=15, evaluate_every=4)
+        return make(place, epochs=3, steps=15, eval_every=4)
 
     whole, first = trainer(tmp_path / "whole"), trainer(tmp_path / "parts")
     whole_rows, kept = rows_of(whole), rows_of(first)

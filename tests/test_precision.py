@@ -106,7 +106,7 @@ def fp16(tmp_path, **settings):
     """A Trainer with a scaled loss: torch's scaler works on a CPU too, where `precision=fp16` is refused."""
     precision = Precision("fp16")
     precision.scaler.set_growth_interval(5)  # so that the scale moves within a few steps
-    return make(tmp_path, options=StepOptions(precision, grad_clip=0.5), **settings)
+    return make(tmp_path, step=StepOptions(precision, grad_clip=0.5), **settings)
 
 
 @pytest.mark.parametrize("looks", [3, 7, 13])
@@ -114,7 +114,7 @@ def test_the_scale_of_fp16_is_in_the_checkpoint(tmp_path, looks):
     whole = fp16(None)
     expected = rows_of(whole)
     whole.fit()
-    scales = whole.options.precision.state_dict()
+    scales = whole.config.step.precision.state_dict()
     assert scales["scale"] != 2**16
     stopped = fp16(tmp_path, stop=StopAfter(looks))
     with pytest.raises(Interrupted):
@@ -123,7 +123,7 @@ def test_the_scale_of_fp16_is_in_the_checkpoint(tmp_path, looks):
     after = rows_of(resumed)
     resumed.state.load_state_dict(checkpoint.load(tmp_path / "checkpoints" / "last.pt"))
     resumed.fit()
-    assert resumed.options.precision.state_dict() == scales
+    assert resumed.config.step.precision.state_dict() == scales
     assert after == expected[len(expected) - len(after) :]
     assert_equal_states(dict(whole.task.model.state_dict()), dict(resumed.task.model.state_dict()))
 

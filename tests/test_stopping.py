@@ -119,7 +119,7 @@ def test_a_trainer_ends_after_the_evaluation_that_says_so():
     rows = rows_of(trainer)
     trainer.fit()
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4] and trainer.progress.best_epoch == 2
-    assert trainer.stopped == "val/odd has not been better than that of epoch 2 for 2 evaluations"
+    assert trainer.stop_reason == "val/odd has not been better than that of epoch 2 for 2 evaluations"
     trainer.fit()
     assert len(rows) == 4  # it still holds
 
@@ -127,14 +127,14 @@ def test_a_trainer_ends_after_the_evaluation_that_says_so():
 def test_a_run_whose_last_evaluation_would_stop_it_is_not_stopped():
     trainer = make(epochs=2, monitor="val/odd", mode="max", metrics=scripted(1.0, 1.0), stopping=Stopping(patience=1))
     trainer.fit()
-    assert trainer.progress.epoch == 2 and trainer.stopped is None
+    assert trainer.progress.epoch == 2 and trainer.stop_reason is None
 
 
 def test_the_time_of_all_epochs_counts():
     trainer = make(epochs=9, stopping=Stopping(max_minutes=1))
     trainer.seconds = 59.99999
     trainer.fit()
-    assert trainer.progress.epoch == 1 and trainer.stopped == "max_minutes=1 have passed"
+    assert trainer.progress.epoch == 1 and trainer.stop_reason == "max_minutes=1 have passed"
 
 
 def test_time_inside_epochs_that_were_stopped_counts_in_the_record_and_for_the_clock():
@@ -236,7 +236,7 @@ def test_a_config_of_before_builds():
     cfg = composed(*FAST)
     with open_dict(cfg):
         del cfg["stopping"]
-    assert build(cfg).trainer.stopping == Stopping()
+    assert build(cfg).trainer.config.stopping == Stopping()
 
 
 def test_a_clock_is_no_rule_to_train_again_by(stopped):

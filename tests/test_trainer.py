@@ -23,7 +23,7 @@ from runner.storage.checkpoint import Checkpoints, load
 from runner.tasks import Supervised
 from runner.train.averaging import Averaging
 from runner.train.events import Listeners
-from runner.train.state import Schedule
+from runner.train.state import Schedule, TrainingConfig
 from runner.train.steps import StepOptions, evaluate, train_step
 from runner.train.trainer import Trainer
 
@@ -51,6 +51,7 @@ def make(
     task = Supervised(model, loss)
     optimizer = torch.optim.SGD(task.parameters(), lr=lr, momentum=0.9)
     loading = LoaderSettings(8, eval_batch_size=6)
+    objects = {key: settings.pop(key) for key in ("listeners", "stop", "freezing", "averaging") if key in settings}
     checkpoints = settings.pop("checkpoints", None) or Checkpoints(save="all" if tmp_path else "none")
     if tmp_path:
         checkpoints.open(tmp_path / "checkpoints")
@@ -61,13 +62,9 @@ def make(
         loading.training(Part(DATA, torch.arange(43)), (), seed, CPU, None),
         {"val": loading.evaluation(Part(DATA, torch.arange(43, 53)), seed, CPU, None)},
         metrics or ({"accuracy": Accuracy()}, {"accuracy": Accuracy()}),
-        CPU,
-        seed=seed,
-        epochs=epochs,
-        monitor=monitor,
-        mode=mode,
-        checkpoints=checkpoints,
-        **settings,
+        TrainingConfig(CPU, seed, epochs, monitor, mode, **settings),
+        checkpoints,
+        **objects,
     )
 
 
@@ -342,8 +339,8 @@ def test_at_most_three_frames_of_ours_stand_between_fit_and_a_models_forward(acc
             return super().forward(x.flatten(1))
 
     model = Looking(torch.nn.BatchNorm1d(36), torch.nn.Linear(36, 4))
-    trainer = make(model=model, options=StepOptions(accumulate=accumulate))
-    trainer.averaging = trainer.state.averaging = Averaging(trainer.task, "swa", start=1, epochs=trainer.epochs)
+    trainer = make(model=model, step=StepOptions(accumulate=accumulate))
+    trainer.averaging = trainer.state.averaging = Averaging(trainer.task, "swa", start=1, epochs=trainer.config.epochs)
     trainer.fit()
     training, evaluating = ("forward", "train_step", "train_interval"), ("forward", "evaluate", "evaluate")
     assert seen == {training, evaluating, ("forward", "count_statistics", "evaluate")}
@@ -382,7 +379,7 @@ def test_time_before_a_stop_inside_an_interval_counts_for_the_rest_of_the_run(tm
 
 @pytest.mark.parametrize(("every", "evaluate_every"), [(2, 18), (1, 12), (3, 4), (2, 5)])
 def test_every_nth_epoch_is_saved_whether_it_is_evaluated_or_not(tmp_path, every, evaluate_every):
-    settings = {"epochs": 6, "evaluate_every": evaluate_every}
+    settings = {"epochs": 6, "eval_every": evaluate_every}
     whole = make(tmp_path / "whole", checkpoints=Checkpoints(every=every), **settings)
     whole.fit()
     files = {path.stem: path for path in (tmp_path / "whole" / "checkpoints").glob("epoch_*.pt")}
@@ -419,7 +416,7 @@ def test_loader_workers_live_on_while_the_run_is_evaluated_inside_an_epoch(tmp_p
         loading = LoaderSettings(8, num_workers=workers, persistent_workers=bool(workers) and persistent)
         seed_everything(3)
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(36), torch.nn.Linear(36, 4))
-        trainer = make(epochs=2, model=model, evaluate_every=evaluate_every)
+        trainer = make(epochs=2, model=model, eval_every=evaluate_every)
         trainer.train_loader = loading.training(Part(Noting(path), torch.arange(43)), (), 3, CPU, None)
         if average == "swa":
             trainer.averaging = trainer.state.averaging = Averaging(trainer.task, "swa", start=1, epochs=2)

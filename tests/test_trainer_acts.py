@@ -20,7 +20,7 @@ from runner.tasks.sizes import check_size, is_mean, size_of
 from runner.train import trainer as trainer_module
 from runner.train.hidden import load_buffers
 from runner.train.precision import CPU, Precision, allow_tf32, as_fp32, resolve
-from runner.train.state import Schedule
+from runner.train.state import Schedule, TrainingConfig
 from runner.train.steps import StepOptions, computed, evaluate, to_device, train_step
 from runner.train.weights import as_written
 from test_mutations import scripted
@@ -79,8 +79,8 @@ def test_the_losses_of_steps_are_means_since_the_last_row_and_the_rest_of_an_epo
 
 
 def test_a_checkpoint_says_in_plain_values_what_was_reached(tmp_path):
-    trainer = make(tmp_path, epochs=2, config="a: 1\n")
-    trainer.state.owner = {"run_id": "mine"}
+    trainer = make(tmp_path, epochs=2, text="a: 1\n")
+    trainer.checkpoints.owner = {"run_id": "mine"}
     ends = told(trainer)
     trainer.fit()
     last = [e[1] for e in ends if e[0] == "epoch"][-1]
@@ -575,5 +575,5 @@ def test_a_metric_that_the_scheduler_needs_is_named_by_its_key():
     with pytest.raises(InputError, match="^scheduler.monitor=val/none: is not logged"):
         trainer_module.Trainer(
             *(trainer.task, trainer.optimizer, schedule, trainer.train_loader, trainer.eval_loaders, ({}, {})),
-            *(trainer.device, 1, 1, "val/loss", "min"),
+            TrainingConfig(torch.device("cpu"), 1, 1, "val/loss", "min"),
         )

@@ -82,7 +82,8 @@ def made(task: DictConfig) -> dict[str, Any]:
     with admission.of_config(task):
         built, warnings = examined(task)
     trainer, parts = built.trainer, built.parts
-    length = trainer.epochs if is_usual(built.config["trainer"]) else f"{trainer.epochs} ({trainer.max_steps:,} steps)"
+    epochs = trainer.config.epochs
+    length = epochs if is_usual(built.config["trainer"]) else f"{epochs} ({trainer.max_steps:,} steps)"
     return {
         "examples": {name: count_of(part) for name, part in parts.all.items()},
         "input": built.config["dataset"].get("input_shape"),
@@ -90,7 +91,7 @@ def made(task: DictConfig) -> dict[str, Any]:
         "batches": f"{len(trainer.train_loader)} an epoch, from {built.placement.where}: {built.placement.reason}",
         "epochs": length,
         "parameters": sum(p.numel() for p in trainer.task.parameters()),
-        "chosen by": f"{trainer.monitor}, {'lowest' if trainer.mode == 'min' else 'highest'} is best",
+        "chosen by": f"{trainer.config.monitor}, {'lowest' if trainer.config.mode == 'min' else 'highest'} is best",
         "rate": rate_of(trainer),
         "likely mistakes": warnings,
     }
@@ -101,7 +102,7 @@ def rate_of(trainer: "Trainer") -> dict[str, Any]:
     schedule = trainer.schedule
     if schedule.monitor is not None:
         return {"first": schedule.rates[0][0], "then": f"by {schedule.monitor}"}
-    walked, intervals = schedule.rates_of_run(trainer.epochs, trainer.max_steps)
+    walked, intervals = schedule.rates_of_run(trainer.config.epochs, trainer.max_steps)
     rates = [group[0] for group in walked]
     if len(rates) < intervals:
         whole: dict[str, Any] = {"highest": f"not known (the first {len(rates):,} of {intervals:,} steps are walked)"}

@@ -65,7 +65,7 @@ def range_test(cfg: DictConfig, low: float, high: float, steps: int) -> RangeTes
         check_targets(cfg, True)
         with closing(build(cfg, is_new=True)) as built:
             optimizer = make_optimizer(cfg, built.trainer.task)  # the run's has been through its scheduler's hands
-            built.trainer.options.precision.prepare(optimizer)
+            built.trainer.config.step.precision.prepare(optimizer)
             ratios, scheduled = ratios_of(cfg, optimizer), of_schedule(built, float(optimizer.param_groups[0]["lr"]))
             shares = [step / (steps - 1) for step in range(steps)]
             rates = [low ** (1 - share) * high**share for share in shares]  # high / low may be too large a number
@@ -91,7 +91,7 @@ def trained(
         for rate, batch in zip(rates, batches_without_end(built), strict=False):
             for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
                 set_rate(group, rate * ratio)
-            loss = float(train_step(built.trainer.task, optimizer, batch, built.trainer.options).loss)
+            loss = float(train_step(built.trainer.task, optimizer, batch, built.trainer.config.step).loss)
             if not math.isfinite(loss):
                 return losses, smooth, f"the loss is not finite at {rate:.4g}"
             losses.append(loss)
@@ -106,10 +106,10 @@ def batches_without_end(built: Built) -> Iterator[Any]:
     """The run's batches, epoch after epoch, in train mode, with what is drawn as the run draws it."""
     trainer = built.trainer
     for epoch in itertools.count():
-        seed_everything(derive(trainer.seed, "epoch", epoch))
+        seed_everything(derive(trainer.config.seed, "epoch", epoch))
         trainer.freezing.train(trainer.task, 1)  # what is frozen at the start stays so
         for batch in trainer.train_loader.batches(epoch):
-            yield to_device(batch, trainer.device, trainer.options.channels_last)
+            yield to_device(batch, trainer.config.device, trainer.config.step.channels_last)
 
 
 def set_rate(group: dict[str, Any], rate: float) -> None:

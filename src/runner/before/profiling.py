@@ -110,7 +110,7 @@ def profiled(cfg: DictConfig, steps: int, warmup: int) -> Profile:
 
 
 def measured(built: Built, steps: int, warmup: int, warned: list[str]) -> Profile:
-    trainer, device = built.trainer, built.trainer.device
+    trainer, device = built.trainer, built.trainer.config.device
     traced = min(steps, MOST_TRACED)
     with bar("profiling", steps + warmup + traced + len(sizes_of(device))) as done:
         if warmup:
@@ -125,14 +125,14 @@ def measured(built: Built, steps: int, warmup: int, warned: list[str]) -> Profil
         if device.type == "cpu" and (most := most_allocated(trace)) is not None:
             memory["step"] = most
         flops, why_not = arithmetic(trainer)
-        dtype = AUTOCAST.get(trainer.options.precision.type, torch.float32)
+        dtype = AUTOCAST.get(trainer.config.step.precision.type, torch.float32)
         peak = matmul_peak(device, dtype, done.add)
     each = watch.steps()
     tenths = statistics.quantiles(each, n=10, method="inclusive") if len(each) > 1 else each * 9
     on_device = watch.on_device()
     return Profile(
         device=built.device.name,
-        precision=trainer.options.precision.type,
+        precision=trainer.config.step.precision.type,
         threads=built.device.threads,
         placement=built.placement.where,
         batches=len(trainer.train_loader),
@@ -177,9 +177,9 @@ def remarks(built: Built) -> list[str]:
 
 def under_profiler(trainer: Trainer, steps: int, told: Callable[[], None]) -> tuple[list[Operator], float, str]:
     """The operators of some steps, the most expensive first; the seconds of all steps; and the trace."""
-    is_cuda = trainer.device.type == "cuda"
+    is_cuda = trainer.config.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_cuda else [])]
-    watch = Stopwatch(trainer.device, is_traced=True)
+    watch = Stopwatch(trainer.config.device, is_traced=True)
     trainer.optimizer.zero_grad()  # what is freed under the profiler is to be what was allocated there
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         watched_steps(trainer, steps, watch, told)
@@ -217,8 +217,8 @@ def memory_of(trainer: Trainer) -> dict[str, int]:
         "gradients": sum(map(size_of, trained)),
         "optimizer": sum(map(size_of, kept)),
     }
-    if trainer.device.type == "cuda":
-        found["device"] = torch.cuda.max_memory_allocated(trainer.device)
+    if trainer.config.device.type == "cuda":
+        found["device"] = torch.cuda.max_memory_allocated(trainer.config.device)
     unit = 1 if sys.platform == "darwin" else 1024
     return found | {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
 
@@ -229,9 +229,11 @@ def size_of(tensor: torch.Tensor) -> int:
 
 def arithmetic(trainer: Trainer) -> tuple[dict[str, int], str | None]:
     """The floating-point operations of one step by operator, or why they are not known."""
-    batch = to_device(next(iter(trainer.train_loader.batches())), trainer.device, trainer.options.channels_last)
+    batch = to_device(
+        next(iter(trainer.train_loader.batches())), trainer.config.device, trainer.config.step.channels_last
+    )
     try:
-        flops = counted(lambda: train_step(trainer.task, trainer.optimizer, batch, trainer.options))
+        flops = counted(lambda: train_step(trainer.task, trainer.optimizer, batch, trainer.config.step))
     except Exception as error:
         return {}, f"{type(error).__name__}: {' '.join(str(error).split())}"
     return flops, None if flops else "none of its operators is one that torch counts: products, convolutions, attention"

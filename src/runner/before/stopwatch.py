@@ -139,16 +139,16 @@ def watched_steps(trainer: Trainer, steps: int, watch: Stopwatch, told: Callable
 
     with attached(trainer, watch) as loader:
         trainer.listeners.batch.append(count)
-        wait(trainer.device)
+        wait(trainer.config.device)
         watch.enter("rest")
         try:
             trainer.max_steps = trainer.eval_every = trainer.progress.step + steps + 1  # never evaluated
             trainer.state.progress = replace(trainer.progress, evaluated=trainer.progress.step)
             trainer.fit()
         except Enough:
-            wait(trainer.device)
+            wait(trainer.config.device)
             watch.enter("rest")
-            wait(trainer.device)  # the last event is one of the device's too
+            wait(trainer.config.device)  # the last event is one of the device's too
         finally:
             watch.close()
             trainer.listeners.batch.remove(count)
@@ -160,7 +160,7 @@ def attached(trainer: Trainer, watch: Stopwatch) -> Iterator[TimedLoader]:
     """The Trainer's pieces say when they begin."""
     optimizer, loader = trainer.optimizer, trainer.train_loader
     own = {name: getattr(optimizer, name) for name in ("step", "zero_grad")}
-    schedule, total = trainer.step_scheduler, trainer.epochs * len(loader)
+    schedule, total = trainer.step_scheduler, trainer.config.epochs * len(loader)
 
     @functools.wraps(own["step"])
     def step(*arguments: Any, **options: Any) -> Any:

@@ -46,6 +46,7 @@ from runner.groups.shared_examples import check_shared
 from runner.groups.task_parts import check_smallest_batch, is_supervised, make_task, probe
 from runner.job.built import Built
 from runner.job.process_state import importing
+from runner.job.pruning import with_pruning
 from runner.job.saved import open_model
 from runner.processes import StopRequest
 from runner.seeding import derive, seed_everything
@@ -56,6 +57,7 @@ from runner.tasks.sizes import ignored_in
 from runner.torch_adapter import EVERY_SHAPE, set_compile_limits
 from runner.train import hidden
 from runner.train.events import Listeners
+from runner.train.state import TrainingConfig
 from runner.train.steps import StepOptions
 from runner.train.stopping import Stopping
 from runner.train.trainer import Trainer
@@ -109,6 +111,7 @@ def build(
     is_new: bool = False,
     parts: Parts | None = None,
     is_begun: bool = False,
+    folder: Path | None = None,
 ) -> Built:
     """Makes the objects of a run.
 
@@ -116,13 +119,14 @@ def build(
         cfg: as composed, without hydra.*; what the data decides (num_classes, derived.*) is filled in.
         is_new: two examples are taken through the parts, to see that they fit.
         parts: of the same dataset group, made and looked at before; None: they are made.
+        folder: of the run; a trial of a search finds its pruner's history there.
         is_begun: a checkpoint will bring the weights; those that the run started from are only for the task to see.
 
     Raises:
         InputError: whatever is wrong with the config.
     """
     with admission.of_config(cfg):
-        return _build(cfg, listeners, stop, is_new, parts, is_begun)
+        return _build(cfg, listeners, stop, is_new, parts, is_begun, folder)
 
 
 def _build(
@@ -132,6 +136,7 @@ def _build(
     is_new: bool,
     parts: Parts | None,
     is_begun: bool,
+    folder: Path | None,
 ) -> Built:
     seed_everything(derive(0, "data"))  # what a dataset draws while it is made is the same for every seed, as its parts
     with importing(targets_in(OmegaConf.to_container(cfg))):
@@ -209,31 +214,34 @@ def _build(
     options.precision.prepare(optimizer, unfrozen_later)
     schedule = make_schedule(cfg, optimizer, is_new)
     new_metrics = functools.partial(make_metrics, cfg, where.torch, ignored_in(task))
-    trainer = call(
+    training = call(
         functools.partial(
-            Trainer,
-            task,
-            optimizer,
-            schedule,
-            train_loader,
-            eval_loaders,
-            (new_metrics(), new_metrics()),
+            TrainingConfig,
             where.torch,
-            seed=cfg.seed,
+            cfg.seed,
             epochs=length.epochs,
             steps=length.steps,
-            evaluate_every=length.every,
-            options=options,
-            checkpoints=given.checkpoints,
-            listeners=listeners,
-            stop=stop,
-            config=OmegaConf.to_yaml(OmegaConf.create(resolved)),
-            freezing=freezing,
-            stopping=given.stopping,
-            averaging=averaging,
+            eval_every=length.every,
+            step=options,
+            stopping=given.stopping if folder is None else with_pruning(given.stopping, folder),
+            text=OmegaConf.to_yaml(OmegaConf.create(resolved)),
         ),
         {key: resolved["trainer"][key] for key in ("monitor", "mode", "log_every")},
         "trainer",
+    )
+    trainer = Trainer(
+        task,
+        optimizer,
+        schedule,
+        train_loader,
+        eval_loaders,
+        (new_metrics(), new_metrics()),
+        training,
+        given.checkpoints,
+        listeners,
+        stop,
+        freezing,
+        averaging,
     )
     built = Built(trainer, parts, test_loader, where, placement, resolved, data)
     if is_new:

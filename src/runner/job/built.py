@@ -47,7 +47,9 @@ def describe(built: Built) -> list[str]:
     lines.append(f"{count_parameters(model):,} parameters{more}")
     lines += described(trainer.optimizer) + frozen(trainer.freezing)
     threads = plural(built.device.threads, "CPU thread")
-    lines.append(f"device {built.device.name}, {trainer.options.precision.type}, {threads}, seed {trainer.seed}")
+    lines.append(
+        f"device {built.device.name}, {trainer.config.step.precision.type}, {threads}, seed {trainer.config.seed}"
+    )
     lines.append(f"batches from {source(built)}: {built.placement.reason}")
     if built.config["dataloader"].get("pin_memory") and built.device.torch.type != "cuda":
         lines.append(f"dataloader.pin_memory=true: nothing is pinned on the device {built.device.torch.type}")

@@ -58,7 +58,7 @@ def confusion(built: "Built", loader: Any, part: Any, seconds: float = math.inf)
     from runner.tasks.sizes import ignored_in
     from runner.train.steps import to_device
 
-    task, options = built.trainer.task.eval(), built.trainer.options
+    task, options = built.trainer.task.eval(), built.trainer.config.step
     ignored = ignored_in(task)
     matrix: Tensor | None = None
     worst: list[Mistake] = []

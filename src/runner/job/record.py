@@ -44,15 +44,15 @@ def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
         "command": provenance.command_line(),
         "resumed": [],
         **{key: built.config[key] for key in ("name", "tags", "notes", "seed")},
-        "epochs": trainer.epochs,
+        "epochs": trainer.config.epochs,
         "epochs_done": 0,
         "steps": trainer.max_steps if built.config["trainer"].get("steps") is not None else None,  # what was asked for
         "steps_done": 0,
         "stopped": None,  # why it ended before its epochs
-        "monitor": trainer.monitor,
-        "mode": trainer.mode,
+        "monitor": trainer.config.monitor,
+        "mode": trainer.config.mode,
         "modes": modes(built.config),  # of every metric of which it is known
-        "chosen_on": part_of(trainer.monitor.partition("/")[0]),
+        "chosen_on": part_of(trainer.config.monitor.partition("/")[0]),
         "seconds": 0.0,  # of training and evaluating, with what was interrupted or had to be done again
         "best_epoch": None,
         "best_step": None,
@@ -63,7 +63,7 @@ def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
         "device": str(built.device.torch),
         "device_name": built.device.name,
         "threads": built.device.threads,
-        "precision": trainer.options.precision.type,
+        "precision": trainer.config.step.precision.type,
         "placement": built.placement.where,
         "deterministic": built.config["deterministic"],
         "examples": {name: count_of(part) for name, part in built.parts.all.items()},
@@ -75,7 +75,7 @@ def new_record(built: "Built", source: dict[str, Any]) -> dict[str, Any]:
         **provenance.environment(),
         "config": built.config,
         # The same, with what JSON has no words for: infinities, keys that are numbers.
-        "config_yaml": trainer.state.config,
+        "config_yaml": trainer.config.text,
         "config_source": source,
     }
 

@@ -23,7 +23,7 @@ from runner.job.record import ending, never_began
 from runner.job.run import OnBatch, train
 from runner.job.saved import keep_placement, keep_weights, refuse_interpolations
 from runner.processes import STOP_SIGNALS
-from runner.storage import checkpoint, identity, labels, provenance
+from runner.storage import checkpoint, labels, provenance
 from runner.storage.checkpoint import Damaged
 from runner.storage.files import fsync_directory
 from runner.storage.peek import peek, verify
@@ -183,7 +183,6 @@ class Resumed:
             and not trainer.checkpoints.saves_best
         ):
             trainer.state.best_weights = trainer.load_best_weights()
-        trainer.state.owner = identity.owner(self.record.get("id"), record["config"])
         record["known_steps"] = self.known
         run_dir.write_run({**self.record, "known_steps": self.known})  # before the rows that prove it are cut off
         trainer.state.rows = [timeless(row) for row in self.rows]

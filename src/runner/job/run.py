@@ -91,7 +91,7 @@ def train(
             listening.begin(record, run_dir, built.trainer.progress, resumed is not None)
             with refusing_shapes(f"trainer.compile={json.dumps(cfg.trainer.get('compile'))}"):
                 built.trainer.fit()
-            record["stopped"] = built.trainer.stopped
+            record["stopped"] = built.trainer.stop_reason
             if built.test_loader is not None:
                 record["test"] = built.trainer.test(built.test_loader)
             with built.trainer.averaging.chosen():
@@ -116,16 +116,14 @@ def prepare(
     from runner.job.build import build
     from runner.job.built import describe
     from runner.job.listening import make_listeners
-    from runner.job.pruning import with_pruning
 
     if resumed is None:
         check_composed(cfg)
     source = resumed.record["config_source"] if resumed else source_of(cfg)
     told = Listeners()
     is_begun = resumed is not None and resumed.state is not None
-    built = build(cfg, told, stop, is_new=resumed is None, is_begun=is_begun)
+    built = build(cfg, told, stop, is_new=resumed is None, is_begun=is_begun, folder=run_dir.path)
     trainer = built.trainer
-    trainer.stopping = with_pruning(trainer.stopping, run_dir.path)
     record = new_record(built, source)
     git, diff = provenance.git_state()
     own = own_code.find(built.config)
@@ -141,17 +139,17 @@ def prepare(
         log.warning("no validation part (dataset.val_size is 0): the best epoch is chosen on the test set")
     if resumed is None and diff:
         write_atomically(run_dir.git_diff, diff.encode(errors="surrogateescape"))
-    trainer.state.owner = identity.owner(record["id"], built.config)
-    trainer.checkpoints.open(run_dir.checkpoints)
+    run_id = record["id"] if resumed is None else resumed.record.get("id")
+    trainer.checkpoints.open(run_dir.checkpoints, identity.owner(run_id, built.config))
     if screen.live is not None:
         told.batch.append(screen.on_batch)
-    if trainer.log_every:
+    if trainer.config.log_every:
         told.steps.append(lambda row: run_dir.steps.append(row, durable=False))
         told.saving.append(run_dir.steps.sync)
     told.epoch += [
         lambda end: run_dir.metrics.append(end.row),  # durable before the epoch's checkpoint is
         keep_epochs(run_dir, record, trainer),
-        epoch_table(trainer.epochs, None if is_usual(built.config["trainer"]) else trainer.max_steps),
+        epoch_table(trainer.config.epochs, None if is_usual(built.config["trainer"]) else trainer.max_steps),
     ]
     listening = make_listeners(cfg, built.device.torch)
     listening.attach(told)
@@ -203,7 +201,11 @@ def sample_of(built: "Built") -> str | None:
     if not callable(sample := getattr(trainer.task, "sample", None)):
         return None
     trainer.task.eval()
-    with isolated(derive(trainer.seed, "sample"), trainer.device), torch.no_grad(), trainer.options.precision.autocast:
+    with (
+        isolated(derive(trainer.config.seed, "sample"), trainer.config.device),
+        torch.no_grad(),
+        trainer.config.step.precision.autocast,
+    ):
         try:
             text = sample()
         except Exception as error:  # the run is trained and tested by now

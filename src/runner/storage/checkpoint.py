@@ -15,7 +15,9 @@ import os
 import pickle
 import shutil
 import time
+import types
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -177,6 +179,7 @@ class Checkpoints:
         self.every_batches, self.every_minutes = every_batches, every_minutes
         self.state_dict, self.whole_model = state_dict, whole_model
         self.directory: Path | None = None  # None: nothing is written
+        self.owner: Mapping[str, Any] = {}  # whose each checkpoint is: see storage/identity.py
         self.is_tried = False  # whether a state of this run has been read back
         self.written = time.monotonic()  # when the last one was; at first, when there was nothing to lose
 
@@ -209,13 +212,13 @@ class Checkpoints:
             return True
         return self.every_minutes is not None and time.monotonic() - self.written >= self.every_minutes * 60
 
-    def open(self, directory: Path) -> None:
+    def open(self, directory: Path, owner: Mapping[str, Any] = types.MappingProxyType({})) -> None:
         """Takes a run's directory, and removes what a killed write left there."""
         make_directory(directory)
         for leftover in directory.glob(f"*{TEMPORARY}"):
             if not leftover.is_dir():
                 leftover.unlink()
-        self.directory = directory
+        self.directory, self.owner = directory, owner
 
     def path(self, name: str) -> Path:
         assert self.directory is not None
@@ -238,7 +241,7 @@ class Checkpoints:
         self.written = time.monotonic()
         if self.directory is None or not names:
             return
-        temporary = write_temporary(self.path(names[-1]), state)
+        temporary = write_temporary(self.path(names[-1]), {**state, **self.owner})
         if not self.is_tried:
             load(temporary)  # once: a state that cannot be loaded is an error now, not when it is needed
             self.is_tried = True

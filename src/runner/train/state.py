@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -18,9 +18,10 @@ from runner.torch_adapter import mark_as_stepped
 from runner.train import hidden
 from runner.train.averaging import Averaging
 from runner.train.events import Progress
-from runner.train.precision import Precision
-from runner.train.steps import MeanLoss
+from runner.train.steps import MeanLoss, StepOptions
+from runner.train.stopping import Stopping
 from runner.train.weights import as_written, load_weights, weights_of
+from runner.values import Rule
 
 log = logging.getLogger("runner")
 
@@ -54,13 +55,47 @@ class Schedule:
         return self.interval if self.monitor is None else "evaluation"
 
 
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a run is trained, apart from its objects.
+
+    Args:
+        epochs: the run's whole length; `steps`, where it is given, is it instead.
+        monitor: the metric of the rows that says which evaluation is best; mode: "min" or "max".
+        eval_every: steps between two evaluations; None: an epoch's.
+        log_every: batches between two rows of steps.jsonl, where the loss is also checked; 0: only at an evaluation.
+        step: how a batch is computed. stopping: when the run ends early.
+        text: the resolved config as YAML, for the checkpoints.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    device: torch.device
+    seed: int
+    epochs: int
+    monitor: str
+    mode: str
+    steps: int | None = None
+    eval_every: int | None = None
+    log_every: int = 10
+    step: StepOptions = field(default_factory=StepOptions)
+    stopping: Stopping = field(default_factory=Stopping)
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        Rule(int, least=1).check("epochs", self.epochs)
+        Rule(int, least=0).check("log_every", self.log_every)
+        Rule(str, choices=("min", "max")).check("mode", self.mode)
+
+
 class TrainState:
     """All that the rest of a run depends on: it is saved as a whole, and put back as a whole.
 
     Args:
         metrics: those of the training part, by name.
-        num_batches: in an epoch.
-        config: the resolved configuration as YAML text, kept in every checkpoint.
+        stream: the loader of the training part, where it keeps a state.
+        num_batches: in an epoch. span: steps between two evaluations.
     """
 
     def __init__(
@@ -68,26 +103,24 @@ class TrainState:
         task: nn.Module,
         optimizer: Optimizer,
         schedule: Schedule,
-        precision: Precision,
         metrics: Mapping[str, Any],
+        averaging: Averaging,
+        stream: Any,
+        config: TrainingConfig,
         num_batches: int,
-        device: torch.device,
-        config: str = "",
+        span: int,
     ) -> None:
-        self.task, self.optimizer, self.schedule = task, optimizer, schedule
-        self.precision, self.metrics = precision, metrics
-        self.num_batches, self.device, self.config = num_batches, device, config
+        self.task, self.optimizer, self.schedule, self.metrics = task, optimizer, schedule, metrics
+        self.averaging, self.stream, self.config = averaging, stream, config
+        self.num_batches, self.span, self.device = num_batches, span, config.device
+        self.precision = config.step.precision
         self.progress = Progress()
-        self.loss = MeanLoss(num_batches, device)  # of the epoch so far
-        self.stream: Any = None  # the loader of the training part, where it keeps a state
-        self.averaging: Averaging | None = None
-        self.span = 0  # steps between two evaluations, where they are not those of an epoch
+        self.loss = MeanLoss(span, self.device)  # of the interval so far
         self.seconds = 0.0  # of the interval that is not evaluated yet, in processes before this one
         self.eval_seconds = 0.0  # ... and of these, those of an evaluation that was interrupted
         self.lr = self.current_lr()
         self.last_row: dict[str, Any] = {}  # the metrics of the last completed epoch
         self.rows: list[dict[str, Any]] = []  # metrics.jsonl so far, less times: a lost file is made again
-        self.owner: dict[str, Any] = {}  # which run's a checkpoint is, see storage/identity.py
         self.best_weights: dict[str, Any] | None = None  # the task's; in memory only where best.pt is not written
         self.rng: dict[str, Any] | None = None  # the generators' state of a loaded checkpoint, until they take it
         self._attributes: dict[tuple[str, str], Any] | None = None  # the task's plain ones before training
@@ -138,11 +171,10 @@ class TrainState:
             "precision_state_dict": self.precision.state_dict(),
             "lr": self.lr,
             "rng": rng_state(self.device),
-            "config": self.config,
+            "config": self.config.text,
             "rows": list(self.rows),
-            **self.owner,
         }
-        if self.averaging is not None and self.averaging.type != "none":
+        if self.averaging.type != "none":
             state["averaging_state_dict"] = self.averaging.state_dict()
         if self.stream is not None:
             state["stream_state_dict"] = self.stream.state_dict()
@@ -163,7 +195,7 @@ class TrainState:
         self.progress = Progress(**state["progress"])
         if self.progress.step:
             mark_as_stepped(self.optimizer)
-        if self.averaging is not None and self.averaging.type != "none":
+        if self.averaging.type != "none":
             self.averaging.load_state_dict(state["averaging_state_dict"])
         if self.stream is not None:
             self.stream.load_state_dict(state["stream_state_dict"])
@@ -175,7 +207,7 @@ class TrainState:
         if self.progress.batch or self.progress.step != self.progress.evaluated:
             self.rng = state["rng"]
         if self.progress.step != self.progress.evaluated:
-            self.loss = MeanLoss(self.span or self.num_batches, self.device)
+            self.loss = MeanLoss(self.span, self.device)
             running = state["running"]
             self.loss.load_state_dict(running["loss"])
             self.seconds, self.eval_seconds = running["seconds"], running["eval_seconds"]

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -23,12 +22,10 @@ from runner.train import names
 from runner.train.averaging import Averaging
 from runner.train.events import EpochEnd, Listeners, Progress
 from runner.train.freezing import Freezing
-from runner.train.state import Schedule, TrainState
+from runner.train.state import Schedule, TrainingConfig, TrainState
 from runner.train.step_rows import StepRows
-from runner.train.steps import MeanLoss, StepOptions, computed, evaluate, to_device, train_step
-from runner.train.stopping import Stopping
+from runner.train.steps import MeanLoss, computed, evaluate, to_device, train_step
 from runner.train.weights import other_weights, saved_weights
-from runner.values import Rule
 
 log = logging.getLogger("runner")
 
@@ -40,16 +37,11 @@ class Trainer:
         task: what is done with a batch, as one module that owns the model and the loss: see runner.tasks.
         eval_loaders: the parts that are evaluated, by the name that their metrics begin with.
         metrics: two sets of the same metrics by name, for the training and for the evaluated parts.
-        epochs: the run's whole length; `steps`, where it is given, is it instead.
-        evaluate_every: steps between two evaluations; None: an epoch's.
-        monitor: the metric of the rows that says which evaluation is best; mode: "min" or "max".
-        log_every: batches between two rows of steps.jsonl, where the loss is also checked; 0: only at an evaluation.
         listeners: functions that are told; they cannot steer. stop: whether a signal wants the run to end.
-        options: how a batch is computed. config: the resolved configuration as YAML text, for the checkpoints.
-        freezing: what does not train. stopping: when it ends early. averaging: of the weights that are evaluated.
+        freezing: what does not train. averaging: of the weights that are evaluated.
 
     Raises:
-        InputError: monitor (or the scheduler's) is not a metric of the rows. ValueError: a value out of range.
+        InputError: monitor (or the scheduler's) is not a metric of the rows.
     """
 
     def __init__(
@@ -60,51 +52,35 @@ class Trainer:
         train_loader: Loader,
         eval_loaders: Mapping[str, Loader],
         metrics: tuple[Mapping[str, Any], Mapping[str, Any]],
-        device: torch.device,
-        seed: int,
-        epochs: int,
-        monitor: str,
-        mode: str,
-        options: StepOptions | None = None,
-        log_every: int = 10,
+        config: TrainingConfig,
         checkpoints: Checkpoints | None = None,
         listeners: Listeners | None = None,
         stop: StopRequest | None = None,
-        config: str = "",
         freezing: Freezing | None = None,
-        stopping: Stopping | None = None,
         averaging: Averaging | None = None,
-        steps: int | None = None,
-        evaluate_every: int | None = None,
     ) -> None:
-        Rule(int, least=1).check("epochs", epochs)
-        Rule(int, least=0).check("log_every", log_every)
-        Rule(str, choices=("min", "max")).check("mode", mode)
-        self.task, self.optimizer, self.schedule = task, optimizer, schedule
+        self.task, self.optimizer, self.schedule, self.config = task, optimizer, schedule, config
         self.train_loader, self.eval_loaders = train_loader, dict(eval_loaders)
         self.train_metrics, self.eval_metrics = metrics
-        self.device, self.seed, self.epochs, self.freezing = device, seed, epochs, freezing or Freezing()
-        self.monitor, self.mode, self.log_every = monitor, mode, log_every
-        self.stopping, self.averaging = stopping or Stopping(), averaging or Averaging(task)
-        self.stopped: str | None = None  # why it ended before its length
-        self.options = options or StepOptions()
         self.checkpoints = checkpoints or Checkpoints(save="none")
         self.listeners, self.stop = listeners or Listeners(), stop or StopRequest()
-        precision, batches = self.options.precision, len(train_loader)
-        self.max_steps = epochs * batches if steps is None else steps
-        self.eval_every = evaluate_every or batches  # steps between two evaluations
-        self.next_eval = self.eval_every  # the step of the next one
-        self.state = TrainState(task, optimizer, schedule, precision, self.train_metrics, batches, device, config)
-        self.state.stream = train_loader if hasattr(train_loader, "state_dict") else None
-        self.state.averaging, self.state.span = self.averaging, self.eval_every
-        self.step_rows = StepRows(log_every, self.state, self.listeners)
-        self.eval_args = (device, self.options, seed, self.stop.check)  # of every evaluation
+        self.freezing, self.averaging = freezing or Freezing(), averaging or Averaging(task)
+        batches = len(train_loader)
+        self.max_steps = config.epochs * batches if config.steps is None else config.steps
+        self.eval_every = config.eval_every or batches
+        self.next_eval = self.eval_every  # the step of the next evaluation
+        self.stop_reason: str | None = None  # why it ended before its length
+        stream = train_loader if hasattr(train_loader, "state_dict") else None
+        parts = (task, optimizer, schedule, self.train_metrics, self.averaging, stream)
+        self.state = TrainState(*parts, config, batches, self.eval_every)
+        self.step_rows = StepRows(config.log_every, self.state, self.listeners)
+        self.eval_args = (config.device, config.step, config.seed, self.stop.check)  # of every evaluation
         self.saves_inside = self.checkpoints.saves_between(self.eval_every, batches)
         self.seconds = 0.0  # of training and evaluating, up to the last evaluation
         self.began: float | None = None  # when the interval since then began; of one that was interrupted, so long ago
         self.trained: float | None = None  # when its training was done
         splits = [split for part in eval_loaders for split, _ in self.averaging.splits(part)]
-        names.check_monitors(monitor, schedule.monitor, self.train_metrics, splits)
+        names.check_monitors(config.monitor, schedule.monitor, self.train_metrics, splits)
         names.check_saved(self.train_metrics, self.saves_inside)
 
     @property
@@ -138,8 +114,9 @@ class Trainer:
             raise
 
     def should_stop(self) -> bool:
-        self.stopped = self.stopping.reason(self.state.rows, self.monitor, self.mode, self.seconds)
-        return self.stopped is not None
+        config = self.config
+        self.stop_reason = config.stopping.reason(self.state.rows, config.monitor, config.mode, self.seconds)
+        return self.stop_reason is not None
 
     def epochs_left(self) -> Iterator[Iterator[Any]]:
         """The batches of each epoch, from where the run stands. They outlive an evaluation, and with them the loader's
@@ -148,7 +125,7 @@ class Trainer:
         while True:
             epoch, batch = self.progress.epoch, self.progress.batch
             if batch == 0:
-                seed_everything(derive(self.seed, "epoch", epoch))
+                seed_everything(derive(self.config.seed, "epoch", epoch))
             self.freezing.train(self.task, epoch + 1)
             yield self.train_loader.batches(epoch, batch)
 
@@ -156,7 +133,7 @@ class Trainer:
         """Clears the sums; of a state that was saved inside an interval, goes on with them."""
         state, progress = self.state, self.progress
         if state.rng is not None:
-            set_rng_state(state.rng, self.device)
+            set_rng_state(state.rng, self.config.device)
         state.rng = None
         state.watch_attributes()
         shift = 0 if self.eval_every % state.num_batches else state.shift
@@ -165,16 +142,17 @@ class Trainer:
         self.began, self.trained = time.perf_counter() - state.seconds, None
         self.freezing.train(self.task, progress.epoch + 1)
         if progress.step == progress.evaluated:
-            state.loss = MeanLoss(self.next_eval - progress.step, self.device)
+            state.loss = MeanLoss(self.next_eval - progress.step, self.config.device)
             for metric in self.train_metrics.values():
                 metric.reset()
 
     def train_interval(self, batches: Iterator[Any]) -> dict[str, float]:
         """Trains up to the next evaluation; returns the last batch's rate, and the mean loss and metrics of all."""
+        device, options = self.config.device, self.config.step
         while self.state.progress.step < self.next_eval:
-            batch = to_device(next(batches), self.device, self.options.channels_last)
+            batch = to_device(next(batches), device, options.channels_last)
             self.state.lr = float(self.optimizer.param_groups[0]["lr"])
-            loss, size, outputs, targets = train_step(self.task, self.optimizer, batch, self.options)
+            loss, size, outputs, targets = train_step(self.task, self.optimizer, batch, options)
             self.state.loss.add(loss, size)
             for metric in self.train_metrics.values():
                 metric.update(outputs, targets)
@@ -201,7 +179,7 @@ class Trainer:
             self.state.progress = replace(progress, epoch=progress.epoch + 1, batch=0)
         for listener in self.listeners.batch:
             listener(progress, self.state.num_batches)
-        if self.log_every and progress.step % self.log_every == 0:
+        if self.step_rows.every and progress.step % self.step_rows.every == 0:
             self.step_rows.add(progress)
         if self.saves_inside and progress.step < self.next_eval:
             completed = progress.epoch + 1 if is_last else None
@@ -234,12 +212,12 @@ class Trainer:
 
     def count_statistics(self) -> None:
         """Lets the norms of the average count over the epoch's batches once more."""
-        epoch = self.progress.epoch_now - 1
+        epoch, device, options = self.progress.epoch_now - 1, self.config.device, self.config.step
         counting = self.averaging.counting(lambda: self.freezing.train(self.task, epoch + 1))
-        with isolated(derive(self.seed, "statistics", epoch), self.device), counting:
+        with isolated(derive(self.config.seed, "statistics", epoch), device), counting:
             for batch in self.train_loader.batches(epoch):
-                with self.options.precision.autocast:
-                    self.task(to_device(batch, self.device, self.options.channels_last))
+                with options.precision.autocast:
+                    self.task(to_device(batch, device, options.channels_last))
                 self.stop.check()
 
     def evaluate_on(self, loader: Loader) -> dict[str, float]:
@@ -253,8 +231,9 @@ class Trainer:
 
     def update_best(self, metrics: dict[str, float]) -> bool:
         """Counts the evaluation as done; returns whether it is the best so far. A NaN never is."""
-        progress, value, best = self.progress, metrics[self.monitor], self.progress.best_value
-        is_best = not math.isnan(value) and (best is None or (value > best if self.mode == "max" else value < best))
+        progress, value, best = self.progress, metrics[self.config.monitor], self.progress.best_value
+        is_better = best is None or (value > best if self.config.mode == "max" else value < best)
+        is_best = is_better and not math.isnan(value)
         self.state.progress = progress = replace(progress, evaluated=progress.step)
         if is_best:
             where = {"best_epoch": progress.epoch_now, "best_step": progress.step}
