@@ -27,7 +27,7 @@ TESTS = (
     *("changes", "checkpoint", "durability", "files", "hidden", "identity", "lease", "lock", "mending", "mutations"),
     *("own_code", "own_state", "peek", "plan", "precision", "process_state", "provenance", "ready", "records"),
     *("records_shape", "resume", "resuming", "run_dir", "saved", "shapes", "sizes", "summary", "sweep", "task"),
-    *("torch_adapter", "trainer", "trainer_acts", "stream", "terminal", "parameters", "replay"),
+    *("torch_adapter", "trainer", "trainer_acts", "stream", "terminal", "parameters", "verify"),
 )
 KILLED, SURVIVED, BROKEN = 1, 0, 71  # how a fork ends; another code is a crash, which is noticed too
 LIMIT = 20.0  # seconds for what is judged to be endless, beside five times what its tests took

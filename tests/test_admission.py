@@ -13,7 +13,7 @@ import pytest
 
 import runner
 from conftest import CONF
-from runner.cli import evaluate, prune, replay, resume, verify
+from runner.cli import evaluate, prune, resume, verify
 from runner.config import admission
 from runner.config.admissible import PLACES
 from runner.config.admission import Policy, Refused, admitted, admitting
@@ -209,7 +209,7 @@ def every_verb(folder: Path):
 
 
 def replayed(folder: Path):
-    replay.main(replay.parser().parse_args([str(folder)]))
+    verify.main(verify.parser().parse_args([str(folder), "-o", f"{folder}-again"]))
 
 
 def verified(folder: Path):
@@ -375,7 +375,7 @@ def test_a_module_inside_the_opened_run_or_its_sweep_is_not_beside_the_command(
     record = json.loads((folder / "run.json").read_text())
     record["own_code"] = {"own_net": {"file": str(place / "own_net.py"), "sha256": "0"}}
     (folder / "run.json").write_text(json.dumps(record))
-    for verb, more in ((evaluate, []), (resume, ["trainer.epochs=3"]), (verify, []), (replay, [])):
+    for verb, more in ((evaluate, []), (resume, ["trainer.epochs=3"]), (verify, []), (verify, ["-o", "again"])):
         for cwd in (place, folder / "checkpoints"):
             assert refusal(cwd, verb, folder, *more, *flags) is not None
             assert not (tmp_path / "PWNED").exists(), (verb, cwd)
@@ -701,7 +701,7 @@ def test_a_strangers_text_is_no_more_than_a_config(name, made, no_owner, tmp_pat
         with pytest.raises(InputError) as refused:
             verb()
         assert "\n" not in str(refused.value) and "hunter2" not in str(refused.value)
-    assert not (tmp_path / "run-replay").exists()
+    assert not (tmp_path / "run-again").exists()
     assert not Path("PWNED").exists() and not (tmp_path / "PWNED").exists()
 
 

@@ -299,7 +299,7 @@ def test_verify_and_replay_say_what_data_has_changed_and_go_on(project, capsys, 
     project.train()
     rows(OTHER)
     sys.modules.pop("mine", None)
-    assert dispatch(["replay", "run", "-o", "again"]) == 1
+    assert dispatch(["verify", "run", "-o", "again"]) == 1
     assert "dataset.train: " in Path("again/runner.log").read_text()
     assert dispatch(["verify", "run", "--kills", "1", "--seed", "0"]) == 1
     assert "note: dataset.train: " in capsys.readouterr().out

@@ -85,7 +85,7 @@ def hostile(trained, tmp_path):
 
 def words_of(verb, run):
     words = {"diff": [str(run), "plain"], "ls": [str(run.parent)], "best": [str(run.parent)]}
-    words |= {verb: [str(run), EVIL.replace("\0", "")] for verb in ("tag", "note")}
+    words |= {"label": [str(run), EVIL.replace("\0", ""), f"--note={EVIL}".replace("\0", "")]}
     words |= {"prune": [str(run.parent), "--dry-run"], "verify": [str(run), "--kills", "-1"]}
     return words.get(verb, [str(run)])
 

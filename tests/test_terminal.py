@@ -230,10 +230,10 @@ def test_settings_of_sweeps_are_one_table_and_what_is_not_alike_is_apart(folder,
 
 def test_labels_of_a_finished_run_change_and_its_record_stays(folder, say):
     before = (folder / "b" / "run.json").read_bytes()
-    assert say("tag", folder / "b", "+new", "-old")[1] == f"{folder / 'b'}: tags: new\n"
-    assert say("note", folder / "b", "better", "than", "a", "-", "-x")[0] == 0
-    assert say("archive", folder / "c")[1] == f"{folder / 'c'}: archived\n"
-    assert say("archive", folder / "c")[1] == f"{folder / 'c'}: archived (as before)\n"
+    assert say("label", folder / "b", "+new", "-old")[1] == f"{folder / 'b'}: tags: new\n"
+    assert say("label", folder / "b", "--note", "better than a - -x")[0] == 0
+    assert say("label", folder / "c", "--archive")[1] == f"{folder / 'c'}: archived\n"
+    assert say("label", folder / "c", "--archive")[1] == f"{folder / 'c'}: archived (as before)\n"
     assert (folder / "b" / "run.json").read_bytes() == before
     row = records.read(folder / "b")
     assert (row["tags"], row["notes"], row["archived"]) == (["new"], "better than a - -x", False)
@@ -244,7 +244,7 @@ def test_labels_of_a_finished_run_change_and_its_record_stays(folder, say):
     said = json.loads(say("show", folder / "b", "--json")[1])["labels"]
     assert [set(change) - {"at"} for change in said] == [{"added", "removed"}, {"added", "removed", "notes"}]
     for name in "ab":
-        say("archive", folder / name)
+        say("label", folder / name, "--archive")
     code, _, err = say("best", folder)
     assert code == 2 and "all 3 runs are archived" in err
     assert say("best", folder, "--archived")[0] == 0
@@ -266,13 +266,13 @@ def test_a_run_that_writes_its_record_and_one_that_labels_it_lose_nothing(folder
 def test_labels_are_not_written_through_a_link(folder, tmp_path, say):
     (tmp_path / "outside").write_text("")
     (folder / "a" / "labels.jsonl").symlink_to(tmp_path / "outside")
-    code, _, err = say("tag", folder, "x")
+    code, _, err = say("label", folder, "x")
     assert code == 2 and "labels.jsonl: is a link" in err and (tmp_path / "outside").read_text() == ""
     assert not (folder / "b" / "labels.jsonl").exists()
 
 
 def test_tags_that_a_resumption_gives_hold_over_older_labels(folder, say, capsys):
-    say("tag", folder / "b", "x", "-old")
+    say("label", folder / "b", "x", "-old")
     resume(folder / "b", ["tags=[y]"])
     assert records.read(folder / "b")["tags"] == ["y"]
     capsys.readouterr()
@@ -281,12 +281,13 @@ def test_tags_that_a_resumption_gives_hold_over_older_labels(folder, say, capsys
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["tag", "a"], "TAG"),
-        (["tag", "a", "+"], "must not be empty"),
-        (["tag", "a", "x", "-x"], "is both added and removed"),
-        (["tag", "absent", "x"], "there is no such folder"),
-        (["tag", "a", "\udcff"], "holds what is no text"),
-        (["note", "a"], "TEXT"),
+        (["label", "a"], "give +TAG, -TAG, --note TEXT, --archive or --unarchive"),
+        (["label", "a", "+"], "must not be empty"),
+        (["label", "a", "x", "-x"], "is both added and removed"),
+        (["label", "absent", "x"], "there is no such folder"),
+        (["label", "a", "\udcff"], "holds what is no text"),
+        (["label", "a", "--note"], "--note: expected one argument"),
+        (["tag", "a", "x"], "tag: is now `python -m runner label PATH +TAG -TAG`"),
     ],
 )
 def test_wrong_labels_are_one_line(folder, say, words, message, monkeypatch):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, NoReturn
 
-from runner.cli import ACTING, VERBS
+from runner.cli import ACTING, RENAMED, VERBS
 from runner.errors import InputError, Interrupted
 from runner.terminal import notices, printable
 from runner.terminal.printable import printable_lines, put, say
@@ -200,6 +200,8 @@ def dispatch(argv: Sequence[str]) -> int:
         parser = verb.parser()
         parser.error = wrong_flags
         return verb.main(parser.parse_intermixed_args(argv[1:]))  # type: ignore[no-any-return]
+    if first in RENAMED:
+        raise InputError(f"{first}: is now `python -m runner {RENAMED[first]}`")
     refuse_bare_words(argv)
     if "--version" in argv:
         from importlib.metadata import version

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from runner.cli.labelling import runs_at
+from runner.cli.label import runs_at
 from runner.errors import InputError
 from runner.storage import records
 from runner.storage.labels import history, labelled

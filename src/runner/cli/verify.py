@@ -1,7 +1,8 @@
-"""`runner verify RUN_DIR`: trains a run again, killed at random batches and resumed, and compares every bit."""
+"""`runner verify RUN_DIR`: trains a run again, killed at random batches or into a new folder; compares every bit."""
 
 import argparse
 import contextlib
+import os
 import random
 import signal
 import subprocess
@@ -17,12 +18,14 @@ from runner.errors import InputError
 from runner.job import own_code
 from runner.job.record import unbegun
 from runner.job.saved import check_targets_of
-from runner.storage import provenance
+from runner.storage import identity, provenance
+from runner.storage.files import write_atomically
 from runner.storage.records import is_pruned
 from runner.storage.rows import timeless
-from runner.storage.run_dir import RunDir
+from runner.storage.run_dir import RunDir, now
 from runner.terminal.printable import say
 from runner.terminal.progress import bar
+from runner.terminal.tables import table
 from runner.terminal.words import plural
 from runner.values import flatten
 
@@ -57,10 +60,13 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="runner verify",
         description="Trains a finished run again from its saved config in a temporary folder, kills it (SIGKILL) at"
-        " random batches and resumes it, and compares weights and metrics with the run's, bit for bit.",
+        " random batches and resumes it, and compares weights and metrics with the run's, bit for bit. With --output it"
+        " is trained without a kill, stays in that folder, and both runs are shown side by side. Exit code 0: equal; 1:"
+        " not.",
     )
     made.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a folder that holds a finished run")
-    made.add_argument("--kills", type=int, default=2, metavar="N", help="how often (default: 2; 0: only trains again)")
+    made.add_argument("--kills", type=int, metavar="N", help="how often (default: 2; 0: only trains again)")
+    made.add_argument("-o", "--output", type=Path, metavar="DIR", help="a new folder, where the second run stays")
     made.add_argument("--seed", type=int, default=None, help="of the random batches (default: another each time)")
     trust.add_flags(made)
     return made
@@ -68,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> int:
     trust.grant(arguments)
-    run_dir, kills = RunDir(arguments.run_dir), arguments.kills
+    run_dir, kills = RunDir(arguments.run_dir), 2 if arguments.kills is None else arguments.kills
     run_dir.refuse_links()
     record = run_dir.read_run(is_to_be_opened=True)
     if kills < 0:
@@ -76,6 +82,12 @@ def main(arguments: argparse.Namespace) -> int:
     if record["state"] != "done":
         raise InputError(f"{run_dir.path}: is {record['state']}; only a finished run can be verified")
     check_length(run_dir.path, record)
+    if arguments.output is not None:
+        if arguments.kills:
+            raise InputError(f"--kills {kills}: what stays in --output {arguments.output} is trained without a kill")
+        check_output(run_dir.path, arguments.output)
+        check_targets_of(run_dir, record)
+        return kept(run_dir, record, RunDir(arguments.output))
     check_targets_of(run_dir, record)
     changes = provenance.environment_changes(record, provenance.environment())
     for change in changes + own_code.changed(record, run_dir.path):
@@ -93,6 +105,33 @@ def main(arguments: argparse.Namespace) -> int:
         return 1
     say(f"{run_dir.path}: equal in every bit of its weights and metrics, after {plural(kills, 'kill')}")
     return 0
+
+
+def check_output(run: Path, output: Path) -> None:
+    if os.path.lexists(output):
+        raise InputError(f"--output {output}: is there already; give a folder that is not")
+    if output.absolute().is_relative_to(run.absolute()):
+        raise InputError(f"--output {output}: lies in the run's own folder; give another")
+
+
+def kept(first: RunDir, record: dict[str, Any], again: RunDir) -> int:
+    """Trains the run again into a new folder, which stays, and shows both side by side."""
+    from runner.job.changes import ACCEPT
+    from runner.job.resuming import resume
+
+    changes = prepare(first, record, again)
+    say(*(f"note: {change}: other bits are to be expected" for change in changes))
+    if not changes:
+        say("code, packages and machine are as they were")
+    try:
+        resume(again.path, [f"{ACCEPT}=true"])  # which says what has changed
+    except InputError:
+        if not again.read_run()["epochs_done"]:
+            again.run_json.unlink()
+            again.discard()
+        raise
+    again.write_run({**again.read_run(), "resumed": []})
+    return side_by_side(first, again)
 
 
 def train_again(record: dict[str, Any], again: RunDir, kills: int, rng: random.Random) -> None:
@@ -158,6 +197,55 @@ def run_child(words: list[str], again: RunDir, total: int) -> tuple[int, str]:
 def last_step(run_dir: RunDir) -> float:
     rows = run_dir.steps.read()
     return float(rows[-1]["step"]) if rows else 0.0
+
+
+def prepare(first: RunDir, record: dict[str, Any], again: RunDir) -> list[str]:
+    """Leaves a run that has not begun in the new folder; returns in what today differs from then."""
+    git, diff = provenance.git_state()
+    code = provenance.code_state(git, diff, {})
+    changes = provenance.code_changes(record.get("code"), code)
+    changes += provenance.environment_changes(record, provenance.environment())
+    changes += own_code.changed(record, first.path)
+    if (record.get("code") or {}).get("commit") is None:
+        changes.append("no commit was recorded, so the code cannot be compared")
+    for event in record["resumed"]:
+        changes += [f"the run was continued after {event['epoch']} epochs; then {c}" for c in event["changes"]]
+    environment = {**provenance.environment(), "working_directory": record["working_directory"]}
+    begun: dict[str, Any] = {
+        **unbegun(),
+        "id": identity.new_id(),
+        "started": now(),
+        "command": provenance.command_line(),
+        "git": git,
+        "code": code,
+    }
+    begun["replay_of"] = {"path": str(first.path.absolute()), "id": record.get("id")}
+    again.path.mkdir(parents=True)
+    if diff:
+        write_atomically(again.git_diff, diff.encode(errors="surrogateescape"))
+    again.write_run({**record, **environment, **begun})
+    return changes
+
+
+def side_by_side(first: RunDir, again: RunDir) -> int:
+    """Prints both runs side by side; returns 0 where they are equal in every bit."""
+    records = [run_dir.read_run() for run_dir in (first, again)]
+    rows = [[name, *(str(record.get(name)) for record in records)] for name in ("best_epoch", "best_value")]
+    for which, values in records[0]["test"].items():
+        rows += [
+            [f"test/{which}/{name}", str(value), str(records[1]["test"].get(which, {}).get(name))]
+            for name, value in values.items()
+        ]
+    say(*table(["", str(first.path), str(again.path)], rows).splitlines())
+    found = list(differences(first, again))
+    if not found:
+        say(f"{again.path}: equal in every bit of its weights and metrics to {first.path}")
+        return 0
+    row = next((line for line in found if line.startswith(("metrics.jsonl", "steps.jsonl"))), None)
+    tensor = next((line for line in found if ".pt" in line.split("[")[0]), None)
+    say(f"{again.path}: differs in {len(found)} places")
+    say(*(f"first {what} to part: {line}" for what, line in (("row", row), ("tensor", tensor)) if line is not None))
+    return 1
 
 
 def differences(one: RunDir, two: RunDir) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""`runner replay`: a finished run again from its folder alone, and both side by side."""
+"""`runner verify --output`: a finished run again from its folder alone, and both side by side."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 import runner
-from runner.cli import replay
+from runner.cli import verify
 from runner.errors import InputError
 from runner.storage.run_dir import RunDir
 
@@ -14,8 +14,8 @@ WORDS = ["dataset=fake", "dataset.train_size=64", "dataset.eval_size=16", "model
 WORDS += ["trainer.epochs=2", "dataloader.batch_size=16", "device.threads=1", "quiet=true"]
 
 
-def replayed(*words):
-    return replay.main(replay.parser().parse_args([str(word) for word in words]))
+def verified(*words):
+    return verify.main(verify.parser().parse_args([str(word) for word in words]))
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def made(tmp_path_factory):
 
 
 def test_a_run_again_is_equal_and_a_run_of_its_own(made, tmp_path, capsys):
-    assert replayed(made, "-o", tmp_path / "again") == 0
+    assert verified(made, "-o", tmp_path / "again") == 0
     said = capsys.readouterr().out
     assert "equal in every bit" in said and "test/best/accuracy" in said
     one, two = RunDir(made).read_run(), RunDir(tmp_path / "again").read_run()
@@ -43,22 +43,22 @@ def test_where_two_runs_part_is_named(made, tmp_path, capsys):
     record = RunDir(other).read_run()
     record["packages"]["torch"] = "1.0"
     RunDir(other).write_run(record)
-    assert replayed(other) == 1
+    assert verified(other, "-o", tmp_path / "again") == 1
     said = capsys.readouterr().out
     assert "note: torch: 1.0 ->" in said
     assert "first row to part: metrics.jsonl[1]['train/loss']: 0.5 and" in said
 
 
-def test_what_cannot_be_replayed_is_said_in_a_line_and_leaves_nothing(made, tmp_path):
+def test_what_cannot_be_verified_is_said_in_a_line_and_leaves_nothing(made, tmp_path):
     with pytest.raises(InputError, match="is there already"):
-        replayed(made, "-o", tmp_path)
+        verified(made, "-o", tmp_path)
     with pytest.raises(InputError, match="the run's own folder"):
-        replayed(made, "-o", made / "again")
+        verified(made, "-o", made / "again")
     killed = tmp_path / "killed"
     shutil.copytree(made, killed)
     RunDir(killed).write_run({**RunDir(killed).read_run(), "state": "interrupted"})
     with pytest.raises(InputError, match="only a finished run"):
-        replayed(killed)
+        verified(killed, "-o", tmp_path / "again")
     gone = tmp_path / "gone"
     shutil.copytree(made, gone)
     record = RunDir(gone).read_run()
@@ -66,5 +66,7 @@ def test_what_cannot_be_replayed_is_said_in_a_line_and_leaves_nothing(made, tmp_
     config = json.loads(json.dumps(record["config"]).replace("runner.data.Fake", "runner.data.Nothing"))
     RunDir(gone).write_run({**record, "config_yaml": text, "config": config})
     with pytest.raises(InputError, match="Nothing"):
-        replayed(gone)
-    assert not (tmp_path / "gone-replay").exists() and not (tmp_path / "killed-replay").exists()
+        verified(gone, "-o", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+    with pytest.raises(InputError, match="--kills 1: what stays in --output .* is trained without a kill"):
+        verified(made, "-o", tmp_path / "again", "--kills", 1)
