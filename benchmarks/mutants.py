@@ -24,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 SRC = ROOT / "src" / "runner"
 FILES = ("storage/*.py", "train/*.py", "sweep/plan.py", "sweep/ready.py")
-FILES += tuple(f"job/{name}.py" for name in ("resuming", "saved", "changes", "mending", "own_code"))
+FILES += tuple(f"job/{name}.py" for name in ("resuming", "saved", "changes", "recovery", "own_code"))
 KEPT = ROOT / "mutants"
 EXPLAINED = ROOT / "benchmarks" / "mutants_explained.json"  # a mutant's diff -> why no test notices it
 

@@ -24,7 +24,7 @@ from benchmarks.mutants import KEPT, ROOT, SRC, Mutant, digest_of, files, start
 
 # The tests that are asked. Left out are those about other things, which take long or start many processes.
 TESTS = (
-    *("changes", "checkpoint", "durability", "files", "hidden", "identity", "lease", "lock", "mending", "mutations"),
+    *("changes", "checkpoint", "durability", "files", "hidden", "identity", "lease", "lock", "recovery", "mutations"),
     *("own_code", "own_state", "peek", "plan", "precision", "process_state", "provenance", "ready", "records"),
     *("records_shape", "resume", "resuming", "run_dir", "saved", "shapes", "sizes", "summary", "sweep", "task"),
     *("torch_adapter", "trainer", "trainer_acts", "stream", "terminal", "parameters", "verify"),

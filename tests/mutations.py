@@ -4,7 +4,7 @@ TRAINER, STATE, STEPS = "train/trainer.py", "train/state.py", "train/steps.py"
 IDENTITY = "storage/identity.py"
 CHECKPOINT, FILES, ROWS = "storage/checkpoint.py", "storage/files.py", "storage/rows.py"
 LEASE, LOCK, RUN_DIR = "storage/lease.py", "storage/lock.py", "storage/run_dir.py"
-PLACES, PLAN, RUN = "job/places.py", "sweep/plan.py", "sweep/run.py"
+RECOVERY, PLAN, RUN = "job/recovery.py", "sweep/plan.py", "sweep/run.py"
 
 HERE, DURABLE = ("test_mutations.py",), ("test_durability.py",)
 
@@ -177,13 +177,13 @@ MUTATIONS = {
         HERE,
     ),
     "an equal epoch makes up for the best": (
-        PLACES,
+        RECOVERY,
         "sign * value > sign * best.best_value",
         "sign * value >= sign * best.best_value",
         HERE,
     ),
     "an earlier epoch makes up for the best": (
-        PLACES,
+        RECOVERY,
         "if step > best.step and value",
         "if step >= best.step and value",
         HERE,

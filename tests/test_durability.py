@@ -18,7 +18,8 @@ import pytest
 
 import runner
 from runner.errors import InputError
-from runner.job.resuming import choose, resume
+from runner.job.recovery import recover
+from runner.job.resuming import resume
 from runner.storage.checkpoint import Checkpoints, Damaged, load
 from runner.storage.rows import Rows
 from runner.storage.run_dir import RunDir
@@ -213,7 +214,7 @@ def check(image: Image, moment: Moment, place: Path) -> str | None:
     if not run_dir.checkpoints.exists():
         return "checkpoints/ is gone"
     try:
-        resumed, _ = choose(run_dir, {"known_steps": {}, **record})
+        resumed = recover(run_dir, {"known_steps": {}, **record})
     except InputError as error:
         return str(error)
     progress = resumed.state["progress"] if resumed.state else {"epoch": 0, "batch": 0, "step": 0}
@@ -278,7 +279,7 @@ def test_a_power_cut_while_a_run_is_put_back_loses_nothing(tmp_path, monkeypatch
     damage(root / "run" / "checkpoints" / "last.pt", "flipped")
     (root / "run" / "checkpoints" / "best.pt").unlink()
     run_dir = RunDir(root / "run")
-    before, _ = choose(run_dir, run_dir.read_run())
+    before = recover(run_dir, run_dir.read_run())
     assert before.state is not None and before.best is not None
 
     def stop(progress, num_batches):

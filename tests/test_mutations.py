@@ -20,7 +20,7 @@ from torch import nn
 from mutations import MUTATIONS
 from runner.config.compose import compose
 from runner.errors import Diverged, InputError, Interrupted
-from runner.job.places import FileFacts, best_file
+from runner.job.recovery import FileFacts, best_file
 from runner.losses import NLL
 from runner.storage import checkpoint, files, lease, lock
 from runner.storage.checkpoint import Checkpoints, load

@@ -9,8 +9,9 @@ import torch
 
 import runner
 from runner.errors import InputError
-from runner.job import resuming
-from runner.job.resuming import FileFacts, choose, resume
+from runner.job import recovery
+from runner.job.recovery import FileFacts, recover
+from runner.job.resuming import resume
 from runner.storage import checkpoint
 from runner.storage.checkpoint import Damaged
 from runner.storage.peek import peek, verify
@@ -90,7 +91,7 @@ def run(tmp_path):
 
 
 def chosen(run):
-    return choose(run, run.read_run())
+    return recover(run, run.read_run())
 
 
 def flip(path):
@@ -106,19 +107,22 @@ def test_a_resume_loads_one_checkpoint_and_verifies_one(run, monkeypatch):
     loaded, verified = [], []
     load = checkpoint.load
     monkeypatch.setattr(checkpoint, "load", lambda path: loaded.append(path.name) or load(path))
-    monkeypatch.setattr(resuming, "verify", lambda path: verified.append(path.name) or verify(path))
-    found, notes = chosen(run)
+    monkeypatch.setattr(recovery, "verify", lambda path: verified.append(path.name) or verify(path))
+    found = chosen(run)
+    notes = found.notes
     assert (loaded, verified, notes) == (["last.pt"], ["best.pt"], [])
     assert (found.path.name, found.best.name, found.state["epoch"]) == ("last.pt", "best.pt", 8)
 
 
 def test_the_file_with_the_best_weights_must_be_whole(run):
     flip(run.checkpoints / "best.pt")
-    found, notes = chosen(run)
+    found = chosen(run)
+    notes = found.notes
     assert (found.path.name, found.best.name) == ("last.pt", "epoch_0001.pt")
     assert found.unusable == [run.checkpoints / "best.pt"] and "best.pt: damaged" in notes[0]
     flip(run.checkpoints / "epoch_0001.pt")
-    found, notes = chosen(run)
+    found = chosen(run)
+    notes = found.notes
     assert found.state is None and "the weights of the best epoch are lost" in notes[-1]
 
 

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 import runner
 from runner.errors import InputError
 from runner.job.launch import launch
-from runner.job.resuming import KEPT, FileFacts, choose, resume
+from runner.job.recovery import FileFacts, recover
+from runner.job.resuming import KEPT, resume
 from runner.job.run import train
 from runner.storage import checkpoint
 from runner.storage.run_dir import RunDir
@@ -73,38 +74,41 @@ def spoil(path, at=0.5):
 def test_without_any_checkpoint_a_run_begins_anew(place):
     (place.checkpoints / "model.pt").touch()
     (place.checkpoints / "model_state_dict.pt").touch()
-    resumed, notes = choose(place, RECORD)
+    resumed = recover(place, RECORD)
+    notes = resumed.notes
     assert (resumed.state, resumed.path, resumed.best, resumed.unusable, resumed.rows) == (None, None, None, [], [])
-    assert resumed.record is RECORD and resumed.known == {} and notes == []
+    assert resumed.known == {} and notes == []
 
 
 def test_the_newest_is_taken_whatever_it_is_called(place):
     saved(place, "last", 2, best_epoch=2), saved(place, "last-1", 1)
     path = saved(place, "epoch_0003", 3, best_epoch=2)
     best = saved(place, "best", 2, best_epoch=2)
-    resumed, notes = choose(place, RECORD)
+    resumed = recover(place, RECORD)
+    notes = resumed.notes
     assert (resumed.path, resumed.best, resumed.unusable, notes) == (path, best, [], [])
     assert resumed.state["progress"]["epoch"] == 3 and resumed.rows == place.metrics.read()
     assert resumed.known == {9: 0.6, 18: 0.5, 27: 0.6}
     inside = saved(place, "last", 3, batch=1, best_epoch=2)
-    assert choose(place, RECORD)[0].path == inside
+    assert recover(place, RECORD).path == inside
 
 
 def test_of_two_files_of_one_moment_last_is_taken(place):
     for name in ("epoch_0001", "zlast", "best", "last", "last-1"):
         saved(place, name, 1)
-    resumed, _ = choose(place, RECORD)
+    resumed = recover(place, RECORD)
     assert resumed.path.name == "last.pt" and resumed.best.name == "best.pt"
 
 
 def test_a_file_that_holds_the_best_weights_itself_needs_no_other(place):
     path = saved(place, "last", 3, best_epoch=1, holds_best=True)
-    resumed, notes = choose(place, RECORD)
+    resumed = recover(place, RECORD)
+    notes = resumed.notes
     assert (resumed.path, resumed.best, notes) == (path, None, [])
     assert FileFacts.of(checkpoint.load(path)) == FileFacts(Progress(3, 27, 0, 1, 0.5, 9, 27), holds_best=True)
     assert not FileFacts.of(checkpoint.load(saved(place, "last", 3))).holds_best
     path = saved(place, "last", 3, best_epoch=None)  # the metric was NaN in every epoch
-    assert (choose(place, RECORD)[0].path, choose(place, RECORD)[0].best) == (path, None)
+    assert (recover(place, RECORD).path, recover(place, RECORD).best) == (path, None)
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"PK"), spoil])
@@ -112,7 +116,8 @@ def test_a_damaged_newest_file_is_said_and_set_aside_and_its_epochs_are_repeated
     best, before = saved(place, "best", 1), saved(place, "last-1", 2)
     path = saved(place, "last", 4)
     damage(path)
-    resumed, (first, *rest) = choose(place, RECORD)
+    resumed = recover(place, RECORD)
+    first, *rest = resumed.notes
     assert (resumed.path, resumed.best, resumed.unusable) == (before, best, [path])
     assert first.startswith(f"{path}: ") and rest == ["continuing from last-1.pt, after epoch 2: 2 epochs are repeated"]
     assert [row["epoch"] for row in resumed.rows] == [1, 2] and set(resumed.known) == {9, 18, 27, 36}
@@ -121,7 +126,8 @@ def test_a_damaged_newest_file_is_said_and_set_aside_and_its_epochs_are_repeated
 def test_damaged_best_weights_are_taken_from_another_file_that_holds_them(place):
     path, best, other = saved(place, "last", 2), saved(place, "best", 1), saved(place, "epoch_0001", 1)
     spoil(best)
-    resumed, notes = choose(place, RECORD)
+    resumed = recover(place, RECORD)
+    notes = resumed.notes
     assert (resumed.path, resumed.best, resumed.unusable) == (path, other, [best])
     assert notes[0].startswith(f"{best}: damaged") and notes[1].endswith(
         "continuing from last.pt, after epoch 2: 0 epochs are repeated"
@@ -130,27 +136,28 @@ def test_damaged_best_weights_are_taken_from_another_file_that_holds_them(place)
 
 def test_where_the_best_weights_are_lost_the_run_begins_anew_and_its_checkpoints_are_set_aside(place):
     path = saved(place, "last", 3)
-    resumed, notes = choose(place, RECORD)
+    resumed = recover(place, RECORD)
+    notes = resumed.notes
     assert (resumed.state, resumed.unusable, resumed.known) == (None, [path], {9: 0.5, 18: 0.6, 27: 0.6})
     assert notes == [
         "the weights of the best epoch are lost, so the run starts again from its beginning: 3 epochs are repeated"
     ]
     spoil(path)
     with pytest.raises(InputError) as refused:
-        choose(place, RECORD)
+        recover(place, RECORD)
     assert str(refused.value).startswith(f"{place.path}: none of its checkpoints is good; {path}: damaged")
 
 
 def test_an_epoch_that_is_known_to_be_better_makes_up_for_lost_weights(place):
     path = saved(place, "last", 2)
-    assert choose(place, {**RECORD, "known_steps": {"27": 0.4}})[0].path == path  # it was completed once, and cut off
-    assert choose(place, {**RECORD, "known_steps": {"27": 0.5}})[0].path is None
-    assert choose(place, {**RECORD, "known_steps": {"18": 0.1}})[0].path is None
-    assert choose(place, {**RECORD, "known_steps": {"27": 0.4}})[0].path == path
+    assert recover(place, {**RECORD, "known_steps": {"27": 0.4}}).path == path  # it was completed once, and cut off
+    assert recover(place, {**RECORD, "known_steps": {"27": 0.5}}).path is None
+    assert recover(place, {**RECORD, "known_steps": {"18": 0.1}}).path is None
+    assert recover(place, {**RECORD, "known_steps": {"27": 0.4}}).path == path
     with pytest.raises(InputError, match="run.json: known_steps: 'x' is no number of a step"):
-        choose(place, {**RECORD, "known_steps": {"x": 0.1}})
-    assert choose(place, {**RECORD, "known_steps": {"27": 0.5}, "mode": "max"})[0].path is None
-    resumed, _ = choose(place, {**RECORD, "known_steps": {"27": 0.6, "36": None, "9": 9.0}, "mode": "max"})
+        recover(place, {**RECORD, "known_steps": {"x": 0.1}})
+    assert recover(place, {**RECORD, "known_steps": {"27": 0.5}, "mode": "max"}).path is None
+    resumed = recover(place, {**RECORD, "known_steps": {"27": 0.6, "36": None, "9": 9.0}, "mode": "max"})
     assert resumed.path == path and resumed.known == {9: 0.5, 18: 0.6, 27: 0.6, 36: None}  # rows are newer than known
 
 
@@ -161,7 +168,8 @@ def test_a_file_of_another_run_or_without_a_key_is_left_out_by_name(place):
     state = checkpoint.load(without)
     del state["lr"]
     checkpoint.save(without, state)
-    resumed, notes = choose(place, RECORD)
+    resumed = recover(place, RECORD)
+    notes = resumed.notes
     assert resumed.path == good and set(resumed.unusable) == {other, without}
     assert f"{without}: has no lr" in notes and any("belongs to another run (its id is another" in n for n in notes)
 

@@ -46,9 +46,7 @@ def main(arguments: argparse.Namespace) -> int:
     if both := [tag for tag in added if tag in removed]:
         raise InputError(f"tag {both[0]!r}: is both added and removed")
     if not added and not removed and arguments.note is None and arguments.archive is None:
-        raise InputError(
-            f"{arguments.path}: no label given; give +TAG, -TAG, --note TEXT, --archive or --unarchive"
-        )
+        raise InputError(f"{arguments.path}: no label given; give +TAG, -TAG, --note TEXT, --archive or --unarchive")
     for run_dir, record in runs_at(arguments.path):
         before = labels.labelled(record, labels.history(run_dir.path))
         wanted: dict[str, Any] = {

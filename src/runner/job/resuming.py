@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,14 @@ from omegaconf import OmegaConf
 from runner.config.compose import overridden
 from runner.errors import InputError
 from runner.job.changes import ACCEPT, check_changes, goes_further, is_accepting
-from runner.job.mending import TO_GO_ON, check_keys, check_owner, lost_steps, whole_config, whole_rows
 from runner.job.own_code import as_it_was_started
-from runner.job.places import FileFacts, best_file, counted, known_before
 from runner.job.record import ending, never_began
+from runner.job.recovery import Recovered, recover, whole_config
 from runner.job.run import OnBatch, train
 from runner.job.saved import keep_placement, keep_weights, refuse_interpolations
 from runner.processes import STOP_SIGNALS
 from runner.storage import checkpoint, labels, provenance
-from runner.storage.checkpoint import Damaged
 from runner.storage.files import fsync_directory
-from runner.storage.peek import peek, verify
 from runner.storage.rows import timeless
 from runner.storage.run_dir import RunDir, now
 from runner.terminal.printable import say
@@ -45,7 +42,6 @@ KEPT = (
 ABOUT = ("name", "tags", "notes")  # what is said of a run, and changes nothing in it
 SET_ASIDE = ".set-aside"
 BY_BATCHES = re.compile(r"derived\.(run_length\.batch|batches_per_epoch)")
-NOT_CHECKPOINTS = ("model_state_dict.pt", "model.pt")
 
 
 def resume(
@@ -80,11 +76,10 @@ def resume(
         if record["state"] == "done" and not goes_further(record, OmegaConf.to_container(config)):
             return told(run_dir, record, OmegaConf.to_container(config), finished)
         keep_placement(config, record)
-        resumed, notes = choose(run_dir, record)
-        resumed.takes_other_data = takes_other_data
+        resumed = Resumed(record, recover(run_dir, record), takes_other_data)
         keep_weights(config, record)
-        with as_it_was_started(record, run_dir.path, starts=resumed.state is None):
-            return train(config, run_dir, notes, resumed, on_batch, is_shown, stop_on)
+        with as_it_was_started(record, run_dir.path, starts=not resumed.is_begun):
+            return train(config, run_dir, resumed.found.notes, resumed, on_batch, is_shown, stop_on)
     finally:
         run_dir.release()
 
@@ -113,17 +108,17 @@ def told(run_dir: RunDir, record: dict[str, Any], config: Any, finished: str) ->
 
 @dataclass
 class Resumed:
-    """A run's record, and the checkpoint that it continues from; None: from its beginning."""
+    """A run that goes on: its record, and what was recovered of it."""
 
     record: dict[str, Any]
-    state: dict[str, Any] | None
-    path: Path | None  # the file that holds `state`
-    best: Path | None  # a good file that holds the best epoch's weights, to be best.pt again
-    unusable: list[Path]  # damaged files, and those newer than `state` that do not lead to the same end
-    known: dict[int, float | None]  # the monitored value of every evaluation there ever was, by its step
-    rows: list[dict[str, Any]]  # of metrics.jsonl, up to the checkpoint
+    found: Recovered
     takes_other_data: bool = False
     data_changes: list[str] = field(default_factory=list)
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a checkpoint brings the weights; else the run goes on from its beginning."""
+        return self.found.state is not None
 
     def check_data(self, record: dict[str, Any]) -> None:
         """Holds the data of today against what the run began with; where that is accepted, it counts from here on.
@@ -131,7 +126,7 @@ class Resumed:
         Raises:
             InputError: it is other data.
         """
-        if self.state is None:  # what its checkpoints would have held is taken anew
+        if self.found.state is None:  # what its checkpoints would have held is taken anew
             for known in record["data"].values():
                 known.pop("is_saved", None)
         changes, possible = provenance.data_changes(self.record, record)
@@ -155,12 +150,12 @@ class Resumed:
 
     def put_back(self, run_dir: RunDir, trainer: Trainer, record: dict[str, Any]) -> None:
         """Loads the state, cuts the files back to it, and carries the old record over into the new one."""
-        if self.state is not None:
+        if self.found.state is not None:
             try:
-                trainer.state.load_state_dict(self.state)
+                trainer.state.load_state_dict(self.found.state)
             except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
                 reason = f"has no {error}" if isinstance(error, KeyError) else f"does not fit its config; {error}"
-                raise InputError(f"{self.path}: {reason}") from error
+                raise InputError(f"{self.found.path}: {reason}") from error
         if (
             self.takes_other_data and self.data_changes and trainer.progress.batch
         ):  # of an epoch that is another one now
@@ -169,27 +164,27 @@ class Resumed:
         progress = trainer.progress
         if record["steps"] is None:
             trainer.max_steps += trainer.state.shift
-        for path in self.unusable:  # nothing is deleted; but no later start may take one of them for the newest
+        for path in self.found.unusable:  # nothing is deleted; but no later start may take one of them for the newest
             os.replace(path, path.with_name(f"{path.name}{SET_ASIDE}-{time.time_ns()}"))
         fsync_directory(run_dir.checkpoints)
-        if self.path is not None:
-            trainer.checkpoints.adopt(self.path)
+        if self.found.path is not None:
+            trainer.checkpoints.adopt(self.found.path)
         best = trainer.checkpoints.path("best")
-        if self.best is not None and self.best != best:
-            checkpoint.save(best, checkpoint.load(self.best))
+        if self.found.best is not None and self.found.best != best:
+            checkpoint.save(best, checkpoint.load(self.found.best))
         if (
             progress.best_epoch is not None
             and trainer.state.best_weights is None
             and not trainer.checkpoints.saves_best
         ):
             trainer.state.best_weights = trainer.load_best_weights()
-        record["known_steps"] = self.known
-        run_dir.write_run({**self.record, "known_steps": self.known})  # before the rows that prove it are cut off
-        trainer.state.rows = [timeless(row) for row in self.rows]
-        if self.rows == run_dir.metrics.read()[: len(self.rows)]:
+        record["known_steps"] = self.found.known
+        run_dir.write_run({**self.record, "known_steps": self.found.known})  # before the rows that prove it are cut off
+        trainer.state.rows = [timeless(row) for row in self.found.rows]
+        if self.found.rows == run_dir.metrics.read()[: len(self.found.rows)]:
             run_dir.metrics.cut_back(progress.evaluated)
         else:
-            run_dir.metrics.replace(self.rows)
+            run_dir.metrics.replace(self.found.rows)
         run_dir.steps.cut_back(progress.step)
         labels.restate(run_dir, record, [key for key in ABOUT if record[key] != self.record.get(key)])
         record["resumed"] = [*self.record["resumed"], self.event(progress, record)]
@@ -230,71 +225,3 @@ class Resumed:
             "changes": changes,
             "code": now_is["code"],
         }
-
-
-def choose(run_dir: RunDir, record: dict[str, Any]) -> tuple[Resumed, list[str]]:
-    """The newest good checkpoint from which the run's end can be reached exactly, and what to say about others.
-
-    A checkpoint leads to the same end if the weights of its best epoch are there, or if a later epoch is known (from
-    the rows of metrics.jsonl, which are durable before any checkpoint) to beat them, so that they are made again.
-
-    What each file says of itself tells which to take; the one that is taken is held against its digest and loaded, and
-    so is the one with the best weights held against its own. The others stay unread.
-
-    Raises:
-        InputError: there are checkpoints, but none of them is good.
-    """
-    notes: list[str] = []
-    good: dict[Path, FileFacts] = {}
-    paths = [p for p in run_dir.checkpoints.glob("*.pt") if p.name not in NOT_CHECKPOINTS]
-    unusable: list[Path] = []
-
-    def tried(look: Callable[[Path], Any], path: Path) -> Any:
-        """What look(path) gives; None for a damaged file, which is said and set aside."""
-        try:
-            return look(path)
-        except Damaged as error:
-            notes.append(str(error))
-            unusable.append(path)
-            good.pop(path, None)
-            return None
-
-    def facts_of(path: Path) -> FileFacts:
-        peeked = peek(path)
-        check_owner(path, peeked, record)
-        check_keys(path, peeked, TO_GO_ON)
-        return FileFacts.of(peeked)
-
-    good |= {path: facts for path in paths if (facts := tried(facts_of, path)) is not None}
-    rows = run_dir.metrics.read()
-    values = {row["step"]: row.get(record["monitor"]) for row in rows}
-    known = {**known_before(record), **values}
-    left_out: list[Path] = []  # newer, but without their best epoch's weights
-    while candidates := [path for path in good if path not in left_out]:
-        path = max(candidates, key=lambda p: (good[p].position, p.name == "last.pt"))
-        facts = good[path]
-        best, is_reachable = best_file(facts, good, known, record["mode"])
-        if not is_reachable:
-            left_out.append(path)
-            continue
-        if best is not None and best != path and tried(verify, best) is None:
-            continue  # another file may hold them
-        if (state := tried(checkpoint.load, path)) is not None:
-            if notes:
-                lost = len([step for step in values if step > facts.progress.step])
-                at = facts.progress
-                where = f"batch {at.batch} of epoch {at.epoch + 1}" if at.batch else f"epoch {at.epoch}"
-                notes.append(f"continuing from {path.name}, after {where}: {counted(lost, record)} are repeated")
-            rows, said = whole_rows(run_dir, state, path)
-            said += lost_steps(run_dir, record, state["progress"]["step"])
-            known |= {row["step"]: row.get(record["monitor"]) for row in rows}
-            return Resumed(record, state, path, best, [*unusable, *left_out], known, rows), [*notes, *said]
-    if paths and not any([tried(verify, path) is not None for path in left_out]):
-        raise InputError(f"{run_dir.path}: none of its checkpoints is good; {'; '.join(notes)}")
-    if paths:
-        notes.append(
-            "the weights of the best epoch are lost, so the run starts again from its beginning:"
-            f" {counted(len(rows), record)} are repeated"
-        )
-    unusable += [path for path in left_out if path not in unusable]
-    return Resumed(record, None, None, None, unusable, known, []), notes

@@ -39,7 +39,9 @@ class Continued(Protocol):
     """What a run that is continued brings: see runner.job.resuming."""
 
     record: dict[str, Any]
-    state: dict[str, Any] | None
+
+    @property
+    def is_begun(self) -> bool: ...
 
     def check_data(self, record: dict[str, Any]) -> None: ...
 
@@ -121,7 +123,7 @@ def prepare(
         check_composed(cfg)
     source = resumed.record["config_source"] if resumed else source_of(cfg)
     told = Listeners()
-    is_begun = resumed is not None and resumed.state is not None
+    is_begun = resumed is not None and resumed.is_begun
     built = build(cfg, told, stop, is_new=resumed is None, is_begun=is_begun, folder=run_dir.path)
     trainer = built.trainer
     record = new_record(built, source)

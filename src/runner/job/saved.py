@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from runner.config.names import AVERAGES
 from runner.errors import InputError
 from runner.job import own_code
-from runner.job.mending import WEIGHTS, check_keys, check_owner, whole_config
 from runner.job.own_code import as_it_was_started
 from runner.job.record import never_began
+from runner.job.recovery import WEIGHTS, check_keys, check_owner, whole_config
 from runner.storage import checkpoint
 from runner.storage.checkpoint import Damaged
 from runner.storage.run_dir import RunDir

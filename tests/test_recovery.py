@@ -3,7 +3,7 @@
 import pytest
 
 from runner.errors import InputError
-from runner.job.mending import (
+from runner.job.recovery import (
     COUNTERS,
     TO_GO_ON,
     WEIGHTS,
