@@ -27,6 +27,14 @@ WORKERS = [
 ]
 LONGEST = 3.5  # seconds in which nobody does anything; a hang is for ever, or torch's 5 s for each worker
 ENDINGS = ["done", "raised", "SIGINT", "SIGTERM", "SIGUSR1"]
+
+
+def pairs(endings):
+    """Each kind of workers with an ending, and persistent ones with every ending."""
+    crossed = [(workers, endings[i % len(endings)]) for i, workers in enumerate(WORKERS)]
+    return crossed + [(WORKERS[3], ending) for ending in endings if (WORKERS[3], ending) not in crossed]
+
+
 SMALLEST = "device.threads=1 trainer.dry_run=true"
 MINE = """
 import torch
@@ -138,15 +146,13 @@ def test_a_run_with_persistent_workers_ends(cli, ending):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ending", ENDINGS)
-@pytest.mark.parametrize("workers", WORKERS, ids=" ".join)
+@pytest.mark.parametrize(("workers", "ending"), pairs(ENDINGS))
 def test_a_run_with_any_workers_ends(cli, workers, ending):
     ends_and_leaves_nobody(cli, [*SMALL, *workers], ending)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ending", ["done", "raised", "SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("workers", WORKERS, ids=" ".join)
+@pytest.mark.parametrize(("workers", "ending"), pairs(["done", "raised", "SIGINT", "SIGTERM"]))
 def test_a_sweep_with_any_workers_ends(cli, workers, ending):
     ends_and_leaves_nobody(cli, ["-m", "seed=1,2", "sweep.name=s", *SMALL, *workers], ending)
     if ending == "done":
@@ -195,7 +201,7 @@ def test_a_sweep_and_each_verb_end_where_nobody_can_read_of_them(cli):
     assert in_shell(cli, f"-m {SMALLEST} seed=1,2 sweep.name=s {both}").returncode == 0
     jobs = sorted(path.parent for path in cli.cwd.glob("outputs/sweeps/s/*/run.json"))
     assert len(jobs) == 2 and (cli.cwd / "outputs/sweeps/s/summary.json").exists()
-    for verb in (f"tag {jobs[0].parent} good", f"note {jobs[0].parent} x", f"archive {jobs[0].parent}"):  # all of it
+    for verb in (f"label {jobs[0].parent} {what}" for what in ("good", "--note x", "--archive")):
         assert in_shell(cli, f"{verb} | true; exit ${{PIPESTATUS[0]}}").returncode == 0
         assert in_shell(cli, f"{verb} {both}").returncode == 0
     for job in jobs:
@@ -235,7 +241,7 @@ def test_text_on_disk_is_right_in_a_locale_that_knows_only_ascii(cli):
     done = in_shell(cli, words, **ASCII)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads((cli.cwd / "läuf" / "run.json").read_text())["name"] == "ünï"
-    for verb in ("resume läuf", "tag läuf zäg", "ls . --where name=ünï", "show läuf --config"):
+    for verb in ("resume läuf", "label läuf zäg", "ls . --where name=ünï", "show läuf --config"):
         shown = in_shell(cli, verb, **ASCII)
         assert (shown.returncode, shown.stderr) == (0, ""), verb
     swept = in_shell(cli, f"-m {SMALLEST} seed=1,2 sweep.name=s", **ASCII, PYTHONIOENCODING="ascii")
