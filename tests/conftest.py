@@ -57,8 +57,23 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     return None if seed is None else f"shuffled: --order={seed} --no-loadscope-reorder is this order again"
 
 
+MOST = 6  # cases of one table in the default suite
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The longest files first, so that no worker is left with one of them at the end; or all shuffled."""
+    """The longest files first, so that no worker is left with one of them at the end; or all shuffled. Of a table of
+    many cases the default suite takes some, spread over it; the slow tests take the others.
+    """
+    tables: dict[tuple[Path, str], list[pytest.Item]] = {}
+    for item in items:
+        if hasattr(item, "callspec") and item.get_closest_marker("slow") is None:
+            tables.setdefault((item.path, item.originalname), []).append(item)
+    for cases in tables.values():
+        kept = {cases[number * len(cases) // MOST].nodeid for number in range(MOST)}
+        for case in cases:
+            if case.nodeid not in kept:
+                case.add_marker(pytest.mark.slow)
     seed = config.getoption("order")
     if seed is None:
         items.sort(key=lambda item: item.path.stem not in LONG)

@@ -60,6 +60,7 @@ NOWHERE = NOWHERE_TEXT.split()
 HYDRAS = ["hydra.launcher", "hydra.sweeper", "hydra.sweeper.sampler"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beside", [False, True], ids=["a stranger's", "one's own"])
 def test_no_harm_is_admitted_anywhere_nor_imported(beside, tmp_path):
     assert len(set(HARM)) >= 60
@@ -577,6 +578,7 @@ runner.__main__.main runner.search.sampler_state.pickle.loads simpleeval.SimpleE
 """
 
 
+@pytest.mark.slow
 def test_a_name_in_an_admissible_module_is_not_admissible_for_that(tmp_path):
     aside = ASIDE_TEXT.split()
     assert len(set(aside) - set(HARM)) >= 60

@@ -100,6 +100,7 @@ def test_one_that_knows_the_epoch_changes_nothing_of_what_others_draw():
             assert not torch.equal(data, other)
 
 
+@pytest.mark.slow
 def test_windows_of_a_text_begin_elsewhere_in_each_epoch_and_never_reach_what_is_held_out():
     context = 16
     text = Text(context=context, random_starts=True)

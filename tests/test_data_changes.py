@@ -206,6 +206,7 @@ OTHER = TABLE.copy()
 OTHER[0, 4] = 1 - OTHER[0, 4]  # one label, in a file of the same name and size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", [OTHER, TABLE[:30]], ids=["another label", "rows deleted"])
 @pytest.mark.parametrize("code", [CSV, LAZY, MEMORY, GLOBAL], ids=["csv", "lazy", "memory", "global"])
 def test_the_data_of_a_dataset_of_ones_own_is_known_by_its_attributes_files_or_examples(project, code, table):
@@ -279,6 +280,7 @@ def test_evaluate_names_another_thread_count_and_last_digits_are_no_failure(proj
     assert "threads: 7 -> 1" in caplog.messages[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_the_average_of_the_weights_is_compared_with_its_own_figures(project, caplog, split):
     rows(TABLE)

@@ -87,6 +87,7 @@ def contend(path, name, barrier, wins):
     barrier.wait()  # nobody leaves before all have tried
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", ["nothing", "a dead host's lease"])
 def test_of_many_hosts_at_once_one_gets_it(tmp_path, left):
     context = multiprocessing.get_context("fork")

@@ -476,9 +476,8 @@ def test_the_name_of_each_new_folder_is_made_durable_in_the_one_above(tmp_path, 
     assert synced == []
 
 
-# Every second one; RUNNER_EVERY_MUTATION=1 takes all.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(MUTATIONS)[:: 1 if os.environ.get("RUNNER_EVERY_MUTATION") else 2])
+@pytest.mark.parametrize("name", list(MUTATIONS))
 def test_each_mutation_by_hand_is_noticed(name, tmp_path):
     path, old, new, tests = MUTATIONS[name]
     root = Path(__file__).parents[1]

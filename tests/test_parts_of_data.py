@@ -61,6 +61,7 @@ def test_what_is_held_out_of_the_training_set_is_seen_as_the_test_set_is(name, t
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cifar10", "image_folder"])
 def test_crops_of_different_sizes_train_resume_and_evaluate(name, tiny_data, torchvision_unchecked):
     words = [*given(name, tiny_data), transform_train(TORCHVISION[name]), "device.threads=1", "quiet=true"]

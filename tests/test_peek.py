@@ -45,6 +45,7 @@ def test_what_is_peeked_at_is_what_is_loaded(saved):
     assert verify(saved).encode() == saved.read_bytes()[-64:]
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_anywhere_is_seen_or_changes_nothing_that_is_peeked_at(saved):
     """A byte in three: what is peeked at is either refused, or what was written."""
     content, refused = saved.read_bytes(), 0

@@ -215,6 +215,7 @@ def test_a_broken_picture_is_one_line_with_its_file(kind, place):
     assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("part", "place"), [("val", "memory"), ("test", "loader"), ("test", "workers")])
 def test_a_broken_picture_is_named_in_every_part(part, place):
     for name in ("data", "other"):

@@ -177,6 +177,7 @@ def test_a_run_stopped_inside_an_epoch_is_exact(name, placement, tmp_path):
     assert_equal_runs(tmp_path / "whole", "crashed")
 
 
+@pytest.mark.slow
 def test_bf16_differs_from_fp32_and_trains(tmp_path):
     words = ["dataset=digits", "trainer.epochs=4", "quiet=true"]
     records = [runner.run([*words, f"precision={p}"], run_dir=tmp_path / p) for p in ("fp32", "bf16")]

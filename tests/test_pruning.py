@@ -117,6 +117,7 @@ MEDIAN = "hydra.sweeper.pruner={_target_: optuna.pruners.MedianPruner, n_startup
 SAMPLER = ["hydra.sweeper.sampler._target_=optuna.samplers.RandomSampler"]
 
 
+@pytest.mark.slow
 def test_a_pruned_trial_is_told_shown_and_in_no_mean(find, capsys):
     study = find(LR, MEDIAN, *SAMPLER, "hydra.sweeper.n_trials=5")
     states = [trial["state"] for trial in study["history"]]
@@ -139,8 +140,7 @@ def test_a_pruned_trial_is_told_shown_and_in_no_mean(find, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at_once", [1, 3])
-@pytest.mark.parametrize("name", ["median", "successive halving", "hyperband"])
+@pytest.mark.parametrize(("name", "at_once"), [("median", 1), ("successive halving", 3), ("hyperband", 3)])
 def test_a_pruned_search_that_is_killed_takes_the_same_decisions(name, at_once, find):
     words = [LR, "seed=1,2", f"hydra.sweeper.at_once={at_once}", "+hydra.sweeper.sampler.n_startup_trials=2"]
     words.append("+hydra.sweeper.sampler.constant_liar=true")  # Optuna 5's default, not 4's
@@ -160,15 +160,12 @@ def test_a_pruned_search_that_is_killed_takes_the_same_decisions(name, at_once, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("storage", ["null", "sqlite:///studies.db"])
-def test_a_search_that_is_killed_while_it_tells_a_trial_tells_it_again(storage, find, monkeypatch):
-    words = [LR, "seed=1,2", MEDIAN, *SAMPLER, "hydra.sweeper.at_once=2", f"hydra.sweeper.storage={storage}"]
-    if storage != "null":
-        words[-1] = f"hydra.sweeper.storage='{storage}'"
+def test_a_search_that_is_killed_while_it_tells_a_trial_tells_it_again(find, monkeypatch):
+    words = [LR, "seed=1,2", MEDIAN, *SAMPLER, "hydra.sweeper.at_once=2"]
+    words.append("hydra.sweeper.storage='sqlite:///studies.db'")
     whole = find(*words)["history"]
     find.place.rename(find.place.with_name("whole"))
-    if storage != "null":
-        (find.place.parents[2] / "studies.db").unlink()
+    (find.place.parents[2] / "studies.db").unlink()
     kills = 0
     for name, at in (("add_trial", 2), ("set_user_attr", 2), ("tell", 1), ("tell", 2), ("add_trial", 1), ("tell", 3)):
         real, calls = getattr(optuna.Study, name), 0

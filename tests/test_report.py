@@ -621,7 +621,8 @@ def test_several_targets_of_an_example_are_counted_as_targets(per_example, noun)
     targets = torch.tensor([[0, 1], [2, 0]])[:, :per_example]
     options = SimpleNamespace(channels_last=False, precision=SimpleNamespace(autocast=contextlib.nullcontext()))
     built = SimpleNamespace(
-        trainer=SimpleNamespace(task=Task(), options=options), device=SimpleNamespace(torch=torch.device("cpu"))
+        trainer=SimpleNamespace(task=Task(), config=SimpleNamespace(step=options)),
+        device=SimpleNamespace(torch=torch.device("cpu")),
     )
     loader = SimpleNamespace(batches=lambda: iter([[torch.zeros(2, 5), targets]]))
     part = SimpleNamespace(dataset=SimpleNamespace(classes=["a", " "]), indices=[10, 11])

@@ -178,6 +178,7 @@ def test_a_damaged_last_checkpoint_falls_back_and_says_what_it_costs(whole, how,
     assert_equal_runs(whole, "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [["best"], ["last", "best"], ["last-1", "best"], ["last", "last-1"]])
 def test_any_files_may_be_damaged_as_long_as_one_is_good(whole, names, made):
     shutil.copytree(made(20), "run")
@@ -292,6 +293,7 @@ def test_a_signal_at_any_time_stops_saves_and_continues_exactly(cli, monkeypatch
     assert_equal_runs("whole", "run")
 
 
+@pytest.mark.slow
 def test_the_second_signal_stops_at_once(cli):
     (cli.cwd / "slow.py").write_text(SLOW)
     process = cli.start(*SLOW_WORDS, "hydra.run.dir=run", env={**os.environ, "TRAIN_DELAY": "8"})

@@ -54,6 +54,7 @@ def test_a_streams_are_kept_and_nobody_can_change_them():
     assert equal([tuple(batch) for batch in trainer.eval_loaders["overfit"].batches()], first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [TWO, [*words(), "trainer.overfit_batches=3", "trainer.monitor=overfit/loss"]])
 def test_a_run_that_is_killed_inside_an_epoch_goes_on_with_the_same_batches(given, monkeypatch):
     given = [*given, "checkpoint.every_batches=1"]

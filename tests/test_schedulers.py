@@ -179,6 +179,7 @@ SECONDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SECONDS)
 def test_torchs_schedulers_of_schedulers_have_torchs_rates_and_are_resumed_exactly(kind, tmp_path, monkeypatch):
     (tmp_path / "mine" / "scheduler").mkdir(parents=True)

@@ -283,6 +283,7 @@ class Wrapped(nn.Module):
         return (target != self.inner.ignore_index).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -98,6 +98,8 @@ class Folder:
             "epochs_done": epochs,
             "started": f"2026-{len(self.names()):04}",
             "best_value": value,
+            "best_epoch": epochs,
+            "best": {monitor: value},
             "last": {monitor: value},
             "test": {"best": {"accuracy": test}} if state == "done" else {},
             "examples": {"train": 500, part: examples, "test": 359},

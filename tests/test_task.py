@@ -185,6 +185,7 @@ def test_a_run_with_a_state_in_its_loss_evaluates_resumes_and_verifies(tmp_path,
     assert shown.returncode == 0, shown.stdout + shown.stderr
 
 
+@pytest.mark.slow
 def test_the_best_loss_of_a_run_is_the_one_that_evaluate_gives(tmp_path, own_loss, cli):
     (tmp_path / "calm_loss.py").write_text(OWN.replace("self.count +=", "self.count + ").replace("self.asked +=", "#"))
     words = [*WORDS[:-1], "~loss", "+loss={_target_: calm_loss.Restless}", "trainer.monitor=train/loss"]

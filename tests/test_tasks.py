@@ -417,6 +417,7 @@ def test_a_model_that_gives_more_while_it_trains_is_refused_before_training_with
     assert not Path("run/run.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["namedtuple", "tuple", "nested", "dict", "dataclass", "same"])
 def test_auxiliary_outputs_are_trained_with_their_weight_and_not_evaluated(kind):
     record = runner.run(with_heads(kind, "task=auxiliary", "task.weight=0.4"), run_dir="run")

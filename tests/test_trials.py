@@ -155,6 +155,7 @@ def test_one_seed_of_a_list_is_the_configs_own(find):
 MOMENTUM, TWO = "optimizer.momentum=interval(0.1,0.9)", "optimizer=sgd,adam"
 
 
+@pytest.mark.slow
 def test_a_key_that_only_some_choices_take_is_asked_for_with_those_alone(find, capsys):
     words = [MOMENTUM, LR, TWO, "hydra.sweeper.n_trials=5", "+hydra.sweeper.sampler.n_startup_trials=2"]
     find.value_of = lambda config: round(value_of(config) + config["optimizer"].get("momentum", 0) / 100, 6)
@@ -262,11 +263,13 @@ def test_no_trial_takes_the_run_of_another_one_that_differs_in_a_default_or_a_nu
     assert len(find(*GRID, key)["history"]) == 2 == len(find.jobs)
 
 
+@pytest.mark.slow
 def test_a_grid_that_is_not_given_is_the_whole_space(find):
     found = points_of(find(*GRID, "optimizer.lr=1e-1,1.0", "dataloader.batch_size=range(8,25,8)"))
     assert {tuple(params.values()) for params in found} == {(lr, size) for lr in ("0.1", "1.0") for size in (8, 16, 24)}
 
 
+@pytest.mark.slow
 def test_what_a_sampler_holds_fixed_may_be_a_number(find):
     sampler = ["hydra.sweeper.sampler._target_=optuna.samplers.PartialFixedSampler", "hydra.sweeper.n_trials=3"]
     sampler += ["+hydra.sweeper.sampler.base_sampler={_target_: optuna.samplers.RandomSampler}"]
