@@ -44,7 +44,7 @@ def trainer(*given):
 
 def test_the_pieces_follow_each_other_add_up_and_change_nothing():
     plain, other = (trainer("trainer.limit_batches=7", "trainer.epochs=1") for _ in range(2))
-    watch = Stopwatch(other.device)
+    watch = Stopwatch(other.config.device)
     own = other.optimizer.step, other.train_loader, len(other.listeners.batch)
     assert watched_steps(other, 7, watch, lambda: None) == 7 * 16
     plain.fit()
@@ -194,11 +194,11 @@ def test_help_imports_no_torch():
 
 def test_the_last_batch_of_an_epoch_counts_as_what_it_is():
     made = trainer("dataloader.batch_size=400")
-    assert watched_steps(made, 4, Stopwatch(made.device), lambda: None) == 400 + 400 + 207 + 400
+    assert watched_steps(made, 4, Stopwatch(made.config.device), lambda: None) == 400 + 400 + 207 + 400
 
 
 def test_a_stopwatch_that_is_left_by_an_error_lets_the_trainer_go():
     made = trainer()
-    with pytest.raises(KeyError), attached(made, Stopwatch(made.device)):
+    with pytest.raises(KeyError), attached(made, Stopwatch(made.config.device)):
         raise KeyError
     assert not made.task._forward_hooks and type(made.train_loader).__name__ == "MemoryLoader"
