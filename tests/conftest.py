@@ -271,5 +271,5 @@ def torchvision_unchecked(monkeypatch):
 @pytest.fixture
 def no_owner(monkeypatch):
     """Whoever writes a config into run.json writes it into the checkpoints too: it is not they that refuse it."""
-    for module in ("saved", "resuming"):
+    for module in ("saved", "recovery"):
         monkeypatch.setattr(f"runner.job.{module}.check_owner", lambda *_: None)
