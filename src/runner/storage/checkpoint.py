@@ -15,7 +15,6 @@ import os
 import pickle
 import shutil
 import time
-import types
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -212,13 +211,13 @@ class Checkpoints:
             return True
         return self.every_minutes is not None and time.monotonic() - self.written >= self.every_minutes * 60
 
-    def open(self, directory: Path, owner: Mapping[str, Any] = types.MappingProxyType({})) -> None:
+    def open(self, directory: Path, owner: Mapping[str, Any] | None = None) -> None:
         """Takes a run's directory, and removes what a killed write left there."""
         make_directory(directory)
         for leftover in directory.glob(f"*{TEMPORARY}"):
             if not leftover.is_dir():
                 leftover.unlink()
-        self.directory, self.owner = directory, owner
+        self.directory, self.owner = directory, owner or {}
 
     def path(self, name: str) -> Path:
         assert self.directory is not None

@@ -7,6 +7,7 @@ runner.terminal.notices). A record without one was written by hand.
 
 import json
 import re
+import sys
 import zlib
 from collections.abc import Mapping
 from functools import lru_cache
@@ -20,7 +21,7 @@ from runner.errors import InputError
 from runner.storage.files import read_regular, write_atomically
 from runner.terminal import notices
 
-LARGEST = 1.7976931348623157e308
+LARGEST = sys.float_info.max
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Positive = Annotated[int, Meta(ge=1)]
 Finite = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
@@ -67,11 +68,12 @@ class ListedRun(Schema, kw_only=True):
 
 
 class Slices(ListedRun, kw_only=True):
-    """As ListedRun, read from bytes: the config's groups and the whole source are decoded when they are asked for."""
+    """As ListedRun, read from bytes: each group of the config by itself, and the source only where it is asked for."""
 
     config: dict[str, Raw]
     config_source: Raw = Raw(b"null")
     config_yaml: str | UnsetType | None = UNSET
+    crc32: Any = None
 
 
 class Resumption(Schema, kw_only=True):
@@ -227,8 +229,7 @@ def read_record(path: Path | str, schema: type[Schema]) -> dict[str, Any]:
         if not isinstance(record, dict):
             raise BadRecord(f"{path}: is no record: {shown(record)} instead of an object")
         record = checked(path, record, schema)
-    record.pop("crc32", None)
-    if not is_unchanged(content):
+    if record.pop("crc32", None) is not None and not has_its_checksum(content):
         notices.add(f"{path}: was changed since it was written (its CRC-32 is another); what it says may be wrong")
     return record
 
@@ -336,9 +337,7 @@ def with_checksum(body: bytes) -> bytes:
     return body[:-3] + b',\n  "crc32": "%08x"\n}\n' % zlib.crc32(body)
 
 
-def is_unchanged(content: bytes) -> bool:
-    """Whether the bytes are what was written; true of a record without a checksum."""
-    if (found := CHECKSUM.search(content[-40:])) is None:
-        return b'"crc32"' not in content
-    body = content[: -len(found[0])] + b"\n}\n"
-    return zlib.crc32(body) == int(found[1], 16)
+def has_its_checksum(content: bytes) -> bool:
+    """Whether the bytes end with the CRC-32 of what stands before it."""
+    found = CHECKSUM.search(content[-40:])
+    return found is not None and zlib.crc32(content[: -len(found[0])] + b"\n}\n") == int(found[1], 16)
