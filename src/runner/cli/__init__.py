@@ -8,7 +8,7 @@ VERBS = {
     "find-lr": "the learning-rate range test: a curve, a suggestion, and how much to believe it",
     "profile": "where the time of a training step goes, its operators, memory and arithmetic",
     "resume": "continues a run from its folder alone, with the same bits",
-    "verify": "trains a run again, killing itself at random or into a new folder, and compares the bits",
+    "verify": "trains a run again, killed at random or kept in a new folder, and compares the bits",
     "ls": "the runs in folders: state, what varies between them, key metrics; filtered and sorted",
     "show": "a run, a sweep or a search on one screen",
     "watch": "a run or a sweep, live, from another terminal",
@@ -17,7 +17,7 @@ VERBS = {
     "track": "tells finished runs to a tracker, afterwards",
     "diff": "two runs side by side, only what differs",
     "best": "the best run in a folder, by its monitored metric",
-    "label": "tags, notes and the archive's mark of runs, whenever",
+    "label": "sets the tags and the note of runs, and archives them, at any time",
     "prune": "deletes all but the best checkpoint of finished runs",
     "evaluate": "a run's test or validation figures again, from its folder",
 }

@@ -87,7 +87,7 @@ def main(arguments: argparse.Namespace) -> int:
             raise InputError(f"--kills {kills}: what stays in --output {arguments.output} is trained without a kill")
         check_output(run_dir.path, arguments.output)
         check_targets_of(run_dir, record)
-        return kept(run_dir, record, RunDir(arguments.output))
+        return verify_into(run_dir, record, RunDir(arguments.output))
     check_targets_of(run_dir, record)
     changes = provenance.environment_changes(record, provenance.environment())
     for change in changes + own_code.changed(record, run_dir.path):
@@ -114,7 +114,7 @@ def check_output(run: Path, output: Path) -> None:
         raise InputError(f"--output {output}: lies in the run's own folder; give another")
 
 
-def kept(first: RunDir, record: dict[str, Any], again: RunDir) -> int:
+def verify_into(first: RunDir, record: dict[str, Any], again: RunDir) -> int:
     """Trains the run again into a new folder, which stays, and shows both side by side."""
     from runner.job.changes import ACCEPT
     from runner.job.resuming import resume
