@@ -30,6 +30,7 @@ import numpy as np
 import psutil
 import pytest
 
+from runner.__main__ import main
 from runner.config import admission
 from runner.job.process_state import put, switches
 from runner.terminal import notices
@@ -207,6 +208,21 @@ def killed_after(batches: int, monkeypatch: pytest.MonkeyPatch, start: Callable[
 @pytest.fixture
 def cli(tmp_path):
     return Cli(tmp_path)
+
+
+@pytest.fixture
+def say(capsys, monkeypatch):
+    """The command in this process: its exit code, what it printed, and what it said on stderr."""
+
+    def run(*words, columns=100):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setattr(sys, "argv", ["runner", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        return ended.value.code, shown.out, shown.err
+
+    return run
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 
 import runner
-from runner.__main__ import main
 from runner.errors import InputError
 from runner.job.resuming import resume
 from runner.storage import checkpoint, records
@@ -49,18 +48,6 @@ def folder(made, tmp_path):
     shutil.copytree(made, tmp_path / "runs")
     notices.take()
     return tmp_path / "runs"
-
-
-@pytest.fixture
-def say(capsys, monkeypatch):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["runner", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        shown = capsys.readouterr()
-        return ended.value.code, shown.out, shown.err
-
-    return run
 
 
 def edit(path, **changes):

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import runner
-from runner.__main__ import main
 from runner.cli import select
 from runner.errors import InputError
 from runner.storage import records
@@ -28,18 +27,6 @@ def folder(tmp_path_factory):
             words = [*WORDS, f"optimizer.lr={lr}", f"seed={seed}", f"tags=[{'high' if lr > 0.2 else 'low'}]"]
             runner.run(words, run_dir=base / f"lr{lr}-{seed}")
     return base
-
-
-@pytest.fixture
-def say(capsys, monkeypatch):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["runner", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        shown = capsys.readouterr()
-        return ended.value.code, shown.out, shown.err
-
-    return run
 
 
 def test_ls_shows_what_varies_and_sorts_by_a_metric(folder, say):

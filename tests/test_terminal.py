@@ -49,19 +49,6 @@ def folder(made, tmp_path):
     return tmp_path / "runs"
 
 
-@pytest.fixture
-def say(capsys, monkeypatch):
-    def run(*words, columns=100):
-        monkeypatch.setenv("COLUMNS", str(columns))
-        monkeypatch.setattr(sys, "argv", ["runner", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        shown = capsys.readouterr()
-        return ended.value.code, shown.out, shown.err
-
-    return run
-
-
 def edit(path, **keys):
     write_record(path, {**json.loads(path.read_text()), **keys})
 
