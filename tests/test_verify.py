@@ -68,5 +68,6 @@ def test_what_cannot_be_verified_is_said_in_a_line_and_leaves_nothing(made, tmp_
     with pytest.raises(InputError, match="Nothing"):
         verified(gone, "-o", tmp_path / "again")
     assert not (tmp_path / "again").exists()
-    with pytest.raises(InputError, match="--kills 1: what stays in --output .* is trained without a kill"):
-        verified(made, "-o", tmp_path / "again", "--kills", 1)
+    for flag in ("--kills", "--seed"):
+        with pytest.raises(InputError, match=f"{flag} 1: what stays in --output .* is trained without a kill"):
+            verified(made, "-o", tmp_path / "again", flag, 1)

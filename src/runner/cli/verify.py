@@ -83,12 +83,10 @@ def main(arguments: argparse.Namespace) -> int:
         raise InputError(f"{run_dir.path}: is {record['state']}; only a finished run can be verified")
     check_length(run_dir.path, record)
     if arguments.output is not None:
-        if arguments.kills:
-            raise InputError(f"--kills {kills}: what stays in --output {arguments.output} is trained without a kill")
-        check_output(run_dir.path, arguments.output)
-        check_targets_of(run_dir, record)
-        return verify_into(run_dir, record, RunDir(arguments.output))
+        check_output(run_dir.path, arguments)
     check_targets_of(run_dir, record)
+    if arguments.output is not None:
+        return verify_into(run_dir, record, RunDir(arguments.output))
     changes = provenance.environment_changes(record, provenance.environment())
     for change in changes + own_code.changed(record, run_dir.path):
         say(f"note: {change}: other bits are to be expected")
@@ -107,7 +105,12 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def check_output(run: Path, output: Path) -> None:
+def check_output(run: Path, arguments: argparse.Namespace) -> None:
+    """Refuses a folder that is in use, and flags that do nothing with one."""
+    output = arguments.output
+    for flag, value in (("--kills", arguments.kills), ("--seed", arguments.seed)):
+        if value:
+            raise InputError(f"{flag} {value}: what stays in --output {output} is trained without a kill")
     if os.path.lexists(output):
         raise InputError(f"--output {output}: is there already; give a folder that is not")
     if output.absolute().is_relative_to(run.absolute()):
